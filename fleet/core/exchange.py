@@ -1,0 +1,248 @@
+"""The Exchange protocol: everything one exchange folder provides, as data and pure functions.
+
+An exchange folder (`fleet/exchanges/<name>/`) holds facts only and exports one `EXCHANGE: Exchange`. It never sleeps,
+connects, reads a clock or logs; flow lives once, in `workers/stream.py` (private) and `workers/market_stream.py` (public).
+Words: a *ticket* is what must be fetched by REST before dialling a private socket (Binance's listen key); the *opening* is
+the dialogue after the handshake (login, subscribe); a *topic* is one public subscription.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from fleet.core.events import Depth, MarketRecord, UserRecord
+from fleet.core.model import AccountSpec, Credentials
+from fleet.core.recovery import Snapshot, Watermark
+
+# ── HTTP as data ─────────────────────────────────────────────────────────────────────────────────────────────────
+Auth = Literal["none", "key", "signed"]
+
+
+class HttpCall(msgspec.Struct, frozen=True):
+    """A REST call before signing. `params` keep their order; `weight` is what it costs in the venue's own unit."""
+
+    method: str
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+    weight: int = 1
+    auth: Auth = "none"
+
+
+class HttpRequest(msgspec.Struct, frozen=True):
+    """A REST call ready to send: `target` is path and query exactly as signed. Its repr shows no query and no header."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"HttpRequest({self.method} {self.target.partition('?')[0]})"
+
+
+class HttpReply(msgspec.Struct, frozen=True):
+    """A reply of any status. Header names are lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+# ── Verdicts on errors ───────────────────────────────────────────────────────────────────────────────────────────
+class Outcome(enum.StrEnum):
+    """What an answer of the exchange means for the stream (streams.md, Credentials)."""
+
+    OK = "ok"
+    INVALID = "invalid"  # credentials: a strike
+    CLOCK = "clock"  # our timestamp is off: resync, retry
+    RATE = "rate"  # wait as told, for the whole egress address
+    TRANSIENT = "transient"  # retry with backoff
+    PERMANENT = "permanent"  # not credentials, not curable by retrying: alert
+    TICKET_GONE = "ticket_gone"  # the listen key does not exist any more: fetch a new one
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`code` is the exchange's own (a string), `wait_s` how long it told us to stay away (0 = it did not say)."""
+
+    outcome: Outcome
+    code: str = ""
+    wait_s: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.outcome}({self.code})" if self.code else str(self.outcome)
+
+
+# ── What a private or public socket said that is not an event ────────────────────────────────────────────────────
+class Reply(msgspec.Struct, frozen=True):
+    """Answer to a frame we sent: `key` names the request (Step.key or a subscribe id), `verdict` is OK or why not."""
+
+    key: str
+    verdict: Verdict
+    topics: tuple[str, ...] = ()
+
+
+class Pong(msgspec.Struct, frozen=True):
+    """The answer to an application-level ping; it proves life and carries nothing."""
+
+
+class TicketExpired(msgspec.Struct, frozen=True):
+    """The listen key died: fetch a new one, open a new socket, re-read."""
+
+
+class Goodbye(msgspec.Struct, frozen=True):
+    """The server will close this socket: rotate now (serverShutdown, eventStreamTerminated, OKX notice 64008)."""
+
+    reason: str
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """A well-formed message of a type this adapter does not know. Counted, and the first of each type is logged."""
+
+    type: str
+
+
+class Malformed(msgspec.Struct, frozen=True):
+    """Bytes that are not the venue's JSON, or lack a field every version has. Counted; never kills a stream."""
+
+    reason: str
+
+
+Control = Reply | Pong | TicketExpired | Goodbye | Unknown | Malformed
+UserItem = UserRecord | Control
+MarketItem = MarketRecord | Control
+
+
+# ── Facts about limits and liveness ──────────────────────────────────────────────────────────────────────────────
+class Rate(msgspec.Struct, frozen=True):
+    """Token bucket: at most `burst` at once, refilled at `per_s`. burst + per_s × window never exceeds the documented limit."""
+
+    burst: float
+    per_s: float
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The venue's limits; every number has its source in the folder's limits.py."""
+
+    streams_per_connection: int
+    subscribe_chunk: int  # names in one SUBSCRIBE frame
+    subscribe_interval_s: float  # between two frames we send
+    connections_per_ip: int
+    dial: Rate
+    weight: Rate
+    lifetime_s: float  # the venue cuts a socket after this
+    rotate_after_s: float  # we replace it before
+    history_s: float  # how far back fills can be re-read
+    max_frame_bytes: int = 4 * 1024 * 1024
+
+
+class Liveness(msgspec.Struct, frozen=True):
+    """How to prove that a quiet socket is alive. `ping` None = a WebSocket protocol ping, otherwise an application text frame."""
+
+    ping: bytes | None
+    interval_s: float
+    timeout_s: float  # nothing of any kind received for this long = dead
+
+
+class Hosts(msgspec.Struct, frozen=True):
+    """Roots of one environment, without trailing slash. `extra` holds further roots by setting suffix (e.g. wsapi)."""
+
+    rest: str
+    ws: str
+    extra: dict[str, str] = {}
+
+
+# ── Private stream ───────────────────────────────────────────────────────────────────────────────────────────────
+class Step(msgspec.Struct, frozen=True):
+    """One request of the opening dialogue: send `frame`, wait for the Reply with `key`. `phase` is what the stream shows meanwhile."""
+
+    phase: Literal["authenticating", "subscribing"]
+    key: str
+    frame: bytes
+
+    def __repr__(self) -> str:
+        return f"Step({self.phase} {self.key})"
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """How to keep a ticket alive. `call` costs one key-authenticated request each `interval_s` (jittered by the caller)."""
+
+    call: HttpCall
+    interval_s: float
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """Result of one read-back: what was missed (in order of ts_event), the snapshot it was judged by, and what cannot be had."""
+
+    events: list[UserRecord]
+    snapshot: Snapshot
+    unrecoverable: str = ""
+
+
+RecoveryPlan = Generator[HttpCall, HttpReply, Recovered]
+"""A read-back as a pure dialogue: yields calls, is sent their OK replies, returns what it found.
+A permanent refusal is thrown in as ExchangeRefused; a plan that does not need that call catches it and goes on."""
+
+
+# ── Public streams ───────────────────────────────────────────────────────────────────────────────────────────────
+MarketKind = str
+"""`kline_<interval>` (1m, 5m, ...), `ticker`, `book_ticker`, `depth`, `trade`, `liquidation` or `mark_price`."""
+MARKET_KINDS = ("ticker", "book_ticker", "depth", "trade", "liquidation", "mark_price")
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """One public subscription. `path` groups topics that may share a socket; `expect_s` is the longest believable silence
+    (None = silence is normal)."""
+
+    name: str
+    path: str
+    kind: MarketKind
+    symbol: str
+    expect_s: float | None
+
+
+@dataclass(frozen=True)
+class Market:
+    """The public half of an exchange."""
+
+    kinds: tuple[MarketKind, ...]
+    topics: Callable[[Sequence[str], Sequence[MarketKind]], list[Topic]]  # symbols, kinds -> topics
+    url: Callable[[Hosts, str], str]  # hosts, path -> URL of a socket for that path
+    subscribe: Callable[[Sequence[Topic], int], bytes]  # topics, request id -> frame; the Reply's key is str(id)
+    parse: Callable[[bytes, str, int], list[MarketItem]]  # frame, path, ts_recv ms
+    topic_of: Callable[[MarketRecord], str]  # which topic (name) an event proves alive; "" = none
+    liveness: Liveness
+    snapshot: Callable[[str], HttpCall] | None = None  # symbol -> REST order-book snapshot, where the venue needs one
+    parse_snapshot: Callable[[HttpReply, str, int], Depth] | None = None  # reply, symbol, ts_recv
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One venue. `name` is the folder's; (`exchange`, `market`) is what a row of exchange_accounts says."""
+
+    name: str
+    exchange: str
+    market: str
+    hosts: Hosts
+    testnet_hosts: Hosts
+    host_settings: dict[str, str]  # 'rest' | 'ws' | extra name -> the FLEET_* setting that overrides it
+    limits: Limits
+    user_liveness: Liveness
+    sign: Callable[[HttpCall, Credentials, int, bool], HttpRequest]  # call, credentials, exchange time ms, is_testnet
+    classify: Callable[[HttpReply], Verdict]
+    clock: HttpCall
+    clock_ms: Callable[[HttpReply], int]
+    probe: HttpCall  # cheapest signed call: proves or disproves credentials
+    user_url: Callable[[Hosts, str], str]  # hosts, ticket ("" where there is none)
+    opening: Callable[[Credentials, int], tuple[Step, ...]]
+    parse_user: Callable[[bytes, str, int], list[UserItem]]  # frame, account id, ts_recv ms
+    recover: Callable[[AccountSpec, Watermark, int], RecoveryPlan]  # account, from where, now (exchange ms)
+    market_data: Market
+    ticket: HttpCall | None = None
+    ticket_of: Callable[[HttpReply], str] | None = None
+    renewal: Renewal | None = None
+    extra_codes: dict[str, str] = field(default_factory=dict)  # documented codes and what they mean, for docs and tests

@@ -1,0 +1,105 @@
+"""What the fleet is made of: accounts, credentials, workers, ownership. Frozen values, no behaviour beyond small derivations."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class AccountSpec(msgspec.Struct, frozen=True):
+    """One active row of `exchange_accounts`, without its secrets.
+
+    `revision` grows whenever something that needs a new socket changes (credentials, testnet, market).
+    """
+
+    id: str
+    user_id: str
+    exchange: str
+    market: str
+    label: str
+    is_testnet: bool
+    revision: int
+    created_at_ms: int
+    telegram_chat_id: str | None = None
+
+    @property
+    def venue(self) -> str:
+        """Key of the exchange folder, e.g. `binance_usdm`, `bybit_unified`."""
+        return f"{self.exchange}_{self.market}"
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """Plaintext API key. Lives only in the process that dials; its repr never shows it."""
+
+    api_key: str
+    secret: str
+    passphrase: str | None = None
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+    __str__ = __repr__
+
+
+class StreamState(enum.StrEnum):
+    """Where one account stream stands; `fleet.core.lifecycle` holds the transitions."""
+
+    IDLE = "idle"
+    WAITING = "waiting"
+    CONNECTING = "connecting"
+    AUTHENTICATING = "authenticating"
+    SUBSCRIBING = "subscribing"
+    RECOVERING = "recovering"
+    LIVE = "live"
+    ROTATING = "rotating"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    SUSPENDED = "suspended"
+    REJECTED = "rejected"
+    LOST = "lost"
+
+
+class Ownership(msgspec.Struct, frozen=True):
+    """The one record per account (R1): `own[account] = slot|incarnation|token|state|since_ms`."""
+
+    slot: str
+    incarnation: str
+    token: int
+    state: str
+    since_ms: int
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """What a worker reports of one of its streams."""
+
+    account_id: str
+    token: int
+    state: StreamState
+    last_event_ms: int
+    reconnects: int
+    gap_open: bool
+
+
+class WorkerView(msgspec.Struct, frozen=True):
+    """One worker as its heartbeat shows it. `seq` is the heartbeat counter that observers time (R3)."""
+
+    slot: str
+    incarnation: str
+    seq: int
+    state: str  # up | draining | gone
+    host: str
+    pid: int
+    capacity: int
+    load: float
+    applied: int
+
+
+def token_of(term: int, n: int) -> int:
+    """R2: fencing token; `n` never restarts inside a term."""
+    return (term << 32) + n
+
+
+def format_token(token: int) -> str:
+    """20 zero-padded digits, so that Lua may compare tokens as strings (its numbers are doubles)."""
+    return f"{token:020d}"

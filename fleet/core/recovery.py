@@ -1,0 +1,107 @@
+"""How far an account is proven complete, and what a snapshot of it proves. Pure; carried by workers/stream.py.
+
+A *watermark* says: everything before `proven_ms` has reached Kafka. It is advanced only by events whose Kafka record was
+acknowledged, and it survives the worker (table stream_watermarks): whoever owns the account next starts from it, so a
+crash, a Kafka outage or a move is only a longer gap.
+
+The *proof* is bookkeeping: position and wallet at the last proof, plus what the fills since then explain, must equal the
+snapshot that REST gives now. If they do, no fill is missing and nothing more has to be read (a quiet account costs one
+cheap call). If they do not, everything since `proven_ms` is re-read. A wallet can also change for reasons other than fills
+(funding, transfers); that only makes the read-back fuller than needed, never emptier.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+
+from fleet.core.events import Balance, Fill, Order, Position, UserRecord
+
+TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
+MAX_OPEN_ORDERS = 5000
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What the exchange says an account holds: `positions` "SYMBOL|side" -> signed qty (flat ones absent), `wallets`
+    asset -> wallet balance (zero ones absent), both plain decimal strings; `at_ms` exchange time just before it was asked for."""
+
+    at_ms: int
+    positions: dict[str, str]
+    wallets: dict[str, str]
+
+
+class Watermark(msgspec.Struct):
+    """State of proof of one account. Mutable; owned by its stream's publishing side. Stored as JSON in stream_watermarks."""
+
+    proven_ms: int
+    base: Snapshot | None = None  # None: never proven, the first read-back re-reads everything since proven_ms
+    moved: dict[str, str] = {}  # "SYMBOL|side" -> signed qty of the fills since base
+    earned: dict[str, str] = {}  # asset -> realized pnl minus fees of the fills since base
+    symbols: dict[str, int] = {}  # symbol -> ts_event of its last order or fill (symbols of interest)
+    positions: dict[str, str] = {}  # "SYMBOL|side" -> last known signed qty, flat ones absent
+    open_orders: dict[str, str] = {}  # order id -> symbol, those not known to be finished
+    last_event_ms: int = 0
+
+    def advance(self, event: UserRecord) -> None:
+        """Take in one event whose record Kafka acknowledged. Call once per event id."""
+        self.last_event_ms = max(self.last_event_ms, event.ts_event)
+        if isinstance(event, Fill):
+            self._fill(event)
+        elif isinstance(event, Order):
+            self.symbols[event.symbol] = max(self.symbols.get(event.symbol, 0), event.ts_event)
+            if event.status in TERMINAL:
+                self.open_orders.pop(event.order_id, None)
+            elif len(self.open_orders) < MAX_OPEN_ORDERS:
+                self.open_orders[event.order_id] = event.symbol
+        elif isinstance(event, Position):
+            key = f"{event.symbol}|{event.position_side}"
+            if Decimal(event.qty or "0") == 0:
+                self.positions.pop(key, None)
+            else:
+                self.positions[key] = event.qty
+
+    def _fill(self, fill: Fill) -> None:
+        self.symbols[fill.symbol] = max(self.symbols.get(fill.symbol, 0), fill.ts_event)
+        if self.base is not None and fill.ts_event < self.base.at_ms:
+            return  # already in the base
+        signed = Decimal(fill.qty) if fill.side == "buy" else -Decimal(fill.qty)
+        _add(self.moved, f"{fill.symbol}|{fill.position_side}", signed)
+        _add(self.earned, fill.fee_asset, -Decimal(fill.fee or "0"))
+        if fill.realized_pnl:
+            _add(self.earned, fill.fee_asset, Decimal(fill.realized_pnl))
+
+    def explains(self, now: Snapshot) -> bool:
+        """True if the fills since the base account for every position and wallet in `now`: no fill is missing."""
+        if self.base is None:
+            return False
+        return _sums_to(self.base.positions, self.moved, now.positions) and _sums_to(self.base.wallets, self.earned, now.wallets)
+
+    def prove(self, now: Snapshot, proven_ms: int) -> None:
+        """Everything before `proven_ms` is in Kafka and `now` is what it led to: the new base."""
+        self.proven_ms = max(self.proven_ms, proven_ms)
+        self.base = now
+        self.moved, self.earned = {}, {}
+        self.positions = dict(now.positions)
+
+
+def _add(sums: dict[str, str], key: str, amount: Decimal) -> None:
+    if amount:
+        sums[key] = str(Decimal(sums.get(key, "0")) + amount)
+
+
+def _sums_to(base: dict[str, str], change: dict[str, str], now: dict[str, str]) -> bool:
+    keys = base.keys() | change.keys() | now.keys()
+    return all(Decimal(base.get(k, "0")) + Decimal(change.get(k, "0")) == Decimal(now.get(k, "0")) for k in keys)
+
+
+def missed(events: list[UserRecord], known: set[str]) -> list[UserRecord]:
+    """Those of `events` whose ids are not in `known`, in order of exchange time, orders after their fills at equal times."""
+    rank = {"Fill": 0, "Order": 1, "Position": 2, "Balance": 3}
+    fresh = [e for e in events if e.id not in known]
+    return sorted(fresh, key=lambda e: (e.ts_event, rank.get(type(e).__name__, 4)))
+
+
+def balance_changes(known: dict[str, str], now: list[Balance]) -> list[Balance]:
+    """Those of `now` whose wallet differs from the last known one."""
+    return [b for b in now if Decimal(known.get(b.asset, "0")) != Decimal(b.wallet or "0")]
