@@ -75,7 +75,9 @@ class Watermark(msgspec.Struct):
         """True if the fills since the base account for every position and wallet in `now`: no fill is missing."""
         if self.base is None:
             return False
-        return _sums_to(self.base.positions, self.moved, now.positions) and _sums_to(self.base.wallets, self.earned, now.wallets)
+        return _sums_to(self.base.positions, self.moved, now.positions) and _sums_to(
+            self.base.wallets, self.earned, now.wallets
+        )
 
     def prove(self, now: Snapshot, proven_ms: int) -> None:
         """Everything before `proven_ms` is in Kafka and `now` is what it led to: the new base."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import urllib.parse
+from typing import Any
 
 import certifi
 import urllib3
@@ -44,14 +45,12 @@ class Http:
         self.root_url = root_url.rstrip("/")
         secure = urllib.parse.urlsplit(root_url).scheme == "https"
         self._timeout = urllib3.Timeout(connect=min(5.0, timeout_s), read=timeout_s, total=timeout_s + 5.0)
-        self._pool = urllib3.PoolManager(
-            num_pools=2,
-            maxsize=max_connections,
-            block=False,
-            retries=False,
-            source_address=(source_ip, 0) if source_ip else None,
-            **({"ssl_context": tls or trust(ca_file)} if secure else {}),
-        )
+        options: dict[str, Any] = {"maxsize": max_connections, "block": False, "retries": False}
+        if secure:
+            options["ssl_context"] = tls or trust(ca_file)
+        if source_ip:
+            options["source_address"] = (source_ip, 0)
+        self._pool = urllib3.PoolManager(num_pools=2, **options)
 
     def send(self, request: HttpRequest) -> HttpReply:
         """Send one request; a reply of any status is a reply. Raises ConnectionFailed when there is none (retryable). The

@@ -43,7 +43,9 @@ class Settings:
     postgres_dsn: str = _setting("FLEET_POSTGRES_DSN", "", "libpq connection string or URL of Postgres")
     redis_url: str = _setting("FLEET_REDIS_URL", "redis://127.0.0.1:6379/0", "URL of Redis")
     kafka_bootstrap: str = _setting("FLEET_KAFKA_BOOTSTRAP", "127.0.0.1:9092", "Kafka brokers, host:port[,host:port]")
-    clickhouse_dsn: str = _setting("FLEET_CLICKHOUSE_DSN", "", "ClickHouse: a directory (embedded engine) or a server URL")
+    clickhouse_dsn: str = _setting(
+        "FLEET_CLICKHOUSE_DSN", "", "ClickHouse: a directory (embedded engine) or a server URL"
+    )
     workers: int = _setting("FLEET_WORKERS", 2, "user-data worker processes on this host")
     slot: str = _setting("FLEET_SLOT", "", "slot of this worker, host:n (supervisord sets it)")
     capacity: int = _setting("FLEET_WORKER_CAPACITY", 1000, "accounts one worker may hold", "accounts")
@@ -56,9 +58,13 @@ class Settings:
     metrics_namespace: str = _setting("FLEET_METRICS_NAMESPACE", "prometheus", "prefix of the six original metrics")
     egress_ips: tuple[str, ...] = _setting("FLEET_EGRESS_IPS", (), "source addresses to dial from, comma-separated")
     health_check_interval_s: float = _setting("FLEET_HEALTH_CHECK_INTERVAL_S", 60.0, "health check sweep", "s")
-    max_consecutive_failures: int = _setting("FLEET_MAX_CONSECUTIVE_FAILURES", 3, "failed health checks before a warning")
+    max_consecutive_failures: int = _setting(
+        "FLEET_MAX_CONSECUTIVE_FAILURES", 3, "failed health checks before a warning"
+    )
     listenkey_renewal_s: float = _setting("FLEET_LISTENKEY_RENEWAL_S", 1800.0, "listen key renewal", "s")
-    reconcile_interval_s: float = _setting("FLEET_RECONCILE_INTERVAL_S", 300.0, "full reload of accounts from Postgres", "s")
+    reconcile_interval_s: float = _setting(
+        "FLEET_RECONCILE_INTERVAL_S", 300.0, "full reload of accounts from Postgres", "s"
+    )
     market_symbols: tuple[str, ...] = _setting(
         "FLEET_MARKET_SYMBOLS", ("BTCUSDT", "ETHUSDT"), "[venue:]SYMBOL, comma-separated"
     )
@@ -76,12 +82,20 @@ class Settings:
     leader_tick_s: float = _setting("FLEET_LEADER_TICK_S", 0.5, "leader tick D", "s")
     leader_lease_s: float = _setting("FLEET_LEADER_LEASE_S", 6.0, "leader lease", "s")
     redis_timeout_s: float = _setting("FLEET_REDIS_TIMEOUT_S", 0.5, "budget of one Redis call c", "s")
-    isolation_max_s: float = _setting("FLEET_ISOLATION_MAX_S", 300.0, "how long streams go on without Redis and Postgres", "s")
+    isolation_max_s: float = _setting(
+        "FLEET_ISOLATION_MAX_S", 300.0, "how long streams go on without Redis and Postgres", "s"
+    )
     probe_interval_s: float = _setting("FLEET_PROBE_INTERVAL_S", 45.0, "active probe of a quiet private socket", "s")
-    recover_margin_s: float = _setting("FLEET_RECOVER_MARGIN_S", 10.0, "read-back starts this long before the watermark", "s")
+    recover_margin_s: float = _setting(
+        "FLEET_RECOVER_MARGIN_S", 10.0, "read-back starts this long before the watermark", "s"
+    )
     second_read_s: float = _setting("FLEET_SECOND_READ_S", 8.0, "second read-back this long after the first", "s")
-    recover_hold_s: float = _setting("FLEET_RECOVER_HOLD_S", 2.0, "live frames wait at most this long for the read-back", "s")
-    buffer_bytes: int = _setting("FLEET_BUFFER_BYTES", 64 * 1024 * 1024, "events waiting for Kafka, per process", "bytes")
+    recover_hold_s: float = _setting(
+        "FLEET_RECOVER_HOLD_S", 2.0, "live frames wait at most this long for the read-back", "s"
+    )
+    buffer_bytes: int = _setting(
+        "FLEET_BUFFER_BYTES", 64 * 1024 * 1024, "events waiting for Kafka, per process", "bytes"
+    )
     endpoints: Mapping[str, str] = field(default_factory=dict)  # FLEET_<VENUE>_{REST,WS,WSAPI}_URL as given
 
     @classmethod
@@ -132,7 +146,9 @@ class Settings:
             if not sep:
                 venue, symbol = DEFAULT_VENUE, entry
             if not re.fullmatch(r"[a-z0-9_]+", venue) or not symbol:
-                raise SettingsError(f"FLEET_MARKET_SYMBOLS: {entry!r} is not SYMBOL or venue:SYMBOL, e.g. {DEFAULT_VENUE}:BTCUSDT")
+                raise SettingsError(
+                    f"FLEET_MARKET_SYMBOLS: {entry!r} is not SYMBOL or venue:SYMBOL, e.g. {DEFAULT_VENUE}:BTCUSDT"
+                )
             symbols = by_venue.setdefault(venue, [])
             if symbol not in symbols:
                 symbols.append(symbol)
