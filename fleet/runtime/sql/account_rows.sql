@@ -1,0 +1,52 @@
+-- name: insert_account
+-- One new active account; no row comes back if the user already has one of that exchange, market and label.
+INSERT INTO exchange_accounts (id, user_id, exchange, market, label, is_testnet, is_active, telegram_chat_id,
+                               credential_key_id, credential_ciphertext)
+VALUES (%(id)s, %(user_id)s, %(exchange)s, %(market)s, %(label)s, %(is_testnet)s, true, %(telegram_chat_id)s,
+        %(key_id)s, %(ciphertext)s)
+ON CONFLICT (user_id, exchange, market, label) DO NOTHING
+RETURNING id;
+
+-- name: list_accounts
+-- Every account, oldest first, without its ciphertext.
+SELECT id, user_id, exchange, market, label, is_testnet, is_active, deactivated_reason, deactivated_at, telegram_chat_id,
+       created_at, updated_at
+FROM exchange_accounts ORDER BY created_at, id;
+
+-- name: show_account
+-- One account, without its ciphertext but with the id of the key that encrypts it.
+SELECT id, user_id, exchange, market, label, is_testnet, is_active, deactivated_reason, deactivated_at, telegram_chat_id,
+       revision, credential_key_id, created_at, updated_at
+FROM exchange_accounts WHERE id = %(id)s;
+
+-- name: activate_account
+-- The account streams again and the reason it had stopped for is forgotten.
+UPDATE exchange_accounts SET is_active = true, deactivated_reason = NULL, deactivated_at = NULL, updated_at = now()
+WHERE id = %(id)s;
+
+-- name: deactivate_account
+-- The account stops streaming; an account that is inactive already keeps the time it stopped at.
+UPDATE exchange_accounts SET is_active = false, deactivated_reason = %(reason)s,
+       deactivated_at = COALESCE(CASE WHEN is_active THEN NULL ELSE deactivated_at END, now()), updated_at = now()
+WHERE id = %(id)s;
+
+-- name: set_credentials
+-- New ciphertext; the trigger bumps `revision`, which makes the fleet open a new socket.
+UPDATE exchange_accounts SET credential_key_id = %(key_id)s, credential_ciphertext = %(ciphertext)s, updated_at = now()
+WHERE id = %(id)s;
+
+-- name: remove_account
+-- The row and with it the stream; what the sinks stored of the account stays.
+DELETE FROM exchange_accounts WHERE id = %(id)s;
+
+-- name: ciphertexts
+-- What `fleet doctor` tries to decrypt.
+SELECT id, credential_key_id, credential_ciphertext FROM exchange_accounts ORDER BY created_at, id;
+
+-- name: gaps
+-- Gaps of all accounts, newest first; `open_only` and `since` narrow it.
+SELECT account_id, opened_at, closed_at, reason, recovered_events, recoverable
+FROM stream_gaps
+WHERE (NOT %(open_only)s OR closed_at IS NULL)
+  AND (%(since)s::timestamptz IS NULL OR COALESCE(closed_at, now()) >= %(since)s::timestamptz)
+ORDER BY opened_at DESC LIMIT 10000;
