@@ -44,7 +44,7 @@ SECRET_WORDS = r"listen_?key|signature|api_?key|api_?secret|secret|passphrase|pa
 MASKS = (
     (re.compile(rf"(?i)\b({SECRET_WORDS})\b([\"']?\s*[=:]\s*[\"']?)[^&\s\"',}})]+"), r"\1\2…"),
     (re.compile(r"(://[^:/@\s]*):[^@/\s]+@"), r"\1:…@"),  # user:password@ of a DSN
-    (re.compile(r"\b\d{6,}:[A-Za-z0-9_-]{30,}"), "…"),  # a Telegram bot token, in a URL path or alone
+    (re.compile(r"(?<!\d)\d{6,}:[A-Za-z0-9_-]{30,}"), "…"),  # a Telegram bot token, in a URL path or alone
     (re.compile(r"\b(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{60,}\b"), "…"),  # the shape of Binance keys, secrets, listen keys
 )
 QUERY = re.compile(r"\?[^\s'\"]+")
