@@ -12,6 +12,7 @@ cheap call). If they do not, everything since `proven_ms` is re-read. A wallet c
 
 from __future__ import annotations
 
+from collections.abc import Container
 from decimal import Decimal
 
 import msgspec
@@ -42,6 +43,7 @@ class Watermark(msgspec.Struct):
     positions: dict[str, str] = {}  # "SYMBOL|side" -> last known signed qty, flat ones absent
     open_orders: dict[str, str] = {}  # order id -> symbol, those not known to be finished
     last_event_ms: int = 0
+    alive_ms: int = 0  # our clock: the stream was last known to be alive and without a gap
 
     def advance(self, event: UserRecord) -> None:
         """Take in one event whose record Kafka acknowledged. Call once per event id."""
@@ -97,7 +99,7 @@ def _sums_to(base: dict[str, str], change: dict[str, str], now: dict[str, str]) 
     return all(Decimal(base.get(k, "0")) + Decimal(change.get(k, "0")) == Decimal(now.get(k, "0")) for k in keys)
 
 
-def missed(events: list[UserRecord], known: set[str]) -> list[UserRecord]:
+def missed(events: list[UserRecord], known: Container[str]) -> list[UserRecord]:
     """Those of `events` whose ids are not in `known`, in order of exchange time, orders after their fills at equal times."""
     rank = {"Fill": 0, "Order": 1, "Position": 2, "Balance": 3}
     fresh = [e for e in events if e.id not in known]

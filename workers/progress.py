@@ -1,0 +1,252 @@
+"""What of one account has reached Kafka, and which gap is open. Runs in the worker; no socket, no REST.
+
+Three threads meet here: the account's reader (live events), a read-back thread (recovered events) and the publisher's ack
+thread (watermark). `_lock` guards every field, and publishing happens under it, so that per-account order is the order in
+which events came in: first what a read-back found, then the live frames that were held meanwhile.
+
+A gap is opened at the last instant at which the stream was proven alive and closed after the second read-back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from fleet.core.errors import LeaseLost
+from fleet.core.events import StreamEvent, UserRecord
+from fleet.core.model import AccountSpec, format_token
+from fleet.core.names import HEADER_INCARNATION, HEADER_SHARD, HEADER_TOKEN, TOPIC_OF_TYPE, TOPIC_STREAMS
+from fleet.core.recovery import Snapshot, Watermark, missed
+from fleet.runtime.metrics import Metrics
+from workers.publish import Gate, Publisher
+
+KNOWN_IDS = 20_000
+HELD_EVENTS = 20_000
+_encode = msgspec.json.Encoder().encode
+
+
+class Gap(msgspec.Struct):
+    """An interval in which events may have been missed."""
+
+    id: str
+    opened_ms: int
+    reason: str
+    recovered: int = 0
+
+
+class Progress:
+    """Publishing side of one account stream under one token."""
+
+    def __init__(
+        self,
+        spec: AccountSpec,
+        mark: Watermark,
+        token: int,
+        slot: str,
+        incarnation: str,
+        publisher: Publisher,
+        gate: Gate,
+        metrics: Metrics,
+    ) -> None:
+        self.spec, self.mark = spec, mark
+        self.gap: Gap | None = None
+        self.dirty = True
+        self.overflowed = False
+        self.last_event_ms = mark.last_event_ms
+        self.last_live_ms = 0  # exchange time of the newest event a socket delivered
+        self._key = spec.id.encode()
+        self._headers = [
+            (HEADER_TOKEN, format_token(token).encode()),
+            (HEADER_SHARD, slot.encode()),
+            (HEADER_INCARNATION, incarnation.encode()),
+        ]
+        self._publisher, self._gate, self._metrics = publisher, gate, metrics
+        self._lock = threading.RLock()  # guards mark, gap, _known, _held, overflowed, and the order of offers
+        self._known: dict[str, None] = {}
+        self._held: list[UserRecord] | None = None
+        self._sequence = 0
+        self._unacked: dict[int, None] = {}  # sequence numbers of offered records, oldest first
+        self._proof: tuple[int, Snapshot, int] | None = None  # (sequence it waits for, snapshot, proven_ms)
+
+    # ── live events: the account's reader ────────────────────────────────────────────────────────────────────────
+    def hold(self) -> None:
+        """From now on live events wait for the read-back."""
+        with self._lock:
+            if self._held is None:
+                self._held = []
+
+    def release(self) -> None:
+        """Publish what was held and hold no more."""
+        with self._lock:
+            held, self._held = self._held, None
+            self._publish(held or ())
+
+    @property
+    def holding(self) -> bool:
+        return self._held is not None
+
+    def live(self, events: list[UserRecord]) -> None:
+        """Publish events of the socket, or hold them. Raises LeaseLost past the lease's deadline."""
+        with self._lock:
+            self.last_live_ms = max(self.last_live_ms, max(event.ts_event for event in events))
+            if self._held is not None and len(self._held) < HELD_EVENTS:
+                self._held.extend(events)
+            else:
+                if self._held is not None:
+                    self.release()
+                self._publish(events)
+
+    def _publish(self, events: Iterable[UserRecord]) -> int:
+        published = 0
+        for event in events:
+            if event.id in self._known:
+                continue
+            if not self._gate.valid():
+                raise LeaseLost(f"account {self.spec.id}: the lease is past its deadline")
+            if self.overflowed or not self._offer(event):
+                self.overflowed = True  # the buffer is full: from here on everything is left to a read-back
+                break
+            published += 1
+        return published
+
+    def _offer(self, event: UserRecord) -> bool:
+        kind = str(event.__struct_config__.tag)
+        sequence = self._sequence + 1
+        acked = partial(self._acked, event, sequence)
+        if not self._publisher.offer(TOPIC_OF_TYPE[kind], self._key, _encode(event), self._headers, acked):
+            return False
+        self._sequence = sequence
+        self._unacked[sequence] = None
+        self._known[event.id] = None
+        if len(self._known) > KNOWN_IDS:
+            for old in list(self._known)[: KNOWN_IDS // 2]:
+                del self._known[old]
+        self.last_event_ms = max(self.last_event_ms, event.ts_recv)
+        self._metrics.events(kind).inc()
+        return True
+
+    def _acked(self, event: UserRecord, sequence: int) -> None:
+        """Runs in the publisher's ack thread: only now may the watermark move."""
+        with self._lock:
+            self._unacked.pop(sequence, None)
+            self.mark.advance(event)
+            self.dirty = True
+            self._settle()
+
+    def resume(self) -> None:
+        """There is room again after an overflow: hold live events until the read-back has delivered what was dropped."""
+        with self._lock:
+            self.overflowed = False
+            self._held = []
+
+    # ── read-backs ───────────────────────────────────────────────────────────────────────────────────────────────
+    def mark_for_reading(self, margin_ms: int) -> Watermark:
+        """A copy of the watermark to read back from, moved back by the margin (REST's clock and lag)."""
+        with self._lock:
+            copy = msgspec.json.decode(msgspec.json.encode(self.mark), type=Watermark)
+        copy.proven_ms = max(0, copy.proven_ms - margin_ms)
+        return copy
+
+    def recovered(self, events: list[UserRecord]) -> list[UserRecord]:
+        """Publish what a read-back found and this process has not published yet; then the held live events. → the found."""
+        with self._lock:
+            found = missed(events, self._known)
+            found = found[: self._publish(found)]
+            if self.gap is not None:
+                self.gap.recovered += len(found)
+            if not self.overflowed:
+                self.release()
+            return found
+
+    def prove(self, snapshot: Snapshot, proven_ms: int) -> None:
+        """All before `proven_ms` (exchange time) is read and handed over. The watermark follows Kafka: it moves when every
+        record offered so far is acknowledged, whichever partition it went to."""
+        with self._lock:
+            self._proof = (self._sequence, snapshot, proven_ms)
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._proof is None:
+            return
+        waits_for, snapshot, proven_ms = self._proof
+        if self._unacked and next(iter(self._unacked)) <= waits_for:
+            return
+        self._proof = None
+        self.mark.prove(snapshot, proven_ms)
+        self.dirty = True
+
+    def flushed(self) -> bool:
+        """True once Kafka acknowledged everything offered so far."""
+        return not self._unacked
+
+    def watermark_json(self) -> str:
+        with self._lock:
+            return msgspec.json.encode(self.mark).decode()
+
+    def note_alive(self) -> None:
+        """The stream is alive now and no gap is open: what a later owner may take as the last proven-alive instant."""
+        with self._lock:
+            if self.gap is None and not self.overflowed and self.mark.base is not None:
+                self.mark.alive_ms = int(time.time() * 1000)
+                self.dirty = True
+
+    # ── gaps and stream events ───────────────────────────────────────────────────────────────────────────────────
+    def open_gap(self, opened_ms: int, reason: str) -> Gap:
+        """Open a gap, or keep the one that is open (an account has at most one: the earliest start counts)."""
+        with self._lock:
+            if self.gap is None:
+                self.gap = Gap(f"{self.spec.id}:{opened_ms}", opened_ms, reason)
+                self._metrics.open_gaps(self.spec.exchange).inc()
+                self.event("gap_opened", reason, gap_id=self.gap.id, opened_ms=opened_ms, reason=reason)
+            return self.gap
+
+    def close_gap(self, unrecoverable: str = "") -> Gap | None:
+        with self._lock:
+            gap, self.gap = self.gap, None
+            if gap is None:
+                return None
+            closed_ms = int(time.time() * 1000)
+            self._metrics.open_gaps(self.spec.exchange).dec()
+            self._metrics.gap_seconds(self.spec.exchange).observe((closed_ms - gap.opened_ms) / 1000)
+            self.event(
+                "gap_closed",
+                unrecoverable or gap.reason,
+                gap_id=gap.id,
+                opened_ms=gap.opened_ms,
+                closed_ms=closed_ms,
+                reason=unrecoverable or gap.reason,
+                recovered_events=gap.recovered,
+                recoverable=not unrecoverable,
+            )
+            return gap
+
+    def abandon(self) -> None:
+        """The stream ends here; whoever owns the account next goes on from the watermark."""
+        with self._lock:
+            if self.gap is not None:
+                self._metrics.open_gaps(self.spec.exchange).dec()
+                self.gap = None
+
+    def event(self, name: str, why: str = "", **data: Any) -> None:
+        """Publish a fleet.streams event. A full buffer drops it (the log has it too)."""
+        now_ms = int(time.time() * 1000)
+        record = StreamEvent(
+            id=f"{self.spec.id}:{name}:{now_ms}",
+            exchange=self.spec.exchange,
+            market=self.spec.market,
+            symbol="",
+            ts_event=now_ms,
+            ts_recv=now_ms,
+            stream=self.spec.id,
+            event=name,
+            reason=why,
+            account_id=self.spec.id,
+            data=data,
+        )
+        if self._gate.valid():
+            self._publisher.offer(TOPIC_STREAMS, self._key, _encode(record), self._headers)

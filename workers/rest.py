@@ -1,0 +1,119 @@
+"""Signed REST calls of account streams: permit, clock, signature, verdict. Runs in worker threads, never in a socket reader
+that has frames to read.
+
+One `VenueRest` per venue, environment and egress address; it owns the connection pool and the clock offset. In: HttpCall and
+credentials. Out: an OK reply, or ExchangeRefused with the verdict, or ConnectionFailed. Weight permits come from the fleet's
+shared budget; a 429, 418 or ban stops every process of the fleet on this address for as long as the exchange said.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.exchange import Exchange, HttpCall, HttpReply, HttpRequest, Outcome, Rate, Verdict
+from fleet.core.model import Credentials
+from fleet.runtime.http import Http
+from fleet.runtime.metrics import Metrics
+
+CLOCK_AGE_S = 1800.0
+RATE_WAIT_S = 60.0  # where a 429 does not say how long
+MAX_PERMIT_POLL_S = 5.0
+
+
+class Permits(Protocol):
+    """What of the fleet's budget is used here (fleet.runtime.redis_store.Budget)."""
+
+    def take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate) -> float: ...
+    def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None: ...
+
+
+class VenueRest:
+    """REST of one venue from one egress address. Thread-safe."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        is_testnet: bool,
+        http: Http,
+        permits: Permits,
+        egress_ip: str,
+        metrics: Metrics,
+        stop: threading.Event,
+    ) -> None:
+        self.exchange, self.is_testnet, self.http = exchange, is_testnet, http
+        self._permits, self._egress_ip, self._metrics, self._stop = permits, egress_ip, metrics, stop
+        self._clock_lock = threading.Lock()  # guards _offset_ms and _synced_s: one thread asks for the time
+        self._offset_ms = 0
+        self._synced_s = -CLOCK_AGE_S
+
+    def now_ms(self) -> int:
+        """The exchange's clock as far as known; asks for it when the offset is old. Never raises."""
+        if time.monotonic() - self._synced_s > CLOCK_AGE_S:
+            with self._clock_lock:
+                if time.monotonic() - self._synced_s > CLOCK_AGE_S:
+                    self._sync()
+        return int(time.time() * 1000) + self._offset_ms
+
+    def resync(self) -> None:
+        """Ask the exchange for its time again (a call was refused for its timestamp)."""
+        with self._clock_lock:
+            self._sync()
+
+    def _sync(self) -> None:
+        before = time.time() * 1000
+        try:
+            reply = self._exchange_of(self.exchange.clock, None)
+        except ConnectionFailed:
+            self._synced_s = time.monotonic() - CLOCK_AGE_S + 30.0  # try again in half a minute
+            return
+        after = time.time() * 1000
+        if self.exchange.classify(reply).outcome is Outcome.OK:
+            self._offset_ms = round(self.exchange.clock_ms(reply) - (before + after) / 2)
+            self._synced_s = time.monotonic()
+
+    def call(
+        self, call: HttpCall, credentials: Credentials | None, cancelled: Callable[[], bool] = lambda: False
+    ) -> HttpReply:
+        """Carry out one call. Waits for its weight permit as long as needed. Raises ExchangeRefused (with the verdict) or
+        ConnectionFailed. A clock refusal is resynchronised and retried once; a rate refusal blocks the whole fleet first."""
+        for attempt in (0, 1):
+            self._permit("weight", float(call.weight), self.exchange.limits.weight, cancelled)
+            reply = self._exchange_of(call, credentials)
+            verdict = self.exchange.classify(reply)
+            self._metrics.rest_calls(self.exchange.name, str(reply.status)).inc()
+            if verdict.outcome is Outcome.OK:
+                return reply
+            if verdict.outcome is Outcome.RATE:
+                self._permits.block("weight", self.exchange.name, self._egress_ip, verdict.wait_s or RATE_WAIT_S)
+            if verdict.outcome is Outcome.CLOCK and attempt == 0:
+                self.resync()
+                continue
+            raise ExchangeRefused(f"{call.method} {call.path}", verdict)
+        raise ExchangeRefused(f"{call.method} {call.path}", Verdict(Outcome.CLOCK))
+
+    def dial_permit(self, cancelled: Callable[[], bool]) -> None:
+        """Wait for the right to open one socket."""
+        self._permit("dial", 1.0, self.exchange.limits.dial, cancelled)
+
+    def block_dials(self, seconds: float) -> None:
+        self._permits.block("dial", self.exchange.name, self._egress_ip, seconds)
+
+    def _permit(self, kind: str, amount: float, rate: Rate, cancelled: Callable[[], bool]) -> None:
+        while True:
+            if self._stop.is_set() or cancelled():
+                raise ConnectionFailed("cancelled while waiting for a permit")
+            wait_s = self._permits.take(kind, self.exchange.name, self._egress_ip, amount, rate)
+            if wait_s <= 0.0:
+                return
+            self._stop.wait(min(wait_s, MAX_PERMIT_POLL_S))
+
+    def _exchange_of(self, call: HttpCall, credentials: Credentials | None) -> HttpReply:
+        if credentials is None:
+            query = "&".join(f"{k}={v}" for k, v in call.params)
+            return self.http.send(HttpRequest(call.method, call.path + ("?" + query if query else ""), ()))
+        signed_at = self.now_ms() if call.auth == "signed" else 0
+        return self.http.send(self.exchange.sign(call, credentials, signed_at, self.is_testnet))

@@ -1,0 +1,104 @@
+"""The accounts of one worker process: desired view in, running streams out. Runs in the worker.
+
+The inbox thread calls `apply` with what this worker should run; the shard starts and stops streams so that it comes true.
+A stream is started only under a token higher than any seen for its account (R2), and a new token of a running account first
+ends the old stream, then starts the new one. Nothing here blocks: threads end by themselves and `apply` looks again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from fleet.core.model import StreamStatus
+from fleet.runtime.logs import get
+from workers.progress import Progress
+from workers.stream import AccountStream, Worker
+
+STACK_BYTES = 512 * 1024
+
+
+class Desired(Protocol):
+    """One account of the desired view; `state` is 'run' or 'revoke'."""
+
+    @property
+    def token(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+
+
+class Shard:
+    """All streams of this process. `_lock` guards the two dicts; streams guard themselves."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._streams: dict[str, AccountStream] = {}
+        self._highest: dict[str, int] = {}  # highest token seen for an account, running or not
+        self._log = get("shard")
+        threading.stack_size(STACK_BYTES)
+
+    def apply(self, desired: Mapping[str, Desired]) -> None:
+        """Make the running streams match `desired`. Accounts that are absent or revoked are stopped; stops come first."""
+        with self._lock:
+            for account_id, stream in list(self._streams.items()):
+                want = desired.get(account_id)
+                if stream.ended and (want is None or want.state != "run" or want.token > stream.token):
+                    if want is None or want.token > stream.token:
+                        del self._streams[account_id]
+                elif want is None or want.state != "run" or want.token > stream.token:
+                    stream.stop()
+            for account_id, want in desired.items():
+                if (
+                    want.state == "run"
+                    and account_id not in self._streams
+                    and want.token > self._highest.get(account_id, -1)
+                ):
+                    self._start(account_id, want.token)
+
+    def _start(self, account_id: str, token: int) -> None:
+        self._highest[account_id] = token
+        stream = self._streams[account_id] = AccountStream(account_id, token, self._worker)
+        stream.start()
+
+    def statuses(self) -> list[StreamStatus]:
+        """Every stream, ended ones too until the desired view drops them (a revoke is acknowledged by `stopped`)."""
+        with self._lock:
+            return [stream.status() for stream in self._streams.values()]
+
+    def count(self) -> int:
+        return len(self._streams)
+
+    def running(self) -> Iterable[tuple[int, Progress]]:
+        """(token, progress) of every stream that is under way, for saving watermarks."""
+        with self._lock:
+            streams = list(self._streams.values())
+        return [(s.token, s.progress) for s in streams if s.running]
+
+    def rotate(self) -> None:
+        """Replace every socket, make before break, spread by each stream's own tick."""
+        with self._lock:
+            for stream in self._streams.values():
+                stream.rotate()
+
+    def abort_all(self, reason: str) -> None:
+        """The lease is lost (R4, R5b): everything stops at once and nothing read so far is published any more."""
+        with self._lock:
+            streams = list(self._streams.values())
+            self._streams.clear()
+        self._worker.publisher.clear()
+        for stream in streams:
+            stream.lose()
+        if streams:
+            self._log.warning("all streams stopped", action="abort_all", reason=reason, streams=len(streams))
+
+    def drain(self, timeout_s: float) -> bool:
+        """Stop every stream and wait until each has flushed; False = some had not ended within `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            streams = list(self._streams.values())
+        for stream in streams:
+            stream.stop()
+        return all(stream.join(max(0.0, deadline_s - time.monotonic())) for stream in streams)
