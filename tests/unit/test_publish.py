@@ -1,0 +1,131 @@
+"""The hand-over to Kafka: bounded in bytes, silent without a lease, nothing forgotten when Kafka fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fleet.core.errors import FleetError, StoreUnavailable
+from workers.publish import RECORD_OVERHEAD_BYTES, Headers, Publisher
+
+
+class FakeKafka:
+    """Accepts records and acknowledges them when told; `fail` says whose first send fails."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.waiting: list[Callable[[Exception | None], None]] = []
+        self.hold = False
+        self.fail: dict[bytes, Exception] = {}  # value -> how its first send fails
+
+    def send(
+        self, topic: str, key: bytes, value: bytes, headers: Headers, done: Callable[[Exception | None], None]
+    ) -> None:
+        if value in self.fail:
+            done(self.fail.pop(value))
+            return
+        self.sent.append(value)
+        if self.hold:
+            self.waiting.append(done)
+        else:
+            done(None)
+
+    def flush(self, timeout_s: float) -> bool:
+        return True
+
+    def close(self, timeout_s: float) -> None:
+        self.hold = False
+
+
+class Lease:
+    def __init__(self) -> None:
+        self.open = True
+
+    def valid(self) -> bool:
+        return self.open
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "condition not reached in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def parts() -> Iterator[tuple[Publisher, FakeKafka, Lease]]:
+    kafka, lease = FakeKafka(), Lease()
+    publisher = Publisher(lambda: kafka, lease, limit_bytes=10 * (RECORD_OVERHEAD_BYTES + 10)).start()
+    yield publisher, kafka, lease
+    lease.open = True
+    publisher.clear()
+    publisher.close(2.0)
+
+
+def offer(publisher: Publisher, text: bytes, acked: Callable[[], None] | None = None) -> bool:
+    return publisher.offer("user.fills", b"account1", text, [], acked)
+
+
+def test_order_holds_and_acks_come_after_kafka(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
+    publisher, kafka, _ = parts
+    kafka.hold = True
+    acked: list[int] = []
+    for n in range(5):
+        assert offer(publisher, b"%d" % n, lambda n=n: acked.append(n))
+    until(lambda: len(kafka.waiting) == 5)
+    assert kafka.sent == [b"0", b"1", b"2", b"3", b"4"] and acked == []
+    for done in kafka.waiting:
+        done(None)
+    until(lambda: acked == [0, 1, 2, 3, 4])
+    assert publisher.flush(1.0) and publisher.pending_bytes() == 0
+
+
+def test_the_buffer_is_bounded_and_takes_again_when_half_empty(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
+    publisher, kafka, _ = parts
+    kafka.hold = True
+    taken = 0
+    while offer(publisher, b"x"):
+        taken += 1
+    assert 9 <= taken <= 12 and not publisher.has_room()
+    until(lambda: len(kafka.waiting) == taken)
+    kafka.waiting[0](None)
+    until(lambda: publisher.pending_bytes() < taken * (RECORD_OVERHEAD_BYTES + 9))
+    assert not publisher.has_room()  # hysteresis: one free place is not room
+    for done in kafka.waiting[1:]:
+        done(None)
+    until(publisher.has_room)
+    assert offer(publisher, b"y")
+
+
+def test_failed_records_are_sent_again_and_refused_ones_are_not(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
+    publisher, kafka, _ = parts
+    kafka.fail = {b"again": StoreUnavailable("broker away"), b"never": FleetError("too large")}
+    acked: list[str] = []
+    offer(publisher, b"again", lambda: acked.append("again"))
+    offer(publisher, b"never", lambda: acked.append("never"))
+    until(lambda: acked == ["again"])
+    until(lambda: publisher.pending_bytes() == 0)
+    assert kafka.sent == [b"again"]
+
+
+def test_nothing_leaves_without_the_lease(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
+    publisher, kafka, lease = parts
+    lease.open = False
+    offer(publisher, b"late")
+    assert not publisher.flush(0.3) and kafka.sent == []
+    publisher.clear()  # the incarnation is given up
+    until(lambda: publisher.pending_bytes() == 0)
+    lease.open = True
+    offer(publisher, b"new")
+    until(lambda: kafka.sent == [b"new"])
+
+
+def test_records_wait_for_a_lease_that_comes_back(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
+    publisher, kafka, lease = parts
+    lease.open = False
+    offer(publisher, b"patient")
+    threading.Timer(0.1, lambda: setattr(lease, "open", True)).start()
+    until(lambda: kafka.sent == [b"patient"])
