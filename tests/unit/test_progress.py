@@ -1,0 +1,152 @@
+"""Progress of one account: order, hold, dedupe, watermark after acknowledgement, gaps, overflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fleet.core.errors import LeaseLost
+from fleet.core.events import Fill, Order
+from fleet.core.model import AccountSpec
+from fleet.core.recovery import Snapshot, Watermark
+from fleet.runtime.metrics import Metrics
+from workers.progress import Progress
+from workers.publish import Headers
+
+SPEC = AccountSpec("a1", "u1", "binance", "usdm", "main", False, 1, 1_000)
+
+
+class FakePublisher:
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.headers: list[Headers] = []
+        self.acks: list[Callable[[], None] | None] = []
+        self.room = 1_000
+
+    def offer(
+        self, topic: str, key: bytes, value: bytes, headers: Headers, acked: Callable[[], None] | None = None
+    ) -> bool:
+        if len(self.records) >= self.room:
+            return False
+        self.records.append({"topic": topic, **json.loads(value)})
+        self.headers.append(headers)
+        self.acks.append(acked)
+        return True
+
+    def ack(self, index: int) -> None:
+        call = self.acks[index]
+        assert call is not None
+        call()
+
+    def ids(self) -> list[str]:
+        return [r["id"] for r in self.records if r["type"] in ("fill", "order")]
+
+
+class Lease:
+    open = True
+
+    def valid(self) -> bool:
+        return self.open
+
+
+def progress(mark: Watermark | None = None) -> tuple[Progress, FakePublisher, Lease]:
+    publisher, lease = FakePublisher(), Lease()
+    made = Progress(SPEC, mark or Watermark(proven_ms=1_000), 7, "host:0", "inc1", publisher, lease, Metrics())  # type: ignore[arg-type]
+    return made, publisher, lease
+
+
+def fill(n: int, *, source: str = "stream", qty: str = "1", side: str = "buy") -> Fill:
+    return Fill(
+        id=f"fill{n}", exchange="binance", market="usdm", symbol="BTCUSDT", ts_event=2_000 + n, ts_recv=2_001 + n,
+        source=source, account_id="a1", trade_id=str(n), order_id="9", client_order_id="c", side=side, position_side="both",
+        price="100", qty=qty, fee="0.1", fee_asset="USDT", liquidity="taker", realized_pnl="0",
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_live_events_are_published_once_with_token_headers() -> None:
+    made, publisher, _ = progress()
+    made.live([fill(1), fill(1), fill(2)])
+    made.live([fill(2)])
+    assert publisher.ids() == ["fill1", "fill2"]
+    assert publisher.headers[0] == [("token", b"%020d" % 7), ("shard", b"host:0"), ("incarnation", b"inc1")]
+
+
+def test_recovered_events_come_before_the_held_live_ones_and_only_the_missing() -> None:
+    made, publisher, _ = progress()
+    made.live([fill(1)])
+    made.hold()
+    made.live([fill(4), fill(3)])
+    assert publisher.ids() == ["fill1"]
+    found = made.recovered([fill(2, source="rest"), fill(1, source="rest"), fill(3, source="rest")])
+    assert [f.id for f in found] == ["fill2", "fill3"]
+    assert publisher.ids() == ["fill1", "fill2", "fill3", "fill4"]
+    assert not made.holding
+
+
+def test_nothing_is_published_past_the_lease() -> None:
+    made, publisher, lease = progress()
+    lease.open = False
+    with pytest.raises(LeaseLost):
+        made.live([fill(1)])
+    assert publisher.records == []
+
+
+def test_the_watermark_moves_only_when_everything_before_is_acknowledged() -> None:
+    made, publisher, _ = progress()
+    made.live([fill(1), fill(2)])
+    now = Snapshot(at_ms=5_000, positions={"BTCUSDT|both": "2"}, wallets={"USDT": "99.8"})
+    made.prove(now, 4_000)
+    publisher.ack(1)
+    assert made.mark.proven_ms == 1_000 and made.mark.base is None
+    publisher.ack(0)
+    assert made.mark.proven_ms == 4_000 and made.mark.base == now
+    made.live([fill(4_000, qty="0.5", side="sell")])
+    assert not made.mark.explains(Snapshot(6_000, {"BTCUSDT|both": "1.5"}, {"USDT": "99.7"}))
+    publisher.ack(2)
+    assert made.mark.explains(Snapshot(6_000, {"BTCUSDT|both": "1.5"}, {"USDT": "99.7"}))
+    assert not made.mark.explains(Snapshot(6_000, {"BTCUSDT|both": "1"}, {"USDT": "99.7"}))
+
+
+def test_a_full_buffer_leaves_everything_after_it_to_a_read_back() -> None:
+    made, publisher, _ = progress()
+    publisher.room = 2
+    made.live([fill(1), fill(2), fill(3)])
+    made.live([fill(4)])
+    assert made.overflowed and publisher.ids() == ["fill1", "fill2"]
+    publisher.room = 100
+    made.live([fill(5)])  # still overflowed: order would break
+    assert publisher.ids() == ["fill1", "fill2"]
+    made.resume()
+    made.live([fill(6)])
+    made.recovered([fill(n, source="rest") for n in (3, 4, 5)])
+    assert publisher.ids() == ["fill1", "fill2", "fill3", "fill4", "fill5", "fill6"]
+
+
+def test_a_gap_keeps_its_earliest_start_and_counts_what_came_back() -> None:
+    made, publisher, _ = progress()
+    made.open_gap(1_500, "closed")
+    made.open_gap(1_900, "silent")
+    made.recovered([fill(1, source="rest")])
+    closed = made.close_gap()
+    assert closed is not None and closed.opened_ms == 1_500 and closed.recovered == 1
+    opened, gap_closed = (r for r in publisher.records if r["type"] == "stream")
+    assert (opened["event"], gap_closed["event"]) == ("gap_opened", "gap_closed")
+    assert opened["data"]["gap_id"] == gap_closed["data"]["gap_id"]
+    assert gap_closed["data"]["recovered_events"] == 1 and gap_closed["data"]["recoverable"] is True
+    assert made.close_gap() is None
+
+
+def test_orders_are_symbols_of_interest_until_they_end() -> None:
+    made, publisher, _ = progress()
+    order = Order(
+        id="o1", exchange="binance", market="usdm", symbol="ETHUSDT", ts_event=3_000, ts_recv=3_001, account_id="a1",
+        order_id="77", client_order_id="c", side="buy", position_side="both", order_type="limit", time_in_force="gtc",
+        status="new", price="1", stop_price="0", qty="1", filled_qty="0", avg_price="0", reduce_only=False,
+    )  # fmt: skip
+    made.live([order])
+    publisher.ack(0)
+    assert made.mark.open_orders == {"77": "ETHUSDT"} and made.mark.symbols == {"ETHUSDT": 3_000}
+    assert json.loads(made.watermark_json())["open_orders"] == {"77": "ETHUSDT"}
