@@ -61,13 +61,24 @@ class StreamState(enum.StrEnum):
 
 
 class Ownership(msgspec.Struct, frozen=True):
-    """The one record per account (R1): `own[account] = slot|incarnation|token|state|since_ms`."""
+    """The one record per account (R1): `own[account] = slot|incarnation|token|state|since_ms|revision`.
+
+    `revision` is that of the account row the token was given for (-1 = not known): a newer row needs a new token.
+    """
 
     slot: str
     incarnation: str
     token: int
-    state: str
+    state: str  # run | revoke
     since_ms: int
+    revision: int = -1
+
+
+class Desired(msgspec.Struct, frozen=True):
+    """What a worker is to do with one account: run it under this token, or stop it (revoke) and say so."""
+
+    token: int
+    state: str  # run | revoke
 
 
 class StreamStatus(msgspec.Struct, frozen=True):

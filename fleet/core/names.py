@@ -56,6 +56,7 @@ class Keys:
         self.term = self.prefix + "term"
         self.workers = self.prefix + "workers"
         self.own = self.prefix + "own"
+        self.version = self.prefix + "ver"  # counts writes to `own`: observers re-read it only when it moved
 
     def worker(self, slot: str) -> str:
         return f"{self.prefix}w:{slot}"

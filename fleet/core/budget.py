@@ -1,0 +1,44 @@
+"""Token bucket as numbers: state, time, amount, rate → state, wait. Pure.
+
+The shared bucket runs the same arithmetic inside Redis (`lua/bucket_take.lua`); this one serves a process on its own share
+while Redis is away. Times are seconds of any monotonic clock.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleet.core.exchange import Rate
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """`tokens` as of `at`; nothing is granted before `blocked_until`."""
+
+    tokens: float
+    at: float
+    blocked_until: float = 0.0
+
+
+def share(rate: Rate, part: float) -> Rate:
+    """The part of a rate one process may use alone; at least one token, so that the last process is not shut out."""
+    return Rate(max(1.0, rate.burst * part), rate.per_s * part)
+
+
+def take(bucket: Bucket | None, now: float, amount: float, rate: Rate) -> tuple[Bucket, float]:
+    """The bucket afterwards and how long to wait (0.0 = granted). An amount above the burst counts as the whole burst."""
+    if bucket is None:
+        bucket = Bucket(rate.burst, now)
+    if bucket.blocked_until > now:
+        return bucket, bucket.blocked_until - now
+    tokens = min(rate.burst, bucket.tokens + max(0.0, now - bucket.at) * rate.per_s)
+    amount = min(amount, rate.burst)
+    if tokens + 1e-6 >= amount:
+        return Bucket(tokens - amount, now, bucket.blocked_until), 0.0
+    return Bucket(tokens, now, bucket.blocked_until), (amount - tokens) / rate.per_s
+
+
+def block(bucket: Bucket | None, now: float, seconds: float) -> Bucket:
+    """Stay away for `seconds`; a shorter block never shortens a longer one. A fresh bucket starts empty after it."""
+    if bucket is None:
+        return Bucket(0.0, now, now + seconds)
+    return Bucket(bucket.tokens, bucket.at, max(bucket.blocked_until, now + seconds))

@@ -1,0 +1,26 @@
+-- Token bucket of one exchange host and egress address, shared by all processes; Redis' own clock refills it.
+-- KEYS bucket    ARGV amount, burst, refill per second, block seconds (0 = take)
+-- Returns {wait ms}: "0" = granted. A block only ever lengthens. Run twice it takes twice: stricter, never laxer.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local amount, burst, per_s, block = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local state = redis.call('HMGET', KEYS[1], 'tokens', 'at', 'blocked_until')
+local tokens, at, blocked_until = tonumber(state[1]), tonumber(state[2]), tonumber(state[3]) or 0
+if block > 0 then
+  if now + block > blocked_until then blocked_until = now + block end
+  redis.call('HSET', KEYS[1], 'blocked_until', string.format('%.6f', blocked_until))
+  local left = redis.call('PTTL', KEYS[1])
+  local need = math.ceil((blocked_until - now) * 1000) + 1000
+  if left < need then redis.call('PEXPIRE', KEYS[1], need) end
+  return {tostring(math.ceil((blocked_until - now) * 1000))}
+end
+if blocked_until > now then return {tostring(math.ceil((blocked_until - now) * 1000))} end
+if not tokens or not at then tokens, at = burst, now end
+if now > at then tokens = math.min(burst, tokens + (now - at) * per_s) end
+if amount > burst then amount = burst end
+local wait = 0
+if tokens + 0.000001 >= amount then tokens = tokens - amount else wait = math.ceil((amount - tokens) / per_s * 1000) end
+redis.call('HSET', KEYS[1], 'tokens', string.format('%.6f', tokens), 'at', string.format('%.6f', now),
+           'burst', ARGV[2], 'per_s', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], math.ceil((burst - tokens) / per_s * 1000) + 60000)
+return {tostring(wait)}

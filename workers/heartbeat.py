@@ -1,0 +1,301 @@
+"""The worker's lease thread: registers, beats, and moves the deadline up to which this process may publish.
+
+In: answers of Redis and of the witness in Postgres. Out: `LeaseGate`, the incarnation, orders to the shard. Runs in each
+`workers userdata` process. The rules (R4, R5) are in fleet/core/lease.py; this file only carries them out.
+
+Thread roles: `heartbeat` owns its Redis connection and the lease; `witness` owns a Postgres connection, so that a frozen
+Postgres never delays a beat; `gate.deadline` is written by the heartbeat thread alone and read by every stream.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from fleet.core import lease as rules
+from fleet.core import wire
+from fleet.core.errors import FleetError, StoreUnavailable
+from fleet.core.lease import Answer, Order
+from fleet.core.model import Desired, StreamStatus, WorkerView
+from fleet.runtime.logs import get
+from fleet.runtime.postgres import Postgres, queries
+from fleet.runtime.redis_store import RedisStore
+from fleet.runtime.settings import Settings
+
+
+def boottime_s() -> float:
+    """CLOCK_BOOTTIME: never set back, and it goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class LeaseGate:
+    """May this process publish now? Asked per message (R4). One writer: the heartbeat thread."""
+
+    __slots__ = ("deadline",)
+
+    def __init__(self) -> None:
+        self.deadline = 0.0
+
+    def valid(self) -> bool:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) < self.deadline
+
+
+class Streams(Protocol):
+    """What of workers.shard.Shard is used by heartbeat and inbox."""
+
+    incarnation: str
+
+    def apply(self, desired: dict[str, Desired]) -> None: ...
+    def statuses(self) -> list[StreamStatus]: ...
+    def abort_all(self, reason: str) -> None: ...
+
+
+class Heartbeat:
+    """Call `start()`, later `stop()`. `gate` and `incarnation` are there from the constructor on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Callable[[], RedisStore],
+        postgres: Callable[[], Postgres] | None,
+        shard: Streams,
+        slot: str,
+        *,
+        gate: LeaseGate | None = None,
+        clock: Callable[[], float] = boottime_s,
+    ) -> None:
+        self.gate = gate or LeaseGate()
+        self.incarnation = uuid.uuid4().hex[:12]
+        self.lock = (
+            threading.Lock()
+        )  # guards incarnation against an inbox that is applying a view pulled under the former one
+        self.registered = False
+        self.upload = threading.Event()  # set: the inbox is to report everything anew
+        self.applied = 0  # version of the desired view in force; written by the inbox
+        self.draining_asked = False
+        self._settings, self._store_factory, self._shard, self._slot = settings, store, shard, slot
+        self._host, _, _ = slot.rpartition(":")
+        self._pid = os.getpid()
+        self._clock = clock
+        self._times = rules.Times(settings.heartbeat_s, settings.worker_lease_s, settings.isolation_max_s)
+        self._lease = rules.fresh(clock())
+        self._seq = 0
+        self._state = wire.UP
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._silent = False
+        self._log = get("heartbeat")
+        self._witness = Witness(postgres, slot) if postgres else None
+        self._store: RedisStore | None = None
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        shard.incarnation = self.incarnation
+
+    def start(self) -> Heartbeat:
+        if self._witness:
+            self._witness.start()
+        self._thread.start()
+        return self
+
+    def beat_now(self) -> None:
+        """Do not wait for the next beat: something suggests that this incarnation is fenced or unknown."""
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Tell the leader that this worker takes no more accounts (SIGTERM was received)."""
+        self._state = wire.DRAINING
+        self._wake.set()
+
+    def stop(self, timeout_s: float, *, gone: bool = True) -> None:
+        """Stop beating; `gone` says that nothing streams any more: the accounts may go elsewhere without waiting (R8)."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+        if self._witness:
+            self._witness.stop()
+        if gone and self.registered and not self._thread.is_alive():
+            self._state = wire.GONE
+            self.gate.deadline = 0.0
+            try:
+                self._seq += 1
+                self._redis().heartbeat(self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips)
+                self._log.info("worker gone", action="gone", shard=self._slot, incarnation=self.incarnation)
+            except StoreUnavailable as error:
+                self._log.warning(
+                    "clean exit could not be announced", action="gone", shard=self._slot, error=str(error)
+                )
+        if self._store:
+            self._store.close()
+
+    # ── the heartbeat thread ─────────────────────────────────────────────────────────────────────────────────────
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = self._clock()
+            try:
+                self.beat()
+            except FleetError as error:  # a reply of no known form; nothing is extended by it
+                self._log.error("heartbeat failed", action="heartbeat", shard=self._slot, error=str(error))
+            rest_s = self._settings.heartbeat_s - (self._clock() - started)
+            if rest_s > 0:
+                self._wake.wait(rest_s)
+            self._wake.clear()
+
+    def beat(self) -> None:
+        """One beat: ask Redis, take in what the witness said meanwhile, do as ordered."""
+        asked_at = self._tick()
+        if not self.registered and not self._register():
+            return
+        answer = self._ask()
+        now = self._tick()
+        self._lease, order = rules.answered(self._lease, asked_at, now, answer, self._times)
+        self._note(answer)
+        if self._witness:
+            for witnessed_at, said in self._witness.answers(self.incarnation):
+                if order is not Order.ABORT:
+                    self._lease, order_too = rules.witnessed(self._lease, witnessed_at, said, self._times)
+                    order = order_too if order_too is Order.ABORT else order
+        self.gate.deadline = self._lease.deadline
+        self._obey(order)
+
+    def _tick(self) -> float:
+        now = self._clock()
+        gap_s = now - self._lease.seen_at
+        if gap_s > self._times.gap_s:
+            self._log.warning("worker was paused", action="paused", shard=self._slot, gap_s=round(gap_s, 3))
+        self._lease = rules.observe(self._lease, now, self._times)
+        return now
+
+    def _ask(self) -> Answer:
+        self._seq += 1
+        try:
+            beat = self._redis().heartbeat(self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips)
+        except StoreUnavailable:
+            return Answer.NONE
+        if beat.drain != self.draining_asked:
+            self.draining_asked = beat.drain
+            self._log.info("drain requested" if beat.drain else "drain ended", action="drain", shard=self._slot)
+        return Answer(beat.standing.lower())
+
+    def _obey(self, order: Order) -> None:
+        if order is Order.ABORT:
+            self._abort()
+        elif order is Order.REGISTER:
+            self._log.warning("record lost, registering again", action="register", shard=self._slot)
+            if self._register():
+                self.upload.set()
+        elif order is Order.ASK_WITNESS and self._witness:
+            self._witness.ask(self._clock(), self.incarnation)
+
+    def _abort(self) -> None:
+        """R5 (b). The lock makes sure that no view pulled under the old incarnation is applied afterwards."""
+        with self.lock:
+            fenced, self.incarnation = self.incarnation, uuid.uuid4().hex[:12]
+            self.registered = False
+            self._lease = rules.fresh(self._clock())
+            self.gate.deadline = 0.0
+            self._shard.incarnation = self.incarnation
+            self._shard.abort_all("fenced")
+        self._seq = 0
+        self._log.warning(
+            "fenced: all streams stopped",
+            action="fenced",
+            shard=self._slot,
+            incarnation=fenced,
+            successor=self.incarnation,
+        )
+        self._wake.set()
+
+    def _register(self) -> bool:
+        try:
+            standing = self._redis().register(self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips)
+        except StoreUnavailable as error:
+            if not self._silent:
+                self._silent = True
+                self._log.warning("cannot register", action="register", shard=self._slot, error=str(error))
+            return False
+        if standing == "FENCED":
+            self._abort()
+            return False
+        self.registered = True
+        self._log.info("registered", action="register", shard=self._slot, incarnation=self.incarnation, pid=self._pid)
+        return True
+
+    def _note(self, answer: Answer) -> None:
+        """One line per change, none per beat."""
+        silent = answer is Answer.NONE
+        if silent != self._silent:
+            self._silent = silent
+            text = "redis silent: streams go on" if silent else "redis answers again"
+            self._log.warning(text, action="redis", shard=self._slot)
+
+    def _view(self) -> WorkerView:
+        load = float(len(self._shard.statuses()))
+        return WorkerView(
+            self._slot, self.incarnation, self._seq, self._state, self._host, self._pid, self._settings.capacity, load,
+            self.applied,
+        )  # fmt: skip
+
+    def _redis(self) -> RedisStore:
+        if self._store is None:
+            self._store = self._store_factory()
+        return self._store
+
+
+class Witness:
+    """Beats in Postgres on request, on a thread of its own; answers are collected by the heartbeat thread."""
+
+    def __init__(self, postgres: Callable[[], Postgres], slot: str) -> None:
+        self._factory, self._slot = postgres, slot
+        self._questions: queue.Queue[tuple[float, str] | None] = queue.Queue(maxsize=1)
+        self._answers: queue.SimpleQueue[tuple[float, str, Answer]] = queue.SimpleQueue()
+        self._sql = queries("witness")
+        self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._put(None)
+
+    def ask(self, asked_at: float, incarnation: str) -> None:
+        """Never blocks: while one question is on its way, further ones are dropped."""
+        self._put((asked_at, incarnation))
+
+    def answers(self, incarnation: str) -> list[tuple[float, Answer]]:
+        """(asked_at, answer) of the questions answered since the last call; those of a former incarnation are dropped."""
+        found: list[tuple[float, Answer]] = []
+        while not self._answers.empty():
+            asked_at, asked_by, answer = self._answers.get()
+            if asked_by == incarnation:
+                found.append((asked_at, answer))
+        return found
+
+    def _put(self, question: tuple[float, str] | None) -> None:
+        try:
+            self._questions.put_nowait(question)
+        except queue.Full:
+            return
+
+    def _run(self) -> None:
+        pg: Postgres | None = None
+        while (question := self._questions.get()) is not None:
+            asked_at, incarnation = question
+            try:
+                pg = pg or self._factory()
+                rows: list[dict[str, Any]] = pg.fetch(
+                    self._sql["beat"], {"slot": self._slot, "incarnation": incarnation}
+                )
+                self._answers.put((asked_at, incarnation, Answer.OK if rows else Answer.FENCED))
+            except FleetError as error:
+                get("witness").warning("no witness", action="witness", shard=self._slot, error=str(error))
+                self._answers.put((asked_at, incarnation, Answer.NONE))
+        if pg is not None:
+            pg.close()
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

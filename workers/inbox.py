@@ -1,0 +1,162 @@
+"""Desired view in, reports and acknowledgements out: the worker's half of the control path.
+
+In: `{fleet}:d:<slot>` (woken by `:ch:<slot>`, or once a second: the tick is the truth, R15). Out: `shard.apply(...)`, the
+report hash, released accounts (R7). Runs in each `workers userdata` process on one thread with its own Redis connection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from fleet.core.errors import FleetError, StoreUnavailable
+from fleet.core.lease import obey
+from fleet.core.lifecycle import ENDED
+from fleet.core.model import Desired, StreamStatus
+from fleet.core.wire import REVOKE, Generation
+from fleet.runtime.logs import get
+from fleet.runtime.redis_store import Poke, RedisStore
+from workers.heartbeat import Heartbeat, Streams
+
+TICK_S = 1.0
+REVOKE_TICK_S = 0.1  # while a revoke waits for its stream to stop: a move's gap should not wait for a tick
+EVENT_AGE_MS = 5_000  # a report that differs in nothing but the time of the last event is sent this late
+
+
+class Inbox:
+    """Call `start()`, later `stop()`. Streams keep running while this thread gets no answer."""
+
+    def __init__(
+        self,
+        store: Callable[[], RedisStore],
+        poke: Callable[[], Poke],
+        shard: Streams,
+        slot: str,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._store_factory, self._poke_factory = store, poke
+        self._shard, self._slot, self._heartbeat = shard, slot, heartbeat
+        self._incarnation = ""
+        self._generation: Generation | None = None
+        self._version = 0
+        self._current: dict[str, Desired] = {}
+        self._seen: dict[str, int] = {}  # highest token met per account, by this process, under any incarnation
+        self._reported: dict[str, StreamStatus] = {}
+        self._stop = threading.Event()
+        self._log = get("inbox")
+        self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
+
+    def start(self) -> Inbox:
+        self._thread.start()
+        return self
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """From now on nothing is applied; returns when the thread has ended."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        store, poke = self._store_factory(), self._poke_factory()
+        silent = False
+        while not self._stop.is_set():
+            try:
+                self.step(store)
+                if silent:
+                    self._log.info("desired view readable again", action="inbox", shard=self._slot)
+                silent = False
+                poke.wait(self._wait_s())
+            except StoreUnavailable as error:
+                if not silent:
+                    self._log.warning("desired view unreadable", action="inbox", shard=self._slot, error=str(error))
+                silent = True
+                self._stop.wait(TICK_S)
+            except FleetError as error:
+                self._log.error("desired view not understood", action="inbox", shard=self._slot, error=str(error))
+                self._stop.wait(TICK_S)
+        poke.close()
+        store.close()
+
+    def step(self, store: RedisStore) -> None:
+        """One round: pull, apply, acknowledge, report. Raises StoreUnavailable."""
+        incarnation = self._heartbeat.incarnation
+        if incarnation != self._incarnation:
+            self._begin(incarnation)
+        if not self._heartbeat.registered:
+            return
+        view = store.pull(self._slot, incarnation, self._generation, self._version)
+        if view.standing != "OK":
+            self._heartbeat.beat_now()
+            return
+        if view.desired is not None:
+            rebuilt = view.generation is not None and view.generation.ready
+            self._current = obey(self._current, self._seen, view.desired, rebuilt=rebuilt)
+            self._seen.update((account, wish.token) for account, wish in self._current.items())
+            self._generation, self._version = view.generation, view.version
+        if not self._apply(incarnation):
+            return
+        self._heartbeat.applied = self._version
+        statuses = {status.account_id: status for status in self._shard.statuses()}
+        self._acknowledge(store, incarnation, statuses)
+        self._report(store, incarnation, statuses)
+
+    def _begin(self, incarnation: str) -> None:
+        self._incarnation = incarnation
+        self._generation, self._version = None, 0
+        self._current, self._reported = {}, {}
+        self._heartbeat.upload.set()
+
+    def _apply(self, incarnation: str) -> bool:
+        with self._heartbeat.lock:
+            if self._heartbeat.incarnation != incarnation or self._stop.is_set():
+                return False
+            self._shard.apply(dict(self._current))
+        return True
+
+    def _acknowledge(self, store: RedisStore, incarnation: str, statuses: dict[str, StreamStatus]) -> None:
+        stopped = {
+            account: wish.token
+            for account, wish in self._current.items()
+            if wish.state == REVOKE and (account not in statuses or statuses[account].state in ENDED)
+        }
+        if stopped and store.ack_release(self._slot, incarnation, stopped) == "OK":
+            self._log.info("released", action="release", shard=self._slot, accounts=len(stopped))
+            for account in stopped:
+                del self._current[account]
+
+    def _report(self, store: RedisStore, incarnation: str, statuses: dict[str, StreamStatus]) -> None:
+        full = self._heartbeat.upload.is_set()
+        if full:
+            self._heartbeat.upload.clear()
+            self._reported = {}
+        news = [status for status in statuses.values() if self._is_news(status)]
+        removed = [account for account in self._reported if account not in statuses]
+        if not (news or removed or full):
+            return
+        try:
+            standing = store.report(self._slot, incarnation, news, removed, full=full)
+        except StoreUnavailable:
+            self._heartbeat.upload.set()
+            raise
+        if standing != "OK":
+            self._heartbeat.upload.set()
+            self._heartbeat.beat_now()
+            return
+        self._reported = dict(statuses) if full else {**self._reported, **{s.account_id: s for s in news}}
+        for account in removed:
+            self._reported.pop(account, None)
+
+    def _is_news(self, status: StreamStatus) -> bool:
+        known = self._reported.get(status.account_id)
+        if known is None:
+            return True
+        same = (known.token, known.state, known.reconnects, known.gap_open) == (
+            status.token,
+            status.state,
+            status.reconnects,
+            status.gap_open,
+        )
+        return not same or status.last_event_ms - known.last_event_ms >= EVENT_AGE_MS
+
+    def _wait_s(self) -> float:
+        revoking = any(wish.state == REVOKE for wish in self._current.values())
+        return REVOKE_TICK_S if revoking else TICK_S
