@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Iterable
 
-from fleet.core.model import StreamStatus
+from fleet.core.model import Desired, StreamStatus
 from fleet.runtime.logs import get
 from workers.progress import Progress
 from workers.stream import AccountStream, Worker
@@ -20,19 +19,11 @@ from workers.stream import AccountStream, Worker
 STACK_BYTES = 512 * 1024
 
 
-class Desired(Protocol):
-    """One account of the desired view; `state` is 'run' or 'revoke'."""
-
-    @property
-    def token(self) -> int: ...
-    @property
-    def state(self) -> str: ...
-
-
 class Shard:
     """All streams of this process. `_lock` guards the two dicts; streams guard themselves."""
 
     def __init__(self, worker: Worker) -> None:
+        self.incarnation = ""  # set by the heartbeat: one life of this process as the fleet knows it
         self._worker = worker
         self._lock = threading.Lock()
         self._streams: dict[str, AccountStream] = {}
@@ -40,7 +31,7 @@ class Shard:
         self._log = get("shard")
         threading.stack_size(STACK_BYTES)
 
-    def apply(self, desired: Mapping[str, Desired]) -> None:
+    def apply(self, desired: dict[str, Desired]) -> None:
         """Make the running streams match `desired`. Accounts that are absent or revoked are stopped; stops come first."""
         with self._lock:
             for account_id, stream in list(self._streams.items()):
@@ -68,20 +59,21 @@ class Shard:
         with self._lock:
             return [stream.status() for stream in self._streams.values()]
 
+    def streams(self) -> list[AccountStream]:
+        with self._lock:
+            return list(self._streams.values())
+
     def count(self) -> int:
         return len(self._streams)
 
     def running(self) -> Iterable[tuple[int, Progress]]:
         """(token, progress) of every stream that is under way, for saving watermarks."""
-        with self._lock:
-            streams = list(self._streams.values())
-        return [(s.token, s.progress) for s in streams if s.running]
+        return [(s.token, s.progress) for s in self.streams() if s.running]
 
     def rotate(self) -> None:
         """Replace every socket, make before break, spread by each stream's own tick."""
-        with self._lock:
-            for stream in self._streams.values():
-                stream.rotate()
+        for stream in self.streams():
+            stream.rotate()
 
     def abort_all(self, reason: str) -> None:
         """The lease is lost (R4, R5b): everything stops at once and nothing read so far is published any more."""
@@ -97,8 +89,7 @@ class Shard:
     def drain(self, timeout_s: float) -> bool:
         """Stop every stream and wait until each has flushed; False = some had not ended within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
-        with self._lock:
-            streams = list(self._streams.values())
+        streams = self.streams()
         for stream in streams:
             stream.stop()
         return all(stream.join(max(0.0, deadline_s - time.monotonic())) for stream in streams)

@@ -141,6 +141,16 @@ class AccountStream:
         """Replace the socket, make before break, at the next tick."""
         self._rotate = True
 
+    def silent_s(self, now_s: float) -> float:
+        """Seconds since the socket last received anything; 0.0 without a socket."""
+        socket = self._socket
+        return now_s - socket.connection.last_rx if socket is not None else 0.0
+
+    def give_up(self, why: str) -> None:
+        """The socket is not to be trusted any more: dial again."""
+        self._verdict = Verdict(Outcome.TRANSIENT, why)
+        self._abort_socket()
+
     def status(self) -> StreamStatus:
         loaded = self._loaded
         return StreamStatus(
@@ -162,8 +172,7 @@ class AccountStream:
         """A read-back is complete. An audit that found what the socket had not delivered proves the socket deaf."""
         if reading.audit and reading.deaf_since_ms > self.progress.last_live_ms:
             self._log.warning("the socket is deaf: an audit found events it did not deliver", action="audit")
-            self._verdict = Verdict(Outcome.TRANSIENT, "deaf")
-            self._abort_socket()
+            self.give_up("deaf")
 
     def _abort_socket(self) -> None:
         for connection in (self._dialling, self._socket.connection if self._socket else None):
@@ -195,16 +204,15 @@ class AccountStream:
         while not self._stop.is_set():
             try:
                 loaded = self._worker.accounts.load(self.account_id)
-            except FleetError as error:
+                if loaded is None:
+                    self._log.warning("account is not active any more", action="load")
+                    return False
+                self._take_over(loaded)
+                return True
+            except (FleetError, LookupError) as error:
                 attempt += 1
                 self._log.warning("account could not be loaded", action="load", attempt=attempt, error=str(error))
                 self._stop.wait(delay_s(attempt, self._worker.random, cap_s=10.0))
-                continue
-            if loaded is None:
-                self._log.warning("account is not active any more", action="load")
-                return False
-            self._take_over(loaded)
-            return True
         return False
 
     def _take_over(self, loaded: Loaded) -> None:
@@ -247,6 +255,11 @@ class AccountStream:
             self._failed("dial_refused", str(error))
         except ConnectionFailed as error:
             self._failed(_label(error), str(error))
+        except LeaseLost:
+            raise
+        except Exception as error:  # noqa: BLE001  # a bug must not end an account's stream for good: it is logged, and tried again
+            self._log.exception("stream failed unexpectedly", action="bug", attempt=self._attempt)
+            self._failed("bug", type(error).__name__)
         finally:
             self._close_socket()
         self._count(time.monotonic() - opened_s if opened_s else 0.0)
