@@ -154,7 +154,7 @@ class Writer:
                 reported = dropped
             except (OSError, ValueError):  # disk full, directory gone, stream closed: count, and report when it heals
                 self.dropped += len(text)
-            if len(text) < len(lines):
+            if None in lines:
                 return
 
     def close(self, timeout_s: float) -> None:
