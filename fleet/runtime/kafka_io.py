@@ -35,6 +35,7 @@ NEW_PARTITIONS_CHECK_S = 30.0
 DEFAULT_PARTITIONS = 12
 
 # Payloads at DEBUG, a line per retry at WARNING: callers log transitions instead.
+logging.getLogger("kafka").propagate = False
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 _REFUSED = (

@@ -23,6 +23,9 @@ import psycopg2.extensions
 import psycopg2.extras
 
 from fleet.core.errors import FleetError, SettingsError, StoreUnavailable
+from fleet.runtime.queries import queries
+
+__all__ = ["Listener", "Params", "Postgres", "Row", "StatementFailed", "Transaction", "migrate", "queries"]
 
 Params = Sequence[Any] | Mapping[str, Any]
 Row = dict[str, Any]
@@ -292,23 +295,6 @@ class Listener:
         self._probed = time.monotonic()
 
 
-def queries(resource: str, package: str = "fleet.runtime.sql") -> dict[str, str]:
-    """Named statements of `<resource>.sql` inside `package` (the coordinator's own are in "coordinator.sql").
-
-    A statement starts at a line `-- name: its_name`, followed by a comment line that says what it is for.
-    """
-    folder, _, inner = package.rpartition(".")
-    text = (resources.files(folder) / inner / f"{resource}.sql").read_text(encoding="utf-8")
-    statements: dict[str, str] = {}
-    for block in text.split("-- name:")[1:]:
-        name, _, sql = block.partition("\n")
-        name = name.strip()
-        if name in statements or not sql.lstrip().startswith("--"):
-            raise ValueError(f"{resource}.sql: statement {name!r} is named twice or has no description line")
-        statements[name] = sql.strip().rstrip(";")
-    return statements
-
-
 def migrate(postgres: Postgres) -> list[str]:
     """Bring the schema up to date; returns the names applied now. Safe to repeat and from several processes at once."""
     applied: list[str] = []
@@ -325,6 +311,13 @@ def migrate(postgres: Postgres) -> list[str]:
                 tx.execute("INSERT INTO fleet_schema (version, name) VALUES (%s, %s)", (version, name))
                 applied.append(name)
     return applied
+
+
+def pending_migrations(postgres: Postgres) -> list[str]:
+    """Names of the migrations that `migrate` would apply now. Changes nothing."""
+    there = postgres.fetch("SELECT to_regclass('fleet_schema') IS NOT NULL AS there")[0]["there"]
+    done = {int(row["version"]) for row in postgres.fetch("SELECT version FROM fleet_schema")} if there else set()
+    return [name for version, name, _ in _migrations() if version not in done]
 
 
 def _migrations() -> list[tuple[int, str, str]]:
