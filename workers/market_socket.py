@@ -1,0 +1,114 @@
+"""One public socket of one lane: a Connection in, normalised events out. Runs in the lane's thread.
+
+Sends the SUBSCRIBE frames at the venue's pace, waits for their replies, pings when nothing comes, and notices that the
+transport is dead. Whether the *data* is alive is `workers.market_watch`'s business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from fleet.core.errors import ConnectionFailed
+from fleet.core.events import Event, MarketRecord
+from fleet.core.exchange import Exchange, Goodbye, Malformed, Outcome, Reply, Topic, Unknown
+from fleet.runtime import logs
+from fleet.runtime.metrics import Metrics
+from workers.connection import Connection
+from workers.market_plan import Lane, chunks
+
+REPLY_TIMEOUT_S = 10.0
+
+
+class MarketSocket:
+    """An open, subscribing or subscribed socket. `goodbye` is why the server will close it, "" while it does not say so."""
+
+    def __init__(self, connection: Connection, venue: Exchange, lane: Lane, metrics: Metrics) -> None:
+        self.connection = connection
+        self.opened_s = time.monotonic()
+        self.goodbye = ""
+        self.refused: list[tuple[Sequence[Topic], Reply]] = []  # for the lane to report and clear
+        self.topics_seen: set[str] = set()
+        self._venue, self._lane, self._metrics = venue, lane, metrics
+        self._parse = venue.market_data.parse
+        self._liveness = venue.market_data.liveness
+        limits = venue.limits
+        self._to_send = deque(enumerate(chunks(lane.topics, limits.subscribe_chunk), 1))
+        self._interval_s = limits.subscribe_interval_s
+        self._send_at_s = self.opened_s
+        self._ping_at_s = self.opened_s + self._liveness.interval_s
+        self._awaited: dict[str, tuple[Sequence[Topic], float]] = {}  # request id -> topics, reply deadline
+        self._log = logs.get("market_socket")
+        self._reported: set[str] = set()
+
+    @property
+    def subscribed(self) -> bool:
+        """Every SUBSCRIBE was sent and answered. An answer proves nothing about data."""
+        return not self._to_send and not self._awaited
+
+    def step(self, timeout_s: float) -> list[MarketRecord]:
+        """Do what is due, then read once. Raises ConnectionFailed when the socket is dead."""
+        now_s = time.monotonic()
+        self._send_due(now_s)
+        if self._to_send:
+            timeout_s = min(timeout_s, max(0.0, self._send_at_s - now_s))
+        frames = self.connection.read(timeout_s)
+        if not frames:
+            return []
+        now_ms = int(time.time() * 1000)
+        path, parse = self._lane.path, self._parse
+        events: list[MarketRecord] = []
+        for frame in frames:
+            for item in parse(frame, path, now_ms):
+                if isinstance(item, Event):
+                    events.append(item)
+                else:
+                    self._control(item, frame)
+        return events
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _send_due(self, now_s: float) -> None:
+        if self._to_send and now_s >= self._send_at_s:
+            number, topics = self._to_send.popleft()
+            self.connection.send(self._venue.market_data.subscribe(topics, number))
+            self._awaited[str(number)] = (topics, now_s + REPLY_TIMEOUT_S)
+            self._send_at_s = now_s + self._interval_s
+        silent_s = now_s - self.connection.last_rx
+        if silent_s > self._liveness.timeout_s:
+            raise ConnectionFailed(f"half-open: nothing came for {silent_s:.0f} s, pongs included")
+        if silent_s >= self._liveness.interval_s and now_s >= self._ping_at_s:
+            self._ping_at_s = now_s + self._liveness.interval_s
+            if self._liveness.ping is None:
+                self.connection.ping()
+            else:
+                self.connection.send(self._liveness.ping)
+        for topics, deadline_s in self._awaited.values():
+            if now_s > deadline_s:
+                raise ConnectionFailed(f"no reply to the subscription of {topics[0].name} and {len(topics) - 1} more")
+
+    def _control(self, item: object, frame: bytes) -> None:
+        if isinstance(item, Reply):
+            topics, _ = self._awaited.pop(item.key, ((), 0.0))
+            if item.verdict.outcome is Outcome.OK:
+                return
+            self.refused.append((topics, item))
+            if item.verdict.outcome is not Outcome.PERMANENT:
+                raise ConnectionFailed(f"subscription refused: {item.verdict}")
+        elif isinstance(item, Goodbye):
+            self.goodbye = item.reason or "goodbye"
+        elif isinstance(item, Unknown):
+            self._metrics.frames_unknown(self._venue.exchange, item.type).inc()
+            self._report(f"unknown:{item.type}", "unknown market data message", type=item.type, frame=frame)
+        elif isinstance(item, Malformed):
+            self._metrics.frames_malformed(self._venue.exchange).inc()
+            self._report("malformed", "malformed market data message", reason=item.reason, frame=frame)
+
+    def _report(self, what: str, message: str, *, frame: bytes, **fields: str) -> None:
+        """Log the first of a kind on this socket; the metric counts the rest."""
+        if what not in self._reported and len(self._reported) < 20:
+            self._reported.add(what)
+            sample = frame[:200].decode(errors="replace")
+            self._log.warning(message, action="parse", stream=self._lane.name, sample=sample, **fields)

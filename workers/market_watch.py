@@ -1,0 +1,94 @@
+"""Which topics of one socket are silent for too long: events in, stalled topics out. Pure numbers; the caller has the clock.
+
+Connected is not alive: an exchange may answer pings and send nothing, and acknowledges names it does not know. Each topic has
+the longest silence its venue's adapter believes (`expect_s`), counted from the subscription, so a topic silent from birth is
+found too. A topic that is seen to tick every second gets a tighter limit, learned on this socket. A topic that was replaced
+and is still silent waits twice as long each time: a wrong name must not become a reconnect loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fleet.core.exchange import Topic
+
+LEARN_AFTER = 60  # events on this socket, and
+LEARN_SPAN_S = 30.0  # this long, before a rhythm is believed
+RHYTHM_S = 2.0  # longest silence so far for a topic to count as ticking every second
+LEARNED_LIMIT_S = 12.0
+MAX_LIMIT_S = 600.0
+
+
+class _Topic:
+    __slots__ = ("born_s", "count", "expect_s", "last_s", "longest_s", "strikes")
+
+    def __init__(self, expect_s: float | None, now_s: float) -> None:
+        self.expect_s = expect_s
+        self.strikes = 0  # replacements without a single event since
+        self.restart(now_s)
+
+    def restart(self, now_s: float) -> None:
+        self.born_s = self.last_s = now_s
+        self.count = 0
+        self.longest_s = 0.0
+
+    def limit_s(self, now_s: float) -> float | None:
+        limit = self.expect_s
+        if self.count >= LEARN_AFTER and self.last_s - self.born_s >= LEARN_SPAN_S and self.longest_s <= RHYTHM_S:
+            limit = min(limit or LEARNED_LIMIT_S, LEARNED_LIMIT_S)
+        return None if limit is None else min(limit * 2.0**self.strikes, MAX_LIMIT_S)
+
+
+class TopicWatch:
+    """The topics of one lane. Belongs to the lane's thread; it outlives single sockets."""
+
+    def __init__(self, topics: Iterable[Topic], now_s: float) -> None:
+        self._topics = {t.name: _Topic(t.expect_s, now_s) for t in topics}
+
+    def restart(self, now_s: float) -> None:
+        """A new socket is subscribed: silence counts from now, and rhythms are learned anew."""
+        for topic in self._topics.values():
+            topic.restart(now_s)
+
+    def note(self, name: str, now_s: float) -> None:
+        """An event of topic `name` came."""
+        topic = self._topics.get(name)
+        if topic is not None:
+            silence_s = now_s - topic.last_s
+            if topic.count and silence_s > topic.longest_s:
+                topic.longest_s = silence_s
+            topic.last_s = now_s
+            topic.count += 1
+            topic.strikes = 0
+
+    def stalled(self, now_s: float) -> list[str]:
+        """Topics whose silence is not believable any more."""
+        found = []
+        for name, topic in self._topics.items():
+            limit_s = topic.limit_s(now_s)
+            if limit_s is not None and now_s - topic.last_s > limit_s:
+                found.append(name)
+        return found
+
+    def strike(self, names: Iterable[str]) -> None:
+        """These topics get a new socket now: if they stay silent on it, wait longer before the next."""
+        for name in names:
+            self._topics[name].strikes += 1
+
+    def whole(self, stalled: Iterable[str], now_s: float) -> bool:
+        """Is nothing of this socket alive: are `stalled` all the topics that sent within the longest of their limits?"""
+        silent = set(stalled)
+        window_s = max((t.limit_s(now_s) or 0.0 for n, t in self._topics.items() if n in silent), default=0.0)
+        return all(
+            topic.count == 0 or now_s - topic.last_s >= window_s
+            for name, topic in self._topics.items()
+            if name not in silent
+        )
+
+    def silent_from_birth(self) -> list[str]:
+        """Topics with a rhythm that never sent anything on this socket."""
+        return [n for n, t in self._topics.items() if t.count == 0 and t.expect_s is not None]
+
+    def seen(self) -> int:
+        """How many topics sent something on this socket."""
+        return sum(1 for t in self._topics.values() if t.count)
