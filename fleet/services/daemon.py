@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ Progress = Callable[[str], None]  # one line for a human, while something takes 
 
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.02
+WAKE = Path(__file__).with_name("wake.py")
 LOG_TAIL_LINES = 5
 
 
@@ -50,6 +52,7 @@ class Daemon:
         self.progress: Progress = progress or (lambda line: None)
         self.owner: tuple[int, int] | None = None  # uid and gid of the process; None: ours
         self._process: subprocess.Popen[bytes] | None = None
+        self._waker: subprocess.Popen[bytes] | None = None  # while paused; see wake.py
         self._lock = threading.Lock()  # guards _process and _closed: no process may start once we are closed
         self._closed = False
 
@@ -118,18 +121,26 @@ class Daemon:
             _signal(process, signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
+        self._end_waker()
 
     def pause(self) -> None:
         """SIGSTOP: it holds its sockets and answers nothing. Raises ServiceFailed if it does not run."""
         if not self.running:
             raise ServiceFailed(f"{self.name} is not running")
-        for process in self._family():  # parent first, so that it starts no child behind our back
+        family = self._family()
+        if self.death_signal != signal.SIGKILL and self._waker is None:
+            pids = [str(process.pid) for process in family]
+            self._waker = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(WAKE), str(os.getpid()), *pids], process_group=0
+            )
+        for process in family:  # parent first, so that it starts no child behind our back
             _signal(process, signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT; harmless when it is not paused."""
         for process in reversed(self._family()):
             _signal(process, signal.SIGCONT)
+        self._end_waker()
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Stop for good; a `start` or a download under way in another thread ends with ServiceFailed."""
@@ -160,6 +171,12 @@ class Daemon:
                 raise ServiceFailed(f"{self.name} was closed")
             self._process = spawn(command, self.directory, log, death_signal=self.death_signal, owner=self.owner)
             return self._process
+
+    def _end_waker(self) -> None:
+        if self._waker is not None:
+            self._waker.kill()
+            self._waker.wait()
+            self._waker = None
 
     def _answers(self) -> bool:
         try:
