@@ -43,9 +43,9 @@ DELETE FROM exchange_accounts WHERE id = %(id)s;
 -- What `fleet doctor` tries to decrypt.
 SELECT id, credential_key_id, credential_ciphertext FROM exchange_accounts ORDER BY created_at, id;
 
--- name: gaps
+-- name: list_gaps
 -- Gaps of all accounts, newest first; `open_only` and `since` narrow it.
-SELECT account_id, opened_at, closed_at, reason, recovered_events, recoverable
+SELECT account_id, stream, exchange, market, opened_at, closed_at, reason, recovered_events, recoverable
 FROM stream_gaps
 WHERE (NOT %(open_only)s OR closed_at IS NULL)
   AND (%(since)s::timestamptz IS NULL OR COALESCE(closed_at, now()) >= %(since)s::timestamptz)

@@ -1,0 +1,75 @@
+"""`fleet dead-letters …`: records that a sink could not store. In: rows of dead_letter; out: the same records in Kafka again."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import click
+
+from fleet.commands.output import emit
+from fleet.commands.session import Stopped, env_file_option, json_option, session
+from fleet.runtime.kafka_io import Producer
+from fleet.runtime.postgres import queries
+
+COLUMNS = ("id", "sink", "topic", "partition", "offset", "at", "retried_at", "reason")
+FLUSH_S = 15.0
+
+
+@click.group("dead-letters")
+@env_file_option
+def dead_letters() -> None:
+    """Records that a sink could not store."""
+
+
+@dead_letters.command("list")
+@json_option
+@env_file_option
+def list_letters(as_json: bool) -> None:
+    """The newest 1,000."""
+    emit(session().postgres().fetch(queries("dead_letters")["list_dead_letters"]), as_json, COLUMNS)
+
+
+@dead_letters.command("retry")
+@click.argument("ids", type=int, nargs=-1, metavar="[ID…]")
+@env_file_option
+def retry(ids: tuple[int, ...]) -> None:
+    """Send them to Kafka again: those named, or all that were not sent again yet. Sinks are idempotent, so it is safe."""
+    here = session()
+    pg = here.postgres()
+    sql = queries("dead_letters")
+    letters = pg.fetch(sql["pending_dead_letters"], {"ids": list(ids) or None})
+    missing = set(ids) - {int(letter["id"]) for letter in letters}
+    if missing:
+        raise Stopped(f"no dead letter {', '.join(map(str, sorted(missing)))}", 1)
+    sent = send_again(here.settings.kafka_bootstrap, letters) if letters else []
+    if sent:
+        pg.execute(sql["mark_retried"], {"ids": sent})
+    click.echo(f"{len(sent)} of {len(letters)} sent again")
+    if len(sent) < len(letters):
+        raise Stopped(f"{len(letters) - len(sent)} were not acknowledged by Kafka; run it again", 1)
+
+
+def send_again(bootstrap: str, letters: list[dict[str, Any]]) -> list[int]:
+    """Ids of the letters that the broker acknowledged."""
+    acknowledged: list[int] = []
+    lock = threading.Lock()  # guards `acknowledged`: the callbacks run in the producer's thread
+    producer = Producer(bootstrap, "fleet-dead-letters")
+
+    def done_for(letter_id: int) -> Any:
+        def done(error: Exception | None) -> None:
+            if error is None:
+                with lock:
+                    acknowledged.append(letter_id)
+
+        return done
+
+    try:
+        for letter in letters:
+            key = bytes(letter["key"] or b"")
+            producer.send(letter["topic"], key, bytes(letter["value"] or b""), [], done_for(int(letter["id"])))
+        producer.flush(FLUSH_S)
+    finally:
+        producer.close(FLUSH_S)
+    with lock:
+        return list(acknowledged)
