@@ -69,8 +69,10 @@ def _wait(connection: Any) -> None:
         state = connection.poll()
         if state == psycopg2.extensions.POLL_OK:
             return
-        left_s = connection.deadline - time.monotonic()
-        if left_s <= 0:
+        # the callback is the whole process's: a connection that others opened has no deadline and simply waits
+        deadline = getattr(connection, "deadline", None)
+        left_s = None if deadline is None else deadline - time.monotonic()
+        if left_s is not None and left_s <= 0:
             raise psycopg2.OperationalError("no answer before the deadline")
         reading = [connection] if state == psycopg2.extensions.POLL_READ else []
         writing = [connection] if state == psycopg2.extensions.POLL_WRITE else []
