@@ -80,11 +80,13 @@ class Position(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type",
 
 
 class Balance(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type", tag="balance"):
-    """Absolute balance of one asset; `available` is null where the exchange's message does not tell it. `symbol` is empty."""
+    """Absolute balance of one asset; `available` is null where the exchange's message does not tell it. `symbol` is empty.
+    `change` is by how much it changed for reasons other than trading (funding, transfer), null where that is not told."""
 
     asset: str
     wallet: str
     available: str | None = None
+    change: str | None = None
 
 
 class AccountEvent(UserEvent, frozen=True, kw_only=True, tag_field="type", tag="account"):

@@ -46,11 +46,12 @@ class HttpRequest(msgspec.Struct, frozen=True):
 
 
 class HttpReply(msgspec.Struct, frozen=True):
-    """A reply of any status. Header names are lower case."""
+    """A reply of any status. Header names are lower case. `at_ms`: exchange time just before the call went out, 0 = not noted."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    at_ms: int = 0
 
 
 # ── Verdicts on errors ───────────────────────────────────────────────────────────────────────────────────────────

@@ -6,8 +6,9 @@ crash, a Kafka outage or a move is only a longer gap.
 
 The *proof* is bookkeeping: position and wallet at the last proof, plus what the fills since then explain, must equal the
 snapshot that REST gives now. If they do, no fill is missing and nothing more has to be read (a quiet account costs one
-cheap call). If they do not, everything since `proven_ms` is re-read. A wallet can also change for reasons other than fills
-(funding, transfers); that only makes the read-back fuller than needed, never emptier.
+cheap call). If they do not, everything since `proven_ms` is re-read. A wallet can also change for reasons other than fills:
+where the balance event says by how much (`Balance.change`: funding, transfers) that is booked too; where nothing says so,
+the read-back is only fuller than needed, never emptier.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fleet.core.events import Balance, Fill, Order, Position, UserRecord
 
 TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
 MAX_OPEN_ORDERS = 5000
+MAX_RECENT = 200
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -30,6 +32,17 @@ class Snapshot(msgspec.Struct, frozen=True):
     at_ms: int
     positions: dict[str, str]
     wallets: dict[str, str]
+    closed_orders: tuple[str, ...] = ()  # orders once known as open that are finished, or that the exchange forgot
+
+
+class Booking(msgspec.Struct, frozen=True, array_like=True):
+    """What one event since the base changed: `key` of a position ("" for funding or a transfer) by `qty`, `asset` by `amount`."""
+
+    ts: int
+    key: str
+    qty: str
+    asset: str
+    amount: str
 
 
 class Watermark(msgspec.Struct):
@@ -39,8 +52,15 @@ class Watermark(msgspec.Struct):
     base: Snapshot | None = None  # None: never proven, the first read-back re-reads everything since proven_ms
     moved: dict[str, str] = {}  # "SYMBOL|side" -> signed qty of the fills since base
     earned: dict[str, str] = {}  # asset -> realized pnl minus fees of the fills since base
+    booked: dict[
+        str, str
+    ] = {}  # asset -> what the balance events since base say came from elsewhere (funding, transfers)
+    recent: list[
+        Booking
+    ] = []  # the last of those that made up the three above: those newer than the next base outlive it
     symbols: dict[str, int] = {}  # symbol -> ts_event of its last order or fill (symbols of interest)
     positions: dict[str, str] = {}  # "SYMBOL|side" -> last known signed qty, flat ones absent
+    wallets: dict[str, str] = {}  # asset -> last known wallet balance, zero ones absent
     open_orders: dict[str, str] = {}  # order id -> symbol, those not known to be finished
     last_event_ms: int = 0
     alive_ms: int = 0  # our clock: the stream was last known to be alive and without a gap
@@ -62,31 +82,54 @@ class Watermark(msgspec.Struct):
                 self.positions.pop(key, None)
             else:
                 self.positions[key] = event.qty
+        elif isinstance(event, Balance):
+            self._balance(event)
+
+    def _balance(self, balance: Balance) -> None:
+        if Decimal(balance.wallet or "0") == 0:
+            self.wallets.pop(balance.asset, None)
+        else:
+            self.wallets[balance.asset] = balance.wallet
+        if balance.change and Decimal(balance.change):
+            self._book(Booking(balance.ts_event, "", "0", balance.asset, balance.change))
 
     def _fill(self, fill: Fill) -> None:
         self.symbols[fill.symbol] = max(self.symbols.get(fill.symbol, 0), fill.ts_event)
-        if self.base is not None and fill.ts_event < self.base.at_ms:
+        signed = fill.qty if fill.side == "buy" else str(-Decimal(fill.qty))
+        amount = Decimal(fill.realized_pnl or "0") - Decimal(fill.fee or "0")
+        self._book(Booking(fill.ts_event, f"{fill.symbol}|{fill.position_side}", signed, fill.fee_asset, str(amount)))
+
+    def _book(self, booking: Booking) -> None:
+        if self.base is not None and booking.ts < self.base.at_ms:
             return  # already in the base
-        signed = Decimal(fill.qty) if fill.side == "buy" else -Decimal(fill.qty)
-        _add(self.moved, f"{fill.symbol}|{fill.position_side}", signed)
-        _add(self.earned, fill.fee_asset, -Decimal(fill.fee or "0"))
-        if fill.realized_pnl:
-            _add(self.earned, fill.fee_asset, Decimal(fill.realized_pnl))
+        if booking.key:
+            _add(self.moved, booking.key, Decimal(booking.qty))
+        _add(self.earned if booking.key else self.booked, booking.asset, Decimal(booking.amount))
+        self.recent.append(booking)
+        if len(self.recent) > 2 * MAX_RECENT:
+            del self.recent[:MAX_RECENT]
 
     def explains(self, now: Snapshot) -> bool:
         """True if the fills since the base account for every position and wallet in `now`: no fill is missing."""
         if self.base is None:
             return False
-        return _sums_to(self.base.positions, self.moved, now.positions) and _sums_to(
-            self.base.wallets, self.earned, now.wallets
-        )
+        wallets = dict(self.base.wallets)
+        for asset, amount in self.booked.items():
+            _add(wallets, asset, Decimal(amount))
+        return _sums_to(self.base.positions, self.moved, now.positions) and _sums_to(wallets, self.earned, now.wallets)
 
     def prove(self, now: Snapshot, proven_ms: int) -> None:
         """Everything before `proven_ms` is in Kafka and `now` is what it led to: the new base."""
         self.proven_ms = max(self.proven_ms, proven_ms)
         self.base = now
-        self.moved, self.earned = {}, {}
+        recent, self.recent = self.recent, []
+        self.moved, self.earned, self.booked = {}, {}, {}
+        for booking in recent:  # of events that were acknowledged after the snapshot was taken
+            self._book(booking)
         self.positions = dict(now.positions)
+        self.wallets = dict(now.wallets)
+        for order_id in now.closed_orders:
+            self.open_orders.pop(order_id, None)
 
 
 def _add(sums: dict[str, str], key: str, amount: Decimal) -> None:

@@ -211,8 +211,8 @@ def _order_update(o: wire.OrderState, account_id: str, now_ms: int) -> list[User
         items.append(Fill(
             id=ids.fill_id(account_id, o.symbol, o.trade_id, o.order_id), exchange=_X, market=_M, symbol=o.symbol,
             ts_event=o.trade_ms, ts_recv=now_ms, account_id=account_id, trade_id=str(o.trade_id), order_id=order,
-            client_order_id=o.client_id, side=side, position_side=position_side, price=o.last_price, qty=o.last_qty, fee=o.fee or "0",
-            fee_asset=o.fee_asset or "", liquidity="maker" if o.maker else "taker", realized_pnl=o.realized,
+            client_order_id=o.client_id, side=side, position_side=position_side, price=o.last_price, qty=o.last_qty,
+            fee=o.fee or "0", fee_asset=o.fee_asset or "", liquidity="maker" if o.maker else "taker", realized_pnl=o.realized,
         ))  # fmt: skip
     status = STATUSES.get(o.status)
     if status is None:
@@ -238,7 +238,7 @@ def _account_update(m: wire.AccountUpdate, account_id: str, now_ms: int) -> list
     items += [
         Balance(
             id=ids.balance_id(account_id, b.asset, m.change_ms, b.wallet), exchange=_X, market=_M, symbol="", ts_event=m.change_ms,
-            ts_recv=now_ms, account_id=account_id, asset=b.asset, wallet=b.wallet,
+            ts_recv=now_ms, account_id=account_id, asset=b.asset, wallet=b.wallet, change=b.change,
         ) for b in m.change.wallets
     ]  # fmt: skip
     return items

@@ -1,13 +1,312 @@
-"""Read-back of Binance USDⓈ-M (being written): until it is complete it proves nothing and says so."""
+"""Read-back of one Binance USDⓈ-M account after a gap: a pure dialogue of REST calls and replies (`RecoveryPlan`).
+
+In: the account, its watermark (moved back by the caller's margin), exchange time. Out: what was missed, with the stream's ids.
+Driven by workers/readback.py. Sources: exchanges/binance.md sections 5.2, 7.2, 7.3.
+
+Weight is the scarce thing when a crowd of accounts reconnects, so each step is taken only if the one before proved too little:
+1. The account (5). If what we know explains its positions and wallets, no fill is missing. Open orders of the symbols in
+   use are looked at (1 each). A quiet account ends here.
+2. Trades (5) of the symbols whose position is unexplained or that traded since the base; then of the other known ones.
+3. Bookings (30): names the symbols that traded and that nobody knew.
+4. Orders (5) of the symbols with fills, and each order (1) that was known as open and is not any more.
+5. Entry prices (5) if positions changed; the account again if the first one does not fit the trades (REST lags).
+Not found this way: an order placed and cancelled unfilled inside the gap, in a symbol that saw no fill.
+"""
 
 from __future__ import annotations
 
-from fleet.core.errors import FleetError
-from fleet.core.exchange import RecoveryPlan
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TypeVar
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.events import UserRecord
+from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import Watermark
+from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed
+from fleet.exchanges.binance_usdm import rows, wire
+from fleet.exchanges.binance_usdm.limits import LIMITS, PAGE, WINDOW_MS
+from fleet.exchanges.binance_usdm.parse import STATUSES
+from fleet.exchanges.binance_usdm.session import CLOCK, clock_ms
+
+T = TypeVar("T")
+Dialogue = Generator[HttpCall, HttpReply, T]
+
+REST_LAG_MS = 5000
+RECENT_SYMBOLS = 3  # symbols whose open orders are looked at though nothing hints at any
+FORGOTTEN_MS = (
+    60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
+)
+MAX_PAGES = 1000
+TRADING = frozenset({"COMMISSION", "REALIZED_PNL", "INSURANCE_CLEAR"})  # bookings that a fill leaves behind
+
+
+@dataclass
+class _Findings:
+    """What one read-back knows so far. Local to one plan."""
+
+    account_id: str
+    mark: Watermark
+    now_ms: int
+    since_ms: int
+    account: wire.AccountRow
+    snapshot: Snapshot
+    trades: dict[tuple[str, int, int], wire.TradeRow] = field(default_factory=dict)
+    orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)  # symbols whose trades are in
+    closed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
 def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
-    raise FleetError("read-back of binance_usdm is not written yet")
-    yield
+    """Yields calls, is sent OK replies. Raises ConnectionFailed for a reply that is not what the sheet says (try again later)."""
+    first, snapshot = yield from _account(now_ms)
+    oldest_ms = now_ms - int(LIMITS.history_s * 1000)
+    found = _Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), first, snapshot)
+    if not (_untouched(mark, first) if mark.base is None else mark.explains(snapshot)):
+        if mark.proven_ms < oldest_ms:
+            found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
+        yield from _missing_trades(found)
+        if found.trades and not _explained(found):  # the account lagged behind the trades, or moved on meanwhile
+            at_ms = clock_ms((yield CLOCK))
+            found.account, found.snapshot = yield from _account(at_ms)
+        yield from _orders_of_fills(found)
+    yield from _open_orders(found)
+    changes = yield from _changes(found)
+    events = _history(found) + changes
+    snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost))
+
+
+def _account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
+    reply = yield rows.ACCOUNT
+    account = rows.decode(reply, wire.AccountRow, "account")
+    positions = {rows.key_of(p): p.qty for p in account.positions if Decimal(p.qty)}
+    wallets = {a.asset: a.wallet for a in account.assets if Decimal(a.wallet)}
+    return account, Snapshot(reply.at_ms or at_ms, positions, wallets)
+
+
+def _untouched(mark: Watermark, account: wire.AccountRow) -> bool:
+    """A first-ever read: nothing can have happened since `proven_ms` if nothing is held and no wallet changed since."""
+    flat = not any(Decimal(p.qty) or p.update_ms > mark.proven_ms for p in account.positions)
+    return flat and not any(
+        a.update_ms > mark.proven_ms or (Decimal(a.wallet) and not a.update_ms) for a in account.assets
+    )
+
+
+# ── Fills ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _missing_trades(found: _Findings) -> Dialogue[None]:
+    """Read trades, likely symbols first, until they explain the account or no symbol is left."""
+    mark = found.mark
+    known = set(mark.symbols) | set(mark.open_orders.values()) | {p.symbol for p in found.account.positions}
+    known |= {key.partition("|")[0] for key in mark.positions}
+    if mark.base is not None:
+        active = {s for s, at_ms in mark.symbols.items() if at_ms >= mark.base.at_ms}
+        yield from _trades_of(found, active | _unexplained_symbols(found))
+        if _explained(found):
+            return
+    yield from _trades_of(found, known - found.read)
+    if not _explained(found):
+        yield from _trades_of(found, (yield from _booked_symbols(found)) - found.read)
+
+
+def _unexplained_symbols(found: _Findings) -> set[str]:
+    """Symbols whose position is not the base plus the fills since."""
+    mark, now = found.mark, found.snapshot.positions
+    before = mark.base.positions if mark.base else {}
+    keys = before.keys() | mark.moved.keys() | now.keys()
+    return {
+        key.partition("|")[0]
+        for key in keys
+        if Decimal(before.get(key, "0")) + Decimal(mark.moved.get(key, "0")) != Decimal(now.get(key, "0"))
+    }
+
+
+def _explained(found: _Findings) -> bool:
+    """Do the trades that were read, and the known ones of symbols not read, lead from the base to the snapshot?"""
+    mark = found.mark
+    if mark.base is None:
+        return False
+    trial = Watermark(mark.proven_ms, mark.base)
+    trial.moved = {key: qty for key, qty in mark.moved.items() if key.partition("|")[0] not in found.read}
+    trial.booked = dict(mark.booked)
+    for trade in found.trades.values():
+        if trade.trade_ms < found.snapshot.at_ms:
+            trial.advance(rows.fill(trade, "", found.account_id, found.now_ms))
+    return trial.explains(found.snapshot)
+
+
+def _trades_of(found: _Findings, symbols: Iterable[str]) -> Dialogue[None]:
+    latest = found.mark.symbols
+    for symbol in sorted(symbols, key=lambda s: (-latest.get(s, 0), s)):
+        found.read.add(symbol)
+        try:
+            trades = yield from _trades(symbol, found.since_ms, found.now_ms)
+        except ExchangeRefused as refused:
+            found.lost.append(f"fills of {symbol}: {refused.verdict}")
+            continue
+        for trade in trades:
+            if trade.trade_ms >= found.since_ms:
+                found.trades[trade.symbol, trade.trade_id, trade.order_id] = trade
+
+
+def _trades(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.TradeRow]]:
+    """By time in windows of seven days until a page is full, from there by id."""
+    found: list[wire.TradeRow] = []
+    for window in _windows(since_ms, now_ms):
+        page = rows.decode((yield rows.trades_call(symbol, **window)), list[wire.TradeRow], "trades")
+        found += page
+        if len(page) >= PAGE:
+            for _ in range(MAX_PAGES):
+                next_id = max(row.trade_id for row in page) + 1
+                page = rows.decode((yield rows.trades_call(symbol, fromId=next_id)), list[wire.TradeRow], "trades")
+                found += page
+                if len(page) < PAGE:
+                    return found
+            raise ConnectionFailed(f"trades of {symbol}: pages do not end")
+    return found
+
+
+def _windows(since_ms: int, now_ms: int) -> list[dict[str, int]]:
+    """startTime and endTime of calls that may span seven days; the last is open-ended, so that nothing newer is cut off."""
+    windows = []
+    while since_ms + WINDOW_MS < now_ms:
+        windows.append({"startTime": since_ms, "endTime": since_ms + WINDOW_MS})
+        since_ms += WINDOW_MS + 1
+    return [*windows, {"startTime": since_ms}]
+
+
+def _booked_symbols(found: _Findings) -> Dialogue[set[str]]:
+    symbols: set[str] = set()
+    for page in range(1, MAX_PAGES + 1):
+        try:
+            reply = yield rows.income_call(found.since_ms, page)
+        except ExchangeRefused:
+            break  # not every key may see it; the known symbols are read
+        bookings = rows.decode(reply, list[wire.IncomeRow], "income")
+        symbols |= {b.symbol for b in bookings if b.symbol and b.type in TRADING}
+        if len(bookings) < PAGE:
+            break
+    return symbols
+
+
+# ── Orders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def _orders_of_fills(found: _Findings) -> Dialogue[None]:
+    """The orders of every symbol with fills since the watermark, and those of them that are older than it."""
+    for symbol in sorted({trade.symbol for trade in found.trades.values()}):
+        try:
+            for order in (yield from _orders(symbol, found.since_ms, found.now_ms)):
+                found.orders[symbol, str(order.order_id)] = order
+        except ExchangeRefused as refused:
+            found.lost.append(f"orders of {symbol}: {refused.verdict}")
+    wanted = {(trade.symbol, str(trade.order_id)) for trade in found.trades.values()}
+    for symbol, order_id in sorted(wanted - found.orders.keys()):
+        yield from _order(found, symbol, order_id)
+
+
+def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.OrderRow]]:
+    found: list[wire.OrderRow] = []
+    for window in _windows(since_ms, now_ms):
+        page = rows.decode((yield rows.orders_call(symbol, **window)), list[wire.OrderRow], "orders")
+        found += page
+        if len(page) >= PAGE:
+            for _ in range(MAX_PAGES):
+                next_id = max(row.order_id for row in page) + 1
+                page = rows.decode((yield rows.orders_call(symbol, orderId=next_id)), list[wire.OrderRow], "orders")
+                found += page
+                if len(page) < PAGE:
+                    return found
+            raise ConnectionFailed(f"orders of {symbol}: pages do not end")
+    return found
+
+
+def _order(found: _Findings, symbol: str, order_id: str) -> Dialogue[None]:
+    try:
+        found.orders[symbol, order_id] = rows.decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order")
+    except ExchangeRefused:  # -2013: cancelled unfilled more than three days ago, or not visible yet
+        if found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS:
+            found.closed.append(order_id)
+
+
+def _open_orders(found: _Findings) -> Dialogue[None]:
+    """Orders open now, in every symbol that may have some; and what became of those that were open."""
+    mark = found.mark
+    recent = sorted(mark.symbols, key=lambda s: -mark.symbols[s])[:RECENT_SYMBOLS]
+    margined = bool(Decimal(found.account.open_orders_margin))  # a row without a position is there for its open orders
+    hinted = {p.symbol for p in found.account.positions if margined or not Decimal(p.qty)}
+    still: set[str] = set()
+    for symbol in sorted({*recent, *hinted, *mark.open_orders.values()}):
+        try:
+            reply = yield rows.open_orders_call(symbol)
+        except ExchangeRefused as refused:
+            found.lost.append(f"open orders of {symbol}: {refused.verdict}")
+            continue
+        for order in rows.decode(reply, list[wire.OrderRow], "open orders"):
+            key = (symbol, str(order.order_id))
+            if key not in found.orders or found.orders[key].update_ms <= order.update_ms:
+                found.orders[key] = order
+            still.add(key[1])
+    for order_id, symbol in mark.open_orders.items():
+        if order_id not in still:
+            if (symbol, order_id) not in found.orders:
+                yield from _order(found, symbol, order_id)
+            row = found.orders.get((symbol, order_id))
+            if row is not None and STATUSES.get(row.status) in TERMINAL:
+                found.closed.append(order_id)
+
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def _history(found: _Findings) -> list[UserRecord]:
+    """Fills and orders since the watermark; of older orders those that ended meanwhile (first-ever read: all open ones)."""
+    events: list[UserRecord] = []
+    for trade in found.trades.values():
+        order = found.orders.get((trade.symbol, str(trade.order_id)))
+        events.append(rows.fill(trade, order.client_id if order else "", found.account_id, found.now_ms))
+    for (symbol, order_id), row in found.orders.items():
+        event = rows.order(row, found.account_id, found.now_ms)
+        if event is None:
+            found.lost.append(f"order {order_id} of {symbol}: unknown status {row.status[:40]}")
+        elif row.update_ms >= found.since_ms or order_id in found.closed or found.mark.base is None:
+            events.append(event)
+    return events
+
+
+def _changes(found: _Findings) -> Dialogue[list[UserRecord]]:
+    """Positions and wallets that differ from the last known ones. A known position that is absent is flat."""
+    known, now = found.mark.positions, found.snapshot.positions
+    differing = {key for key in now if Decimal(known.get(key, "0")) != Decimal(now[key])}
+    entries: dict[str, str] = {}
+    if differing:
+        try:
+            risks = rows.decode((yield rows.RISK), list[wire.RiskRow], "positionRisk")
+            entries = {rows.key_of(risk): risk.entry for risk in risks}
+        except ExchangeRefused:
+            pass  # the quantity is known; only the entry price stays untold
+    listed = {rows.key_of(row): row for row in found.account.positions}
+    differing |= {key for key in known if key not in now and _surely_flat(found, key)}
+    events: list[UserRecord] = []
+    for key in sorted(differing):
+        symbol, _, side = key.partition("|")
+        row = listed.get(key) or wire.PositionRow(symbol=symbol, side=side, qty="0")
+        changed_ms = row.update_ms or _latest_ms(found, key) or found.snapshot.at_ms
+        events.append(rows.position(row, entries.get(key, "0"), changed_ms, found.account_id, found.now_ms))
+    assets = {row.asset: row for row in found.account.assets}
+    wallets = found.mark.wallets
+    for asset in sorted(assets.keys() | wallets.keys()):
+        wallet = assets.get(asset) or wire.AssetRow(asset=asset, wallet="0")
+        if Decimal(wallet.wallet) != Decimal(wallets.get(asset, "0")):
+            events.append(rows.balance(wallet, found.account_id, found.now_ms))
+    return events
+
+
+def _latest_ms(found: _Findings, key: str) -> int:
+    """When the position last changed, as far as fills tell: the exchange stamps both alike."""
+    times = [t.trade_ms for t in found.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]
+    return max(times, default=found.mark.symbols.get(key.partition("|")[0], 0))
+
+
+def _surely_flat(found: _Findings, key: str) -> bool:
+    """An account read that lags may not show a position that the stream just opened: believe it if the fills agree, or
+    if the last fill is too old for lag."""
+    return found.snapshot.at_ms - _latest_ms(found, key) >= REST_LAG_MS or _explained(found)

@@ -161,6 +161,7 @@ class OrderTradeUpdate(msgspec.Struct, gc=False, tag_field="e", tag="ORDER_TRADE
 class WalletState(msgspec.Struct, gc=False):
     asset: str = field(name="a")
     wallet: Number = field(name="wb")
+    change: Number = field(name="bc", default="0")  # without realised profit and commission
 
 
 class PositionState(msgspec.Struct, gc=False, kw_only=True):
@@ -272,3 +273,4 @@ class TradeRow(msgspec.Struct, kw_only=True):
 
 class IncomeRow(msgspec.Struct):
     symbol: str = ""
+    type: str = field(name="incomeType", default="")

@@ -1,0 +1,474 @@
+"""Read-back of Binance USDⓈ-M against a small account in memory that answers the calls as the exchange would."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.events import Balance, Fill, Order, Position, UserRecord
+from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
+from fleet.core.model import AccountSpec
+from fleet.core.recovery import Snapshot, Watermark
+from fleet.exchanges import exchanges
+from fleet.exchanges.binance_usdm import recover as module
+
+X = exchanges()["binance_usdm"]
+SPEC = AccountSpec("acc", "u", "binance", "usdm", "l", False, 1, 0)
+DAY = 86_400_000
+T0 = 1_790_000_000_000
+Refuse = dict[str, int]
+
+
+class Venue:
+    """One account's truth. `trade` makes an order with one fill; replies and stream frames both come from it."""
+
+    def __init__(self, wallet: str = "1000") -> None:
+        self.wallets: dict[str, list[Any]] = {"USDT": [Decimal(wallet), T0 - DAY]}
+        self.positions: dict[tuple[str, str], list[Any]] = {}
+        self.orders: list[dict[str, Any]] = []
+        self.trades: list[dict[str, Any]] = []
+        self.income: list[dict[str, Any]] = []
+        self.calls: list[HttpCall] = []
+        self.refuse: Refuse = {}
+        self.now_ms = T0
+        self.page = 1000
+
+    def order(
+        self, symbol: str, side: str, qty: str, at_ms: int, status: str = "NEW", filled: str = "0"
+    ) -> dict[str, Any]:
+        row = dict(
+            symbol=symbol, orderId=len(self.orders) + 1, clientOrderId=f"c{len(self.orders) + 1}", side=side, positionSide="BOTH",
+            type="LIMIT", timeInForce="GTC", status=status, price="10.0", stopPrice="0", origQty=qty, executedQty=filled,
+            avgPrice="10.0", reduceOnly=False, time=at_ms, updateTime=at_ms,
+        )  # fmt: skip
+        self.orders.append(row)
+        return row
+
+    def trade(self, symbol: str, side: str, qty: str, at_ms: int, fee: str = "0.01", pnl: str = "0") -> list[bytes]:
+        row = self.order(symbol, side, qty, at_ms, "FILLED", qty)
+        return self.fill(row, at_ms, fee, pnl)
+
+    def fill(self, row: dict[str, Any], at_ms: int, fee: str = "0.01", pnl: str = "0") -> list[bytes]:
+        symbol, side, qty = row["symbol"], row["side"], row["origQty"]
+        row |= {"status": "FILLED", "executedQty": qty, "updateTime": at_ms}
+        trade = dict(
+            symbol=symbol, id=len(self.trades) + 1, orderId=row["orderId"], side=side, positionSide="BOTH", price="10.0",
+            qty=qty + ".000" if "." not in qty else qty, commission=fee, commissionAsset="USDT", realizedPnl=pnl, maker=True, time=at_ms,
+        )  # fmt: skip
+        self.trades.append(trade)
+        self.income.append({"symbol": symbol, "incomeType": "COMMISSION", "time": at_ms})
+        position = self.positions.setdefault((symbol, "BOTH"), [Decimal(0), 0])
+        position[0] += Decimal(qty) if side == "BUY" else -Decimal(qty)
+        position[1] = at_ms
+        self.wallets["USDT"] = [self.wallets["USDT"][0] + Decimal(pnl) - Decimal(fee), at_ms]
+        o = dict(
+            s=symbol, c=row["clientOrderId"], S=side, o="LIMIT", f="GTC", q=qty, p="10.0", ap="10.0", sp="0", x="TRADE", X="FILLED",
+            i=row["orderId"], l=qty, z=qty, L="10.0", n=fee, N="USDT", T=at_ms, t=trade["id"], m=True, R=False, ps="BOTH", rp=pnl,
+        )  # fmt: skip
+        a = dict(
+            B=[{"a": "USDT", "wb": str(self.wallets["USDT"][0]), "bc": "0"}],
+            P=[{"s": symbol, "pa": str(position[0]), "ep": "10.0", "up": "0", "mt": "cross", "ps": "BOTH"}],
+        )
+        return [
+            json.dumps({"e": "ACCOUNT_UPDATE", "T": at_ms, "E": at_ms, "a": a}).encode(),
+            json.dumps({"e": "ORDER_TRADE_UPDATE", "T": at_ms, "E": at_ms, "o": o}).encode(),
+        ]
+
+    def answer(self, call: HttpCall) -> Any:
+        p: dict[str, Any] = dict(call.params)
+        name = call.path.rpartition("/")[2]
+        mine = lambda rows: [r for r in rows if r["symbol"] == p["symbol"]]  # noqa: E731
+        if name == "account":
+            listed = {
+                k: v
+                for k, v in self.positions.items()
+                if v[0] or any(o["symbol"] == k[0] and o["status"] == "NEW" for o in self.orders)
+            }
+            for o in self.orders:
+                if o["status"] == "NEW":
+                    listed.setdefault((o["symbol"], "BOTH"), [Decimal(0), 0])
+            return {
+                "totalOpenOrderInitialMargin": "0",
+                "assets": [
+                    {"asset": a, "walletBalance": str(w), "availableBalance": str(w), "updateTime": t}
+                    for a, (w, t) in self.wallets.items()
+                ],
+                "positions": [
+                    {"symbol": s, "positionSide": side, "positionAmt": str(q), "unrealizedProfit": "0", "updateTime": t}
+                    for (s, side), (q, t) in listed.items()
+                ],
+            }
+        if name == "positionRisk":
+            return [
+                {"symbol": s, "positionSide": d, "entryPrice": "10.0"} for (s, d), (q, _) in self.positions.items() if q
+            ]
+        if name == "time":
+            return {"serverTime": self.now_ms}
+        if name == "openOrders":
+            return [o for o in mine(self.orders) if o["status"] == "NEW"]
+        if name == "order":
+            rows = [o for o in mine(self.orders) if str(o["orderId"]) == p["orderId"]]
+            if not rows:
+                raise refused(-2013)
+            return rows[0]
+        if name == "income":
+            rows = [r for r in self.income if r["time"] >= int(p["startTime"])]
+            return rows[(int(p["page"]) - 1) * self.page : int(p["page"]) * self.page]
+        key, stamp, first = ("id", "time", "fromId") if name == "userTrades" else ("orderId", "updateTime", "orderId")
+        rows = mine(self.trades if name == "userTrades" else self.orders)
+        if first in p:
+            assert "startTime" not in p
+            return [r for r in rows if r[key] >= int(p[first])][: self.page]
+        end = int(p.get("endTime", int(p["startTime"]) + 7 * DAY))
+        assert end - int(p["startTime"]) <= 7 * DAY
+        return [r for r in rows if int(p["startTime"]) <= r[stamp] <= end][: self.page]
+
+    def read(self, mark: Watermark, now_ms: int | None = None) -> Recovered:
+        self.calls = []
+        self.now_ms = now_ms or self.now_ms
+        plan = X.recover(SPEC, mark, self.now_ms)
+        try:
+            call = next(plan)
+            while True:
+                self.calls.append(call)
+                assert call.auth == ("none" if call.path.endswith("time") else "signed")
+                try:
+                    if call.path in self.refuse:
+                        raise refused(self.refuse[call.path])
+                    body = json.dumps(self.answer(call)).encode()
+                except ExchangeRefused as error:
+                    call = plan.throw(error)
+                else:
+                    call = plan.send(HttpReply(200, {}, body))
+        except StopIteration as end:
+            found: Recovered = end.value
+            return found
+
+    @property
+    def weight(self) -> int:
+        return sum(call.weight for call in self.calls)
+
+    def paths(self) -> list[str]:
+        return [call.path.rpartition("/")[2] for call in self.calls]
+
+
+def refused(code: int) -> ExchangeRefused:
+    return ExchangeRefused("call", Verdict(Outcome.PERMANENT, str(code)))
+
+
+def items(frames: list[bytes]) -> list[UserRecord]:
+    return [item for frame in frames for item in X.parse_user(frame, "acc", 1)]  # type: ignore[misc]
+
+
+def based(venue: Venue, at_ms: int = T0) -> Watermark:
+    """A watermark proven by a first read."""
+    mark = Watermark(proven_ms=at_ms)
+    found = venue.read(mark, at_ms)
+    for event in found.events:
+        mark.advance(event)
+    mark.prove(found.snapshot, at_ms)
+    return mark
+
+
+def ids(events: list[UserRecord], kind: type) -> set[str]:
+    return {e.id for e in events if isinstance(e, kind)}
+
+
+def test_quiet_account_costs_one_cheap_call() -> None:
+    venue = Venue()
+    mark = based(venue)
+    assert venue.weight == 5
+    found = venue.read(mark, T0 + DAY)
+    assert (venue.weight, found.events, found.unrecoverable) == (5, [], "")
+    assert found.snapshot == Snapshot(T0 + DAY, {}, {"USDT": "1000"})
+
+
+def test_first_read_tells_what_is_held() -> None:
+    found = Venue().read(Watermark(proven_ms=T0))
+    assert [(e.asset, e.wallet, e.available, e.source) for e in found.events if isinstance(e, Balance)] == [
+        ("USDT", "1000", "1000", "rest")
+    ]
+
+
+def test_first_read_with_history_reads_everything() -> None:
+    venue = Venue()
+    frames = venue.trade("BTCUSDT", "BUY", "2", T0 + 5)
+    frames += venue.trade("ETHUSDT", "BUY", "2", T0 + 6) + venue.trade("ETHUSDT", "SELL", "2", T0 + 7)
+    found = venue.read(Watermark(proven_ms=T0), T0 + 100)
+    for kind in (Fill, Order):
+        assert ids(found.events, kind) == ids(items(frames), kind)
+    assert [e.id for e in found.events if isinstance(e, Position)] == [
+        "binance:usdm:acc:position:BTCUSDT:both:%d:2" % (T0 + 5)
+    ]
+    assert "income" in venue.paths()
+
+
+def test_missed_fill_of_a_known_symbol_is_found_with_the_stream_ids() -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    lost = items(venue.trade("BTCUSDT", "SELL", "1", T0 + 20, pnl="5"))
+    found = venue.read(mark, T0 + 10_000)
+    assert {e.id for e in lost} <= {e.id for e in found.events}
+    assert "income" not in venue.paths()
+    assert all(e.source == "rest" for e in found.events)
+    fill = next(e for e in found.events if e.id == next(iter(ids(lost, Fill))))
+    assert isinstance(fill, Fill)
+    assert (fill.client_order_id, fill.realized_pnl, fill.liquidity, fill.fee) == ("c2", "5", "maker", "0.01")
+
+
+def test_explained_by_the_stream_costs_little() -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    found = venue.read(mark, T0 + 1000)
+    assert found.events == [] and venue.weight == 6
+
+
+def test_round_trip_in_a_symbol_nobody_knew_is_found_by_bookings() -> None:
+    venue = Venue()
+    mark = based(venue)
+    lost = items(venue.trade("NEWUSDT", "BUY", "1", T0 + 10) + venue.trade("NEWUSDT", "SELL", "1", T0 + 20, pnl="3"))
+    found = venue.read(mark, T0 + 10_000)
+    assert ids(found.events, Fill) == ids(lost, Fill)
+    venue.refuse["/fapi/v1/income"] = -1002
+    assert ids(venue.read(mark).events, Fill) == set()
+
+
+def test_funding_told_by_the_stream_needs_no_full_read() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.wallets["USDT"] = [Decimal("999.5"), T0 + 10]
+    a = {"m": "FUNDING_FEE", "B": [{"a": "USDT", "wb": "999.5", "cw": "999.5", "bc": "-0.5"}], "P": []}
+    for event in items([json.dumps({"e": "ACCOUNT_UPDATE", "T": T0 + 10, "E": T0 + 10, "a": a}).encode()]):
+        mark.advance(event)
+    assert venue.read(mark, T0 + 50).events == [] and venue.weight == 5
+
+
+def test_an_unexplained_wallet_reads_everything_and_tells_the_balance() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.wallets["USDT"] = [Decimal("900"), T0 + 10]
+    found = venue.read(mark, T0 + 50)
+    assert [(e.asset, e.wallet, e.ts_event) for e in found.events if isinstance(e, Balance)] == [
+        ("USDT", "900", T0 + 10)
+    ]
+    assert venue.weight == 35
+
+
+def test_vanished_wallet_and_position_are_told_as_zero() -> None:
+    venue = Venue()
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 10)
+    mark = based(venue, T0 + 20)
+    mark.symbols["BTCUSDT"] = T0 + 10
+    closing = items(venue.trade("BTCUSDT", "SELL", "1", T0 + 30))
+    del venue.wallets["USDT"]
+    found = venue.read(mark, T0 + 20_000)
+    flat = [e for e in found.events if isinstance(e, Position)]
+    assert [(e.qty, e.id in {c.id for c in closing}) for e in flat] == [("0", True)]
+    assert [e.wallet for e in found.events if isinstance(e, Balance)] == ["0"]
+
+
+def test_a_lagging_account_does_not_close_a_fresh_position() -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    venue.positions.clear()  # the account read lags, the trades do not
+    assert [e for e in venue.read(mark, T0 + 100).events if isinstance(e, Position)] == []
+    assert "time" in venue.paths()  # the account was asked again
+    late = venue.read(mark, T0 + 60_000).events
+    assert [e.qty for e in late if isinstance(e, Position)] == ["0"]
+
+
+def test_open_order_placed_in_the_gap_and_one_that_ended() -> None:
+    venue = Venue()
+    old = venue.order("BTCUSDT", "BUY", "1", T0 - 50)
+    mark = based(venue)
+    assert mark.open_orders == {"1": "BTCUSDT"}
+    old |= {"status": "CANCELED", "updateTime": T0 + 40}
+    venue.order("ETHUSDT", "BUY", "1", T0 + 30)
+    found = venue.read(mark, T0 + 100)
+    assert {(e.order_id, e.status) for e in found.events if isinstance(e, Order)} == {("1", "canceled"), ("2", "new")}
+    assert found.snapshot.closed_orders == ("1",)
+    mark.prove(found.snapshot, T0 + 100)
+    assert mark.open_orders == {}
+
+
+def test_an_order_the_exchange_forgot_is_forgotten_once_its_symbol_is_quiet() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.open_orders = {"77": "BTCUSDT"}
+    mark.symbols = {"BTCUSDT": T0}
+    assert venue.read(mark, T0 + 1000).snapshot.closed_orders == ()
+    assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == ("77",)
+    venue.order("BTCUSDT", "BUY", "1", T0, "NEW")
+    mark.open_orders = {"1": "BTCUSDT"}
+    venue.refuse["/fapi/v1/openOrders"] = -1121
+    found = venue.read(mark, T0 + 100_000)
+    assert found.snapshot.closed_orders == () and "open orders of BTCUSDT: permanent(-1121)" in found.unrecoverable
+
+
+def test_fill_of_an_order_older_than_the_watermark_brings_the_order() -> None:
+    venue = Venue()
+    old = venue.order("BTCUSDT", "BUY", "1", T0 - 50)
+    mark = based(venue)
+    venue.fill(old, T0 + 10)
+    old["updateTime"] = T0 - 50  # allOrders does not show it
+    found = venue.read(mark, T0 + 100)
+    assert {e.status for e in found.events if isinstance(e, Order)} == {"filled"}
+
+
+def test_pages_and_windows() -> None:
+    venue = Venue()
+    mark = based(venue)
+    frames = []
+    for n in range(25):
+        frames += venue.trade("BTCUSDT", "BUY" if n % 2 else "SELL", "1", T0 + 8 * DAY + n)
+    module_page, venue.page = module.PAGE, 10
+    try:
+        module.PAGE = 10
+        found = venue.read(mark, T0 + 20 * DAY)
+    finally:
+        module.PAGE = module_page
+    assert ids(found.events, Fill) == ids(items(frames), Fill)
+    assert ids(found.events, Order) == ids(items(frames), Order)
+
+
+def test_pages_that_never_end_are_an_error_and_not_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PAGES", 3)
+    monkeypatch.setattr(module, "PAGE", 1)
+    for endless in ("userTrades", "allOrders", "income"):
+        venue = Venue()
+        mark = based(venue)
+        venue.trade("BTCUSDT", "BUY", "1", T0 + 10)
+        answer = venue.answer
+        row = {"userTrades": venue.trades[0], "allOrders": venue.orders[0], "income": venue.income[0]}[endless]
+        venue.answer = (  # type: ignore[method-assign]
+            lambda call, answer=answer, row=row, endless=endless: (  # type: ignore[misc]
+                [row]
+                if call.path.endswith(endless)
+                else []
+                if call.path.endswith("userTrades") and endless == "income"
+                else answer(call)
+            )
+        )
+        if endless == "income":
+            venue.read(mark, T0 + 20)
+            assert venue.paths().count("income") == 3
+        elif endless == "allOrders":
+            monkeypatch.setattr(venue, "page", 1)
+            real, calls = venue.answer, {"n": 0}
+
+            def trades_end(call: HttpCall, real: Any = real, calls: Any = calls) -> Any:
+                if call.path.endswith("userTrades"):
+                    calls["n"] += 1
+                    return real(call) if calls["n"] == 1 else []
+                return real(call)
+
+            venue.answer = trades_end  # type: ignore[method-assign]
+            with pytest.raises(ConnectionFailed, match="orders of BTCUSDT: pages do not end"):
+                venue.read(mark, T0 + 20)
+        else:
+            with pytest.raises(ConnectionFailed, match="trades of BTCUSDT: pages do not end"):
+                venue.read(mark, T0 + 20)
+
+
+def test_history_that_is_gone_is_said() -> None:
+    venue = Venue()
+    mark = based(venue)
+    assert venue.read(mark, T0 + 200 * DAY).unrecoverable == ""
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 150 * DAY)
+    found = venue.read(mark, T0 + 200 * DAY)
+    assert "is not kept by the exchange" in found.unrecoverable
+    assert len(ids(found.events, Fill)) == 1
+
+
+def test_refusals_are_said_and_do_not_stop_the_rest() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 10)
+    venue.refuse = {"/fapi/v3/positionRisk": -1000, "/fapi/v1/allOrders": -1121}
+    found = venue.read(mark, T0 + 20)
+    assert "orders of BTCUSDT" in found.unrecoverable
+    assert [e.entry_price for e in found.events if isinstance(e, Position)] == ["0"]
+    assert len(ids(found.events, Order)) == 1  # asked for alone
+    venue.refuse = {"/fapi/v1/userTrades": -1121}
+    assert "fills of BTCUSDT: permanent(-1121)" in venue.read(mark, T0 + 20).unrecoverable
+
+
+def test_an_unknown_status_is_said() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 10)
+    venue.orders[0]["status"] = "SOMETHING"
+    found = venue.read(mark, T0 + 20)
+    assert "unknown status SOMETHING" in found.unrecoverable and len(ids(found.events, Fill)) == 1
+
+
+def test_a_page_that_is_not_json_is_tried_again() -> None:
+    plan = X.recover(SPEC, Watermark(T0), T0)
+    next(plan)
+    with pytest.raises(ConnectionFailed, match="account: unreadable reply"):
+        plan.send(HttpReply(200, {}, b"<html>"))
+
+
+def test_the_time_a_call_went_out_is_the_snapshots_time() -> None:
+    plan = X.recover(SPEC, Watermark(T0), T0)
+    next(plan)
+    with pytest.raises(StopIteration) as end:
+        plan.send(HttpReply(200, {}, b'{"assets":[],"positions":[]}', T0 + 77))
+    assert end.value.value.snapshot.at_ms == T0 + 77
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["AUSDT", "BUSDT", "CUSDT"]), st.sampled_from(["BUY", "SELL"]), st.integers(1, 3),
+            st.sampled_from(["0", "1.5", "-2"]), st.booleans(),
+        ),
+        max_size=25,
+    ),
+    st.integers(0, 25),
+)  # fmt: skip
+def test_whatever_the_socket_lost_comes_back(orders: list[tuple[str, str, int, str, bool]], proven_after: int) -> None:
+    """Any subset of frames lost, a proof somewhere in between: every fill and final order is told, no id twice."""
+    venue = Venue()
+    mark = based(venue)
+    told: dict[str, UserRecord] = {}
+    truth: list[UserRecord] = []
+    for n, (symbol, side, qty, pnl, delivered) in enumerate(orders):
+        at_ms = T0 + 20_000 * (n + 1)
+        events = items(venue.trade(symbol, side, str(qty), at_ms, fee="0.1", pnl=pnl))
+        truth += events
+        for event in events if delivered else []:
+            told[event.id] = event
+            mark.advance(event)
+        if n == proven_after:
+            _catch_up(venue, mark, told, at_ms + 100)
+    _catch_up(venue, mark, told, T0 + 20_000 * (len(orders) + 2))
+    for kind in (Fill, Order):
+        assert ids(truth, kind) <= told.keys()
+    assert ids(list(told.values()), Fill) == ids(truth, Fill)
+    held = {f"{s}|both": q for (s, _), (q, _) in venue.positions.items() if q}
+    assert {k: Decimal(q) for k, q in mark.positions.items()} == held
+    assert venue.read(mark).events == [] and venue.weight <= 8
+
+
+def _catch_up(venue: Venue, mark: Watermark, told: dict[str, UserRecord], now_ms: int) -> None:
+    found = venue.read(mark, now_ms)
+    assert found.unrecoverable == ""
+    for event in found.events:
+        if event.id not in told:
+            told[event.id] = event
+            mark.advance(event)
+    mark.prove(found.snapshot, now_ms)
