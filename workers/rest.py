@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.exchange import Exchange, HttpCall, HttpReply, HttpRequest, Outcome, Rate, Verdict
 from fleet.core.model import Credentials
@@ -82,7 +84,8 @@ class VenueRest:
         ConnectionFailed. A clock refusal is resynchronised and retried once; a rate refusal blocks the whole fleet first."""
         for attempt in (0, 1):
             self._permit("weight", float(call.weight), self.exchange.limits.weight, cancelled)
-            reply = self._exchange_of(call, credentials)
+            asked_ms = self.now_ms()
+            reply = msgspec.structs.replace(self._exchange_of(call, credentials), at_ms=asked_ms)
             verdict = self.exchange.classify(reply)
             self._metrics.rest_calls(self.exchange.name, str(reply.status)).inc()
             if verdict.outcome is Outcome.OK:
