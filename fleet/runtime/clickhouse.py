@@ -7,6 +7,7 @@ StoreUnavailable and look after it stopped.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ CONNECT_TIMEOUT_S = 3
 INSERT_SETTINGS = {"input_format_skip_unknown_fields": 1}
 # ClickHouse error codes that say the rows are at fault: parsing, types, ranges, constraints.
 DATA_CODES = frozenset({6, 25, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 349, 469, 636})
+
+# It logs every failed call with its rows and traceback; what matters of it leaves here as an exception.
+logging.getLogger("clickhouse_connect").propagate = False
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
 
 class RowsRefused(FleetError):

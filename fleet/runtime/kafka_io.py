@@ -30,7 +30,7 @@ MAX_PENDING_BYTES = 32 * 1024 * 1024  # accepted and not acknowledged; kafka-pyt
 RECORD_OVERHEAD_BYTES = 512  # what one pending record costs besides its key and value
 MISSING_TOPIC_RETRY_S = 1.0
 PARTITION_CACHE_SIZE = 100_000
-COMMIT_TIMEOUT_S = 5.0
+COMMIT_TIMEOUT_S = 3.0
 NEW_PARTITIONS_CHECK_S = 30.0
 DEFAULT_PARTITIONS = 12
 

@@ -97,6 +97,8 @@ class Settings:
     buffer_bytes: int = _setting(
         "FLEET_BUFFER_BYTES", 64 * 1024 * 1024, "events waiting for Kafka, per process", "bytes"
     )
+    market_ttl_days: int = _setting("FLEET_MARKET_TTL_DAYS", 90, "ClickHouse keeps trades, candles, marks this long", "days")
+    book_ttl_days: int = _setting("FLEET_BOOK_TTL_DAYS", 7, "ClickHouse keeps depth and tickers this long", "days")
     endpoints: Mapping[str, str] = field(default_factory=dict)  # FLEET_<VENUE>_{REST,WS,WSAPI}_URL as given
 
     @classmethod
