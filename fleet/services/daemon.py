@@ -94,7 +94,7 @@ class Daemon:
         self.prepare()
         process = self._spawn(self.command(), self.log)
         end = time.monotonic() + timeout_s
-        while not self._answers():
+        while not (process.poll() is None and self._answers() and process.poll() is None):
             if process.poll() is not None:
                 raise ServiceFailed(f"{self.name} ended with {process.returncode}: {self._log_tail()}")
             if time.monotonic() > end:
