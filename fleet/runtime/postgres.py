@@ -147,9 +147,11 @@ class Postgres:
         except BaseException:
             self._rollback()
             raise
-        self._in_transaction = False
-        with self._cursor(timeout_s) as cursor:
-            cursor.execute("COMMIT")
+        try:  # still "in" it: a connection found dead here must not be replaced by a new one that commits nothing
+            with self._cursor(timeout_s) as cursor:
+                cursor.execute("COMMIT")
+        finally:
+            self._in_transaction = False
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
