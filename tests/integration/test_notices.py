@@ -24,7 +24,7 @@ from fleet.runtime.settings import Settings
 from fleet.runtime.telegram import Answer
 
 TOKEN = "123456789:AAF-canary_canary_canary_canary_canary"
-OK = (200, {"ok": True, "result": {"message_id": 1}}, {})
+OK: tuple[int, dict[str, Any], dict[str, str]] = (200, {"ok": True, "result": {"message_id": 1}}, {})
 
 pytestmark = pytest.mark.integration
 
