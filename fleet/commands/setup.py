@@ -10,6 +10,8 @@ from fleet.runtime.kafka_io import create_topics
 from fleet.runtime.postgres import migrate as migrate_postgres
 from fleet.runtime.secrets import Keyring
 
+KAFKA_S = 6.0
+
 
 @click.command()
 @env_file_option
@@ -18,7 +20,7 @@ def migrate() -> None:
     here = session()
     pg = here.postgres()
     report("Postgres", migrate_postgres(pg))
-    report("Kafka", create_topics(here.settings.kafka_bootstrap))
+    report("Kafka", create_topics(here.settings.kafka_bootstrap, timeout_s=KAFKA_S))
     if here.settings.clickhouse_dsn:
         store = clickhouse.open(here.settings.clickhouse_dsn)
         try:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from fleet.core.model import Credentials
 from fleet.core.names import Keys
-from fleet.demo.place import REPOSITORY, free_ports
+from fleet.demo.place import REPOSITORY
 from fleet.demo.run import fleet_command
 from fleet.demo.simulated import Control, Simulated
 from fleet.demo.supervised import Supervised
@@ -26,6 +27,7 @@ from fleet.runtime.postgres import Postgres
 from fleet.runtime.redis_store import RedisStore
 from fleet.runtime.secrets import Keyring
 from fleet.runtime.settings import Settings
+from tests.support.services import SharedServices, free_ports
 
 VENUE = ("binance", "usdm")
 Value = TypeVar("Value")
@@ -42,12 +44,35 @@ def eventually(condition: Callable[[], Value], within_s: float, what: str = "", 
         time.sleep(every_s)
 
 
+@contextmanager
+def fresh_env(services: SharedServices, directory: Path) -> Iterator[dict[str, str]]:
+    """Settings of a fleet of its own on the shared services, with an empty database that is dropped at the end."""
+    name = f"system_{uuid.uuid4().hex[:12]}"
+    admin = Postgres(services.postgres.dsn, application="tests")
+    admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    ports = free_ports(40)
+    try:
+        yield services.env | {
+            "FLEET_NAME": f"t{uuid.uuid4().hex[:10]}",
+            "FLEET_POSTGRES_DSN": services.postgres.dsn.rsplit("/", 1)[0] + "/" + name,
+            "FLEET_CLICKHOUSE_DSN": str(directory / "clickhouse"),
+            "FLEET_KEYRING_FILE": str(directory / "keyring"),
+            "FLEET_RUN_DIR": str(directory / "run"),
+            "FLEET_LOG_DIR": str(directory / "logs"),
+            "FLEET_METRICS_BASE_PORT": str(ports),
+            "FLEET_CONSOLE_PORT": str(ports + 39),
+        }
+    finally:
+        admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        admin.close()
+
+
 class Fleet:
     """A running fleet. Use it as a context manager; everything ends with it."""
 
     def __init__(self, env: Mapping[str, str], directory: Path, *, workers: int = 2, accounts: int = 0) -> None:
         self.directory = directory
-        self.logs = directory / "logs"
+        self.logs = Path(env["FLEET_LOG_DIR"])
         self.workers = workers
         self.credentials: dict[str, Credentials] = {}  # account id → what the exchange knows
         self._number = 0
@@ -68,23 +93,18 @@ class Fleet:
 
     def _start(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
-        (self.directory / "run").mkdir(exist_ok=True)
+        Path(self._env["FLEET_RUN_DIR"]).mkdir(exist_ok=True)
         simulator = Simulated(self.directory, REPOSITORY, ["binance_usdm"], seed=1)
         self._stack.callback(simulator.stop)
         self.control: Control = simulator.ready()
         self._stack.callback(self.control.close)
         self.simulator_pid = simulator.pid
-        keyring = self.directory / "keyring"
+        keyring = self.directory / "fleet-keyring"
         self.keyring = Keyring.create(keyring)
         self.env = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "CI") if name in os.environ},
             **simulator.endpoints,
             "FLEET_WORKERS": str(self.workers),
-            "FLEET_LOG_DIR": str(self.logs),
-            "FLEET_RUN_DIR": str(self.directory / "run"),
-            "FLEET_METRICS_BASE_PORT": str(free_ports(12 + self.workers)),
-            "FLEET_CONSOLE_PORT": str(free_ports(1)),
-            "FLEET_CLICKHOUSE_DSN": str(self.directory / "clickhouse"),
             **self._env,
             "FLEET_KEYRING_FILE": str(keyring),
         }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet, eventually, fresh_env
+from tests.support.services import SharedServices
 
 pytestmark = pytest.mark.system
 
@@ -16,9 +17,9 @@ FAST_S = 3.0  # the aim is 1 s (tests measure it in the demo's figures); two bus
 
 
 @pytest.fixture(scope="module")
-def fleet(fleet_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(services: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     directory: Path = tmp_path_factory.mktemp("hot-reload")
-    with Fleet(fleet_env, directory, workers=2, accounts=4) as fleet:
+    with fresh_env(services, directory) as env, Fleet(env, directory, workers=2, accounts=4) as fleet:
         fleet.wait_live(4)
         yield fleet
 
