@@ -5,7 +5,7 @@ question was sent. Out: the deadline up to which streams may publish, and what t
 CLOCK_BOOTTIME, which goes on while the machine sleeps. `workers/heartbeat.py` carries the answers in and the orders out.
 
     (a) ok        → deadline = before + L
-    (b) fenced    → stop everything, new incarnation, register empty
+    (b) fenced, or the deadline has passed → stop everything, new incarnation, register empty
     (c) unknown   → data loss: keep streaming, register again, upload what runs; obey nothing until the generation is rebuilt
     (d) no answer → from deadline − 2H renew through the witness in Postgres
     (e) neither   → extend while gap-free, up to isolation_max_s after the last answer of either
@@ -74,25 +74,24 @@ def observe(lease: Lease, now: float, times: Times) -> Lease:
 
 def answered(lease: Lease, asked_at: float, now: float, answer: Answer, times: Times) -> tuple[Lease, Order]:
     """Redis' answer to the heartbeat sent at `asked_at` (the instant before the send)."""
-    if answer is Answer.FENCED:
+    if answer is Answer.FENCED or lapsed(lease, now):
         return lease, Order.ABORT
     if answer is Answer.NONE:
         return _unanswered(lease, asked_at, now, times)
-    if answer is Answer.UNKNOWN:
-        if lease.deadline and now >= lease.deadline:
-            # The streams have stopped, and the record that could tell whether somebody else owns them now is lost.
-            return lease, Order.ABORT
-        if lease.paused and asked_at < lease.resumed_at:
-            return lease, Order.REGISTER
-        return _extended(lease, asked_at, times), Order.REGISTER
-    return _extended(lease, asked_at, times), Order.NOTHING
+    return _extended(lease, asked_at, times), Order.REGISTER if answer is Answer.UNKNOWN else Order.NOTHING
+
+
+def lapsed(lease: Lease, now: float) -> bool:
+    """The deadline passed unrenewed: streams have begun to stop, and somebody else may own them by now. That ends the
+    incarnation, whatever any store says later; the next one registers empty and is given its accounts under new tokens."""
+    return lease.deadline > 0 and now >= lease.deadline
 
 
 def witnessed(lease: Lease, asked_at: float, answer: Answer, times: Times) -> tuple[Lease, Order]:
     """The witness' answer; UNKNOWN does not occur (writing the row creates it)."""
     if answer is Answer.FENCED:
         return lease, Order.ABORT
-    if answer is Answer.OK and not (lease.deadline and asked_at >= lease.deadline):
+    if answer is Answer.OK and lease.deadline > 0:
         return _extended(lease, asked_at, times), Order.NOTHING
     return lease, Order.NOTHING
 
@@ -108,10 +107,8 @@ def _extended(lease: Lease, asked_at: float, times: Times) -> Lease:
 
 
 def _unanswered(lease: Lease, asked_at: float, now: float, times: Times) -> tuple[Lease, Order]:
-    """R5 (d) and (e). A deadline that has passed is never revived without an answer of Redis."""
-    if not lease.deadline or now >= lease.deadline:
-        return lease, Order.NOTHING
-    if now < lease.deadline - 2 * times.heartbeat_s:
+    """R5 (d) and (e). Only a lease that Redis once granted is prolonged without it."""
+    if not lease.deadline or now < lease.deadline - 2 * times.heartbeat_s:
         return lease, Order.NOTHING
     if lease.paused or asked_at - lease.answered_at > times.isolation_max_s:
         return lease, Order.ASK_WITNESS

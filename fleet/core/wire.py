@@ -38,7 +38,8 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     """The whole worker hash: the view, and what leader and operators wrote beside it.
 
     `version` counts changes of its desired view, `fenced` is the incarnation that was fenced ("" = none), `drain` an
-    operator's wish, `beat_ms` the worker's wall clock at its last beat (for display only: nothing is decided by it).
+    operator's wish, `beat_ms` the worker's wall clock at its last beat (for display only: nothing is decided by it),
+    `reported` the incarnation that uploaded its streams since the data of this generation began.
     """
 
     view: WorkerView
@@ -47,6 +48,7 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     drain: bool = False
     beat_ms: int = 0
     egress_ips: tuple[str, ...] = ()
+    reported: str = ""
 
 
 def check_name(name: str) -> str:
@@ -139,6 +141,7 @@ def parse_worker(slot: str, fields: Mapping[str, str]) -> WorkerRecord:
             drain=fields.get("drain", "") == "1",
             beat_ms=int(fields.get("beat_ms", "0")),
             egress_ips=ips,
+            reported=fields.get("reported", ""),
         )
     except ValueError as error:
         raise WireError(f"not a worker record: {slot}") from error

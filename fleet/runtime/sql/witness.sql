@@ -18,5 +18,5 @@ FROM fleet_witness WHERE slot = ANY(%(slots)s);
 -- name: fence
 -- The leader's verdict, also for a worker that only sees Postgres.
 INSERT INTO fleet_witness (slot, incarnation, beat, fenced_inc, updated_at)
-VALUES (%(slot)s, %(incarnation)s, 0, %(incarnation)s, '-infinity')
+VALUES (%(slot)s, %(incarnation)s, 0, %(incarnation)s, to_timestamp(0))
 ON CONFLICT (slot) DO UPDATE SET fenced_inc = excluded.fenced_inc;

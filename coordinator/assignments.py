@@ -1,0 +1,163 @@
+"""The durable copy of ownership and the second witness: the leader's side of Postgres, beside the accounts.
+
+In: moves (one row each), questions about silent workers. Out: rows of `fleet_assignment`, witness rows. Runs on its own
+thread of the coordinator: while Postgres is away the latest state per account waits here and moves go on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from fleet.core.errors import FleetError, WireError
+from fleet.core.model import Ownership
+from fleet.core.observe import WitnessRow
+from fleet.core.wire import RUN
+from fleet.runtime.logs import get
+from fleet.runtime.postgres import Postgres, Transaction, queries
+
+PROBE_S = 1.0
+
+
+class Assignments:
+    """Call `start()`; everything else is called by the reconciler and returns at once."""
+
+    def __init__(self, postgres: Callable[[], Postgres]) -> None:
+        self.up_since: float | None = None  # since when Postgres has answered without a break; written by this thread
+        self._factory = postgres
+        self._sql, self._witness_sql = queries("control", "coordinator.sql"), queries("witness")
+        self._condition = threading.Condition()  # guards everything below
+        self._pending: dict[str, tuple[Ownership | None, int]] = {}  # account -> (record or None, token of the change)
+        self._suspects: tuple[str, ...] = ()
+        self._witness: tuple[float, dict[str, WitnessRow]] | None = None
+        self._fences: dict[str, str] = {}
+        self._restore = False
+        self._restored: dict[str, Ownership] | None = None
+        self._stop = False
+        self._log = get("assignments")
+        self._thread = threading.Thread(target=self._run, name="assignments", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Write what is pending, if Postgres lets us."""
+        with self._condition:
+            self._stop = True
+            self._condition.notify()
+        self._thread.join(timeout_s)
+
+    def record(self, changes: Mapping[str, Ownership], removed: Mapping[str, int]) -> None:
+        """Moves made, and accounts that lost their owner (with the token they had). Written in order, newest last."""
+        with self._condition:
+            self._pending.update((account, (record, record.token)) for account, record in changes.items())
+            self._pending.update((account, (None, token)) for account, token in removed.items())
+            self._condition.notify()
+
+    def fence(self, fences: Mapping[str, str]) -> None:
+        """The verdict also for workers that only see Postgres."""
+        with self._condition:
+            self._fences.update(fences)
+            self._condition.notify()
+
+    def witness(self, suspects: Iterable[str]) -> tuple[float, dict[str, WitnessRow]] | None:
+        """(read at, rows) of the last reading, None where there is none; `suspects` are read anew."""
+        with self._condition:
+            wanted = tuple(sorted(suspects))
+            if wanted != self._suspects:
+                self._suspects, self._witness = wanted, None
+            if wanted:
+                self._condition.notify()
+            return self._witness
+
+    def restore(self) -> dict[str, Ownership] | None:
+        """Every durable record, pending ones included; None until it was read (call again)."""
+        with self._condition:
+            if self._restored is not None:
+                restored, self._restored = self._restored, None
+                return restored
+            self._restore = True
+            self._condition.notify()
+            return None
+
+    # ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────
+    def _run(self) -> None:
+        pg = self._factory()
+        while True:
+            with self._condition:
+                if not (self._pending or self._fences or self._restore or self._stop):
+                    self._condition.wait(PROBE_S)
+                stop = self._stop
+            try:
+                self._round(pg)
+                self.up_since = self.up_since or time.monotonic()
+            except FleetError as error:
+                if self.up_since is not None or stop:
+                    self._log.error("postgres silent: moves go on, rows wait", action="assignments", error=str(error))
+                self.up_since = None
+                if not stop:
+                    with self._condition:
+                        self._condition.wait_for(lambda: self._stop, PROBE_S)
+                    continue
+            if stop:
+                break
+        pg.close()
+
+    def _round(self, pg: Postgres) -> None:
+        with self._condition:
+            pending, fences, suspects = dict(self._pending), dict(self._fences), self._suspects
+            restore = self._restore
+        if fences:
+            for slot, incarnation in fences.items():
+                pg.execute(self._witness_sql["fence"], {"slot": slot, "incarnation": incarnation})
+        if pending:
+            with pg.transaction() as tx:
+                self._write(tx, pending)
+        rows = self._read_witness(pg, suspects)
+        restored = self._read_assignments(pg) if restore else None
+        with self._condition:
+            self._forget_written(pending, fences)
+            if suspects and suspects == self._suspects:
+                self._witness = (time.monotonic(), rows)
+            if restored is not None:
+                self._restored, self._restore = restored, False
+
+    def _forget_written(self, pending: Mapping[str, tuple[Ownership | None, int]], fences: Mapping[str, str]) -> None:
+        for account, change in pending.items():
+            if self._pending.get(account) == change:
+                del self._pending[account]
+        for slot, incarnation in fences.items():
+            if self._fences.get(slot) == incarnation:
+                del self._fences[slot]
+
+    def _write(self, tx: Transaction, pending: Mapping[str, tuple[Ownership | None, int]]) -> None:
+        kept = [
+            (account, r.slot, r.incarnation, str(r.token), r.since_ms, r.revision)
+            for account, (r, _) in pending.items()
+            if r is not None
+        ]
+        gone = [(account, str(token)) for account, (r, token) in pending.items() if r is None]
+        tx.execute_values(self._sql["store_assignments"], kept)
+        tx.execute_values(self._sql["delete_assignments"], gone)
+
+    def _read_witness(self, pg: Postgres, suspects: tuple[str, ...]) -> dict[str, WitnessRow]:
+        rows = pg.fetch(
+            self._witness_sql["age"], {"slots": list(suspects)}
+        )  # also without suspects: is Postgres there?
+        return {
+            str(row["slot"]): WitnessRow(str(row["incarnation"]), str(row["fenced_inc"] or ""), float(row["age_s"]))
+            for row in rows
+        }
+
+    def _read_assignments(self, pg: Postgres) -> dict[str, Ownership]:
+        found: dict[str, Ownership] = {}
+        for row in pg.fetch(self._sql["assignments"]):
+            try:
+                found[str(row["account_id"])] = Ownership(
+                    str(row["slot"]), str(row["incarnation"]), int(row["token"]), RUN,
+                    int(row["since_ms"]), int(row["revision"]),
+                )  # fmt: skip
+            except (ValueError, WireError) as error:
+                self._log.error("assignment row skipped", action="alert", error=str(error))
+        return found

@@ -1,0 +1,115 @@
+"""One `fleet.streams` record per ownership move.
+
+In: moves from the leader's loop. Out: Kafka, key = account id. Runs on its own thread of the coordinator: while Kafka is
+away the newest moves wait in a bounded queue; older ones are dropped and counted. Nothing depends on these records.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from fleet.core.errors import FleetError
+from fleet.core.events import StreamEvent
+from fleet.core.model import AccountSpec, Ownership, format_token
+from fleet.core.names import HEADER_INCARNATION, HEADER_SHARD, HEADER_TOKEN, TOPIC_STREAMS
+from fleet.core.plan import Assign
+from fleet.runtime.kafka_io import Producer
+from fleet.runtime.logs import get
+from fleet.runtime.metrics import Metrics
+
+WAITING = 20_000
+RETRY_S = 1.0
+
+Record = tuple[bytes, bytes, list[tuple[str, bytes]]]
+
+
+class Moves:
+    """Call `start()`; `put()` never blocks."""
+
+    def __init__(self, producer: Callable[[], Producer], metrics: Metrics) -> None:
+        self._factory, self._metrics = producer, metrics
+        self._queue: queue.Queue[Record | None] = queue.Queue(WAITING)
+        self._stop = threading.Event()
+        self._log = get("events")
+        self._thread = threading.Thread(target=self._run, name="moves", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        self._stop.set()
+        self._offer(None)
+        self._thread.join(timeout_s)
+
+    def put(self, assign: Assign, record: Ownership, spec: AccountSpec | None, now_ms: int) -> None:
+        self._offer(encode(assign, record, spec, now_ms))
+
+    def _offer(self, record: Record | None) -> None:
+        while True:
+            try:
+                self._queue.put_nowait(record)
+                return
+            except queue.Full:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        try:
+            self._queue.get_nowait()
+            self._metrics.dropped("moved").inc()
+        except queue.Empty:
+            return
+
+    def _run(self) -> None:
+        producer: Producer | None = None
+        while (record := self._queue.get()) is not None:
+            while not self._stop.is_set():
+                try:
+                    producer = producer or self._factory()
+                    key, value, headers = record
+                    producer.send(TOPIC_STREAMS, key, value, headers, self._sent)
+                    break
+                except FleetError as error:
+                    self._log.warning("move not announced yet", action="kafka", error=str(error))
+                    self._stop.wait(RETRY_S)
+        if producer is not None:
+            try:
+                producer.close(1.0)
+            except FleetError as error:
+                self._log.warning("moves left unannounced", action="kafka", error=str(error))
+
+    def _sent(self, error: Exception | None) -> None:
+        if error is not None:
+            self._metrics.dropped("moved").inc()
+
+
+def encode(assign: Assign, record: Ownership, spec: AccountSpec | None, now_ms: int) -> Record:
+    """(key, value, headers) of one move; the id follows from account and token, so a repeat is recognised."""
+    account_id = assign.account_id
+    event = StreamEvent(
+        id=f"moved:{account_id}:{record.token}",
+        exchange=spec.exchange if spec else "",
+        market=spec.market if spec else "",
+        symbol="",
+        ts_event=now_ms,
+        ts_recv=now_ms,
+        stream=account_id,
+        event="moved",
+        reason=assign.reason,
+        account_id=account_id,
+        data={
+            "from": assign.expected.slot if assign.expected else "",
+            "to": record.slot,
+            "incarnation": record.incarnation,
+            "token": format_token(record.token),
+        },
+    )
+    headers = [
+        (HEADER_TOKEN, format_token(record.token).encode()),
+        (HEADER_SHARD, record.slot.encode()),
+        (HEADER_INCARNATION, record.incarnation.encode()),
+    ]
+    return account_id.encode(), msgspec.json.encode(event), headers

@@ -1,0 +1,130 @@
+"""What is: workers, ownership records and the standings the leader derives from them.
+
+In: Redis, on the leader's tick. Out: `workers` for the plan, `own` (a mirror, re-read only when its write counter moved),
+and the silent workers that need a verdict. Runs in the coordinator's loop. The rules (R3, R8) are in fleet/core/observe.py.
+"""
+
+from __future__ import annotations
+
+from fleet.core import observe, wire
+from fleet.core.model import Ownership
+from fleet.core.observe import Seen, Standing, Timing
+from fleet.core.plan import Worker
+from fleet.core.wire import REVOKE
+from fleet.runtime.logs import get
+from fleet.runtime.redis_store import Observation, RedisStore
+
+
+class Observed:
+    """The leader's (and a standby's) picture of the fleet."""
+
+    def __init__(self, store: RedisStore, timing: Timing) -> None:
+        self.own: dict[str, Ownership] = {}
+        self.own_version = -1  # write counter the mirror stands for; -1 = read it again
+        self.latest: Observation | None = None
+        self.workers: dict[str, Worker] = {}
+        self._store, self._timing = store, timing
+        self._memory: dict[str, Seen] = {}
+        self._read_at = 0.0
+        self._released: dict[str, int] = {}
+        self._log = get("observed")
+
+    def forget(self, why: str) -> None:
+        """R3: after a pause of our own, a Redis gap or a new generation, every silence is timed from the beginning."""
+        if self._memory:
+            self._log.info("observations start over", action="observe", reason=why)
+        self._memory = {}
+
+    def read(self, now: float) -> Observation:
+        """One reading. Raises StoreUnavailable, after which the caller must `forget`."""
+        if self._read_at and now - self._read_at > self._timing.leader_gap_s:
+            self.forget("the leader was paused")
+        self._read_at = now
+        observation = self._store.observe()
+        for slot in observation.malformed:
+            self._log.error("worker record unreadable", action="alert", shard=slot)
+        if observation.version != self.own_version:
+            self._read_own(observation.version)
+        self.latest = observation
+        self._memory = observe.see(self._memory, observation.workers, {r.slot for r in self.own.values()}, now)
+        before, self.workers = self.workers, {slot: self._worker(slot, now) for slot in self._memory}
+        self._note(before)
+        return observation
+
+    def _read_own(self, version: int) -> None:
+        before, (self.own, malformed) = self.own, self._store.owners()
+        self.own_version = version
+        self._released.update(
+            (a, before[a].token) for a in before.keys() - self.own.keys() if before[a].state == REVOKE
+        )
+        for account in malformed:
+            self._log.error("ownership record unreadable", action="alert", stream=account)
+
+    def take_released(self) -> dict[str, int]:
+        """Accounts that workers released since the last call, with the token they had."""
+        released, self._released = self._released, {}
+        return released
+
+    def suspects(self, now: float) -> dict[str, str]:
+        """Slot → incarnation of the workers silent for T_dead: witness before verdict (R9)."""
+        return {
+            slot: worker.incarnation
+            for slot, worker in self.workers.items()
+            if worker.standing is Standing.SILENT
+            and worker.incarnation
+            and now - self._memory[slot].since >= self._timing.dead_after_s
+        }
+
+    def watched(self) -> int:
+        """How many workers are not dead: the mass guard's measure (R11)."""
+        return sum(1 for worker in self.workers.values() if worker.standing is not Standing.DEAD)
+
+    def expired(self, now: float, after_s: float) -> dict[str, str]:
+        """Dead slots whose record may be removed: nothing names them, and nothing has moved for `after_s`."""
+        assert self.latest is not None
+        naming = {record.slot for record in self.own.values()}
+        return {
+            slot: record.view.incarnation or record.fenced
+            for slot, record in self.latest.workers.items()
+            if self.workers[slot].standing is Standing.DEAD
+            and slot not in naming
+            and now - self._memory[slot].since >= after_s
+        }
+
+    def _worker(self, slot: str, now: float) -> Worker:
+        assert self.latest is not None
+        record = self.latest.workers.get(slot)
+        standing = observe.standing(record, self._memory[slot], now, self._timing)
+        if record is None or not record.view.incarnation:
+            incarnation = self._owning_incarnation(slot) if standing is Standing.SILENT else ""
+            return Worker(slot, incarnation, standing, slot.rpartition(":")[0], 0)
+        view = record.view
+        return Worker(slot, view.incarnation, standing, view.host, view.capacity, max(1, len(record.egress_ips)))
+
+    def _owning_incarnation(self, slot: str) -> str:
+        """Which life of a worker without a record to wait for: the one that was given accounts last."""
+        records = [r for r in self.own.values() if r.slot == slot]
+        return max(records, key=lambda r: r.token).incarnation if records else ""
+
+    def _note(self, before: dict[str, Worker]) -> None:
+        """One line per change of a worker's standing."""
+        for slot, worker in self.workers.items():
+            known = before.get(slot)
+            if known is None or (known.standing, known.incarnation) != (worker.standing, worker.incarnation):
+                self._log.info(
+                    f"worker {worker.standing}",
+                    action="worker",
+                    shard=slot,
+                    incarnation=worker.incarnation,
+                    former=str(known.standing) if known else "",
+                )
+
+
+def reported(observation: Observation, slot: str) -> bool:
+    """Has the slot's present incarnation uploaded its streams since this data began (R10)?"""
+    record = observation.workers.get(slot)
+    return record is not None and bool(record.view.incarnation) and record.reported == record.view.incarnation
+
+
+def is_gone(record: wire.WorkerRecord | None) -> bool:
+    return record is not None and (record.view.state == wire.GONE or record.fenced == record.view.incarnation)

@@ -1,0 +1,40 @@
+-- Everything the control path asks of Postgres (coordinator/desired.py, assignments.py, lease.py).
+
+-- name: active_accounts
+-- Every account that should be streamed; secrets stay where they are.
+SELECT id::text, user_id, exchange, market, label, is_testnet, revision, telegram_chat_id,
+       (extract(epoch FROM created_at) * 1000)::bigint AS created_at_ms,
+       credential_ciphertext IS NOT NULL AS has_credentials
+FROM exchange_accounts WHERE is_active;
+
+-- name: some_accounts
+-- The same, of the accounts a notification named; ids are compared as text, because a payload may be anything.
+SELECT id::text, user_id, exchange, market, label, is_testnet, revision, telegram_chat_id,
+       (extract(epoch FROM created_at) * 1000)::bigint AS created_at_ms,
+       credential_ciphertext IS NOT NULL AS has_credentials
+FROM exchange_accounts WHERE is_active AND id::text = ANY(%(ids)s);
+
+-- name: next_term
+-- A term nobody has led under: the source of fencing tokens (R2).
+UPDATE fleet_term SET term = term + 1 RETURNING term;
+
+-- name: assignments
+-- The durable copy of ownership, for rebuilding Redis (R10).
+SELECT account_id::text, slot, incarnation, token::text, revision,
+       (extract(epoch FROM since) * 1000)::bigint AS since_ms
+FROM fleet_assignment;
+
+-- name: store_assignments
+-- One row per move; a stale leader's row never replaces one under a higher token.
+INSERT INTO fleet_assignment (account_id, slot, incarnation, token, since, revision)
+SELECT v.account_id::uuid, v.slot, v.incarnation, v.token::numeric, to_timestamp(v.since_ms / 1000.0), v.revision
+FROM (VALUES %s) AS v (account_id, slot, incarnation, token, since_ms, revision)
+ON CONFLICT (account_id) DO UPDATE
+SET slot = excluded.slot, incarnation = excluded.incarnation, token = excluded.token, since = excluded.since,
+    revision = excluded.revision
+WHERE fleet_assignment.token <= excluded.token;
+
+-- name: delete_assignments
+-- These accounts have no owner any more.
+DELETE FROM fleet_assignment AS a USING (VALUES %s) AS gone (account_id, token)
+WHERE a.account_id = gone.account_id::uuid AND a.token <= gone.token::numeric;

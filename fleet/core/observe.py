@@ -1,0 +1,147 @@
+"""Who lives? Rules R3, R8, R9, R11, R13 of ownership.md as functions of (state, message, time). Pure; used by the leader.
+
+In: worker records as read from Redis, witness rows as read from Postgres, and the instant of reading on the leader's own
+monotonic clock. Out: a standing per slot, and verdicts. No timestamp written by another machine is ever compared: the
+leader times how long a heartbeat counter has not changed since it saw it last.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from fleet.core.wire import DRAINING, GONE, WorkerRecord
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Seconds, all on the leader's monotonic clock."""
+
+    dead_after_s: float = 7.0
+    restart_grace_s: float = 2.5  # after a clean exit the accounts wait this long for the slot to come back (R8)
+    partitioned_grace_s: float = 30.0  # a worker seen by the witness only is left alone this long (R9)
+    witness_lease_s: float = 4.0
+    silence_s: float = 1.0  # Q: silence after the deadline
+    leader_gap_s: float = 2.0  # a longer step between two observations: the leader was paused
+
+
+class Standing(enum.StrEnum):
+    """What the leader may do with a slot's accounts."""
+
+    UP = "up"  # takes accounts
+    LEAVING = "leaving"  # got SIGTERM: takes none, keeps what it has until it is gone
+    DRAIN = "drain"  # an operator empties it: takes none, gives up what it has
+    SILENT = "silent"  # no beat for T_dead, no verdict yet: leave its accounts
+    RESTING = "resting"  # exited cleanly a moment ago: its accounts wait for the slot's next incarnation
+    DEAD = "dead"  # fenced, or gone for good: its accounts are orphans
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What the leader remembers of one slot: the counter, and since when it (and the state) has not changed."""
+
+    incarnation: str
+    seq: int
+    state: str
+    since: float
+
+
+class WitnessRow(msgspec.Struct, frozen=True):
+    """A slot's row of fleet_witness; `age_s` by Postgres' own clock."""
+
+    incarnation: str
+    fenced: str
+    age_s: float
+
+
+class Verdicts(msgspec.Struct, frozen=True):
+    """`fence`: slot → incarnation to fence now, in the witness and in Redis. `cut`: slots that only the witness sees, since
+    when. `held`: R11 applies, nobody is fenced."""
+
+    fence: dict[str, str]
+    cut: dict[str, float]
+    held: bool = False
+
+
+def see(
+    memory: Mapping[str, Seen], workers: Mapping[str, WorkerRecord], owners: Iterable[str], now: float
+) -> dict[str, Seen]:
+    """The memory after one reading (R3). Slots that own accounts but have no record are timed as well."""
+    after: dict[str, Seen] = {}
+    for slot, record in workers.items():
+        view, known = record.view, memory.get(slot)
+        if known and (known.incarnation, known.seq, known.state) == (view.incarnation, view.seq, view.state):
+            after[slot] = known
+        else:
+            after[slot] = Seen(view.incarnation, view.seq, view.state, now)
+    for slot in owners:
+        if slot not in after:
+            known = memory.get(slot)
+            after[slot] = known if known and known.incarnation == "" else Seen("", 0, "", now)
+    return after
+
+
+def standing(record: WorkerRecord | None, seen: Seen, now: float, timing: Timing) -> Standing:
+    """One slot's standing. A slot without a record is silent from the start: it may be alive and about to register."""
+    if record is None or not record.view.incarnation:
+        return Standing.DEAD if record and record.fenced else Standing.SILENT
+    view = record.view
+    if record.fenced == view.incarnation:
+        return Standing.DEAD
+    if view.state == GONE:
+        return Standing.RESTING if now - seen.since < timing.restart_grace_s else Standing.DEAD
+    if now - seen.since >= timing.dead_after_s:
+        return Standing.SILENT
+    if view.state == DRAINING:
+        return Standing.LEAVING
+    return Standing.DRAIN if record.drain else Standing.UP
+
+
+def judge(
+    suspects: Mapping[str, str],
+    watched: int,
+    witness: Mapping[str, WitnessRow] | None,
+    cut: Mapping[str, float],
+    postgres_s: float,
+    now: float,
+    timing: Timing,
+) -> Verdicts:
+    """Witness before verdict (R9), and the mass guard (R11).
+
+    `suspects`: slot → incarnation of those silent for T_dead. `watched`: how many workers are not dead or gone. `witness`
+    None = Postgres did not answer; `postgres_s` = for how long it has answered without a break.
+    """
+    if not suspects or witness is None:
+        return Verdicts({}, dict(cut))
+    after_cut: dict[str, float] = {}
+    fence: dict[str, str] = {}
+    for slot, incarnation in suspects.items():
+        row = witness.get(slot)
+        known = row is not None and row.incarnation == incarnation and row.fenced != incarnation
+        if known and row is not None and row.age_s < timing.witness_lease_s + timing.silence_s:
+            after_cut[slot] = cut.get(slot, now)
+            if now - after_cut[slot] >= timing.partitioned_grace_s:
+                fence[slot] = incarnation
+        elif postgres_s >= timing.witness_lease_s:
+            fence[slot] = incarnation
+    if len(fence) >= 3 and 2 * len(fence) > watched:
+        return Verdicts({}, after_cut, held=True)
+    return Verdicts(fence, after_cut)
+
+
+# ── R13 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+POISON_DEATHS = 3
+POISON_WINDOW_S = 600.0
+
+
+def deaths_of(
+    history: Mapping[str, tuple[float, ...]], starting: Iterable[str], now: float
+) -> tuple[dict[str, tuple[float, ...]], set[str]]:
+    """A worker died while starting these accounts: the history afterwards, and the accounts to quarantine."""
+    after = {a: kept for a, times in history.items() if (kept := tuple(t for t in times if now - t < POISON_WINDOW_S))}
+    poison: set[str] = set()
+    for account in starting:
+        after[account] = (*after.get(account, ()), now)
+        if len(after[account]) >= POISON_DEATHS:
+            poison.add(account)
+    return after, poison

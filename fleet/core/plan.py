@@ -1,0 +1,244 @@
+"""Desired × observed → actions. Pure set arithmetic; the leader runs it, `coordinator/dispatch.py` carries it out.
+
+In: active accounts, ownership records, the workers with their standings. Out: what to revoke, drop and assign, and what
+stays unplaced and why. Stops come before starts. Nothing here depends on an order or on the past, so a plan may be made
+again at any time; on a settled fleet it is empty (R15).
+
+    account            owner                         action
+    active             alive, same row               none
+    active             slot restarted (R8)           assign to the same slot under a new token
+    active, row newer  alive                         assign to the same slot under a new token (the stream restarts)
+    active             dead                          assign elsewhere
+    active             asked to drain, or too loaded revoke; once released, it is assigned like a new one (R7)
+    not active         alive or silent               revoke; once released, nothing
+    not active         dead                          drop the record
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from fleet.core import placement
+from fleet.core.model import AccountSpec, Ownership
+from fleet.core.observe import Standing
+from fleet.core.placement import HostRoom, Orphan, Target
+from fleet.core.wire import REVOKE, RUN
+
+ALIVE = (Standing.UP, Standing.LEAVING, Standing.DRAIN)
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """What the plan needs to know of one slot. `addresses` = egress addresses of its host."""
+
+    slot: str
+    incarnation: str
+    standing: Standing
+    host: str
+    capacity: int
+    addresses: int = 1
+
+
+class Assign(msgspec.Struct, frozen=True):
+    """Give an account to a worker under a new token. `expected` is the record it replaces."""
+
+    account_id: str
+    expected: Ownership | None
+    slot: str
+    incarnation: str
+    revision: int
+    reason: str
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Take an account from its owner: ask for it (revoke), or just remove the record where nobody could answer."""
+
+    account_id: str
+    expected: Ownership
+    revoke: bool
+    reason: str
+
+
+class Plan(msgspec.Struct):
+    """Actions of one pass. `overdue` are moves whose owner lives but has not released in time: fence it (R7)."""
+
+    releases: list[Release] = []
+    assigns: list[Assign] = []
+    unplaced: dict[str, str] = {}
+    overdue: dict[str, str] = {}
+    in_flight: int = 0
+
+    @property
+    def empty(self) -> bool:
+        return not (self.releases or self.assigns or self.overdue)
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Hard limits and pace. `connections_per_ip` by venue. `hold` = leave orphans and new accounts unplaced for now."""
+
+    connections_per_ip: dict[str, int] = {}
+    rebalance: int = 0
+    hold: str = ""
+    ack_before_ms: int = 0  # a revoke of an active account older than this is overdue
+
+
+def plan(
+    accounts: Mapping[str, AccountSpec] | None,
+    own: Mapping[str, Ownership],
+    workers: Mapping[str, Worker],
+    limits: Limits = Limits(),  # noqa: B008 (a frozen value)
+    quarantined: frozenset[str] = frozenset(),
+) -> Plan:
+    """One pass. `accounts` None = Postgres was never read: everything owned counts as active, nothing is new."""
+    result = Plan()
+    draft = _Draft(accounts, workers, limits, quarantined, result)
+    for account_id, record in own.items():
+        draft.look_at(account_id, record)
+    if accounts is not None:
+        draft.orphans.update((account_id, None) for account_id in accounts.keys() - own.keys() - quarantined)
+    draft.drain()
+    draft.place()
+    if not draft.orphans and not result.in_flight and limits.rebalance > 0:
+        draft.rebalance(own)
+    return result
+
+
+class _Draft:
+    """Working state of one pass."""
+
+    def __init__(
+        self,
+        accounts: Mapping[str, AccountSpec] | None,
+        workers: Mapping[str, Worker],
+        limits: Limits,
+        quarantined: frozenset[str],
+        result: Plan,
+    ) -> None:
+        self.accounts, self.workers, self.limits, self.quarantined = accounts, workers, limits, quarantined
+        self.result = result
+        self.orphans: dict[str, Ownership | None] = {}
+        self.draining: list[tuple[str, Ownership]] = []
+        self.used = dict.fromkeys(workers, 0)
+        self.by_venue: dict[tuple[str, str], int] = {}
+        self.healthy = {
+            (w.slot, w.incarnation) for w in workers.values() if w.standing in (Standing.UP, Standing.LEAVING)
+        }
+        self.count_venues = bool(limits.connections_per_ip) and accounts is not None
+
+    def look_at(self, account_id: str, record: Ownership) -> None:
+        """Sort one ownership record into its case. The first lines are the settled case, a million times over."""
+        accounts = self.accounts
+        spec = accounts.get(account_id) if accounts is not None else None
+        if (record.slot, record.incarnation) in self.healthy and record.state == RUN:
+            self._count(record.slot, spec)
+            if spec is not None and (spec.revision == record.revision or record.revision < 0):
+                if account_id in self.quarantined:
+                    self._release(account_id, record, revoke=True, reason="quarantine")
+                return
+            if accounts is None:
+                return
+            if spec is not None:
+                self._assign(account_id, record, record.slot, record.incarnation, "credentials")
+                return
+        wanted = (accounts is None or spec is not None) and account_id not in self.quarantined
+        self._unsettled(account_id, record, spec, wanted)
+
+    def _unsettled(self, account_id: str, record: Ownership, spec: AccountSpec | None, wanted: bool) -> None:
+        worker = self.workers.get(record.slot)
+        standing = worker.standing if worker else Standing.DEAD
+        if worker and record.incarnation == worker.incarnation and standing is not Standing.DEAD:
+            self._with_owner(account_id, record, wanted, standing)
+        elif not wanted:
+            self._release(account_id, record, revoke=False, reason="inactive")
+        elif worker and standing in (Standing.UP, Standing.LEAVING):
+            # another incarnation of the slot is registered: it holds the slot's lock, the former one is dead (R8)
+            if standing is Standing.UP:
+                self._count(record.slot, spec)
+                self._assign(account_id, record, record.slot, worker.incarnation, "restart")
+        elif standing not in (Standing.SILENT, Standing.RESTING):
+            self.orphans[account_id] = record
+
+    def _with_owner(self, account_id: str, record: Ownership, wanted: bool, standing: Standing) -> None:
+        """The owner is, or may be, alive."""
+        if record.state == REVOKE:
+            if wanted:
+                self.result.in_flight += 1
+                if record.since_ms < self.limits.ack_before_ms and standing in ALIVE:
+                    self.result.overdue[record.slot] = record.incarnation
+        elif not wanted:
+            reason = "quarantine" if account_id in self.quarantined else "inactive"
+            self._release(account_id, record, revoke=True, reason=reason)
+        elif standing is Standing.DRAIN:
+            self.draining.append((account_id, record))
+
+    def drain(self) -> None:
+        """Empty the slots that an operator drains, a few at a time, as long as somebody else is up."""
+        if not self.draining or not any(w.standing is Standing.UP for w in self.workers.values()):
+            return
+        for account_id, record in sorted(self.draining)[: max(0, placement.IN_FLIGHT - self.result.in_flight)]:
+            self._release(account_id, record, revoke=True, reason="drain")
+            self.result.in_flight += 1
+
+    def place(self) -> None:
+        if not self.orphans:
+            return
+        if self.limits.hold:
+            self.result.unplaced = dict.fromkeys(self.orphans, self.limits.hold)
+            return
+        orphans = [Orphan(account_id, self._venue(account_id)) for account_id in self.orphans]
+        placed, self.result.unplaced = placement.place(orphans, self._targets(), self._room())
+        for account_id, slot in placed.items():
+            former = self.orphans[account_id]
+            reason = "new" if former is None else "dead"
+            self._assign(account_id, former, slot, self.workers[slot].incarnation, reason)
+
+    def rebalance(self, own: Mapping[str, Ownership]) -> None:
+        give = placement.surplus(self._targets(), min(self.limits.rebalance, placement.IN_FLIGHT))
+        if not give:
+            return
+        moving = {a.account_id for a in self.result.assigns} | {r.account_id for r in self.result.releases}
+        for account_id, record in own.items():
+            n = give.get(record.slot, 0)
+            if n and record.state == RUN and account_id not in moving:
+                give[record.slot] = n - 1
+                self._release(account_id, record, revoke=True, reason="rebalance")
+
+    def _targets(self) -> list[Target]:
+        return [
+            Target(w.slot, w.incarnation, w.host, w.capacity, self.used[w.slot], float(self.used[w.slot]))
+            for w in self.workers.values()
+            if w.standing is Standing.UP
+        ]
+
+    def _room(self) -> HostRoom:
+        if not self.count_venues:
+            return placement.NO_LIMIT
+        addresses: dict[str, int] = {}
+        for worker in self.workers.values():
+            addresses[worker.host] = max(addresses.get(worker.host, 1), worker.addresses)
+        return HostRoom(
+            {
+                (host, venue): limit * n - self.by_venue.get((host, venue), 0)
+                for venue, limit in self.limits.connections_per_ip.items()
+                for host, n in addresses.items()
+            }
+        )
+
+    def _venue(self, account_id: str) -> str:
+        spec = self.accounts.get(account_id) if self.accounts is not None else None
+        return spec.venue if spec else ""
+
+    def _count(self, slot: str, spec: AccountSpec | None) -> None:
+        self.used[slot] += 1
+        if self.count_venues and spec is not None:
+            pair = (self.workers[slot].host, spec.venue)
+            self.by_venue[pair] = self.by_venue.get(pair, 0) + 1
+
+    def _assign(self, account_id: str, former: Ownership | None, slot: str, incarnation: str, reason: str) -> None:
+        spec = self.accounts.get(account_id) if self.accounts is not None else None
+        revision = spec.revision if spec else (former.revision if former else -1)
+        self.result.assigns.append(Assign(account_id, former, slot, incarnation, revision, reason))
+
+    def _release(self, account_id: str, record: Ownership, *, revoke: bool, reason: str) -> None:
+        self.result.releases.append(Release(account_id, record, revoke, reason))
