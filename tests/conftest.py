@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from hypothesis import settings
 
 from fleet.services import ServiceMissing, Services
 from tests.support.services import Shared, SharedServices, free_ports, missing, stop_keeper
@@ -21,6 +22,10 @@ from tests.support.services import Shared, SharedServices, free_ports, missing, 
 RUN_DIR = "STREAMFLEET_TEST_RUN"  # set by the controller, inherited by the xdist workers
 RUN_PID = "STREAMFLEET_TEST_CONTROLLER"
 KEPT_DIR = "FLEET_TEST_SERVICES_DIR"
+
+FUZZ_EXAMPLES = 10_000  # `make fuzz`: 100 times the default
+
+settings.register_profile("fuzz", max_examples=FUZZ_EXAMPLES, deadline=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

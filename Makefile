@@ -1,0 +1,49 @@
+# One command per chore. Each makes the environment first (.ci/setup: a minute the first time, then instant).
+#   make demo ARGS="--accounts 50 --for 60"      make test ARGS="tests/unit -k backoff"
+
+VENV := .venv/bin
+ARGS ?=
+JOBS ?= 2
+SEED ?= 1
+MINUTES ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt bench chaos conformance fuzz clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: ## the environment alone: .venv, from setup.cfg and constraints.txt
+	@.ci/setup
+
+demo: setup ## the whole fleet on this machine against simulated exchanges (ARGS="--help" lists the options)
+	@$(VENV)/fleet demo $(ARGS)
+
+test: setup ## the whole suite, on real services
+	@$(VENV)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+check: setup ## types, lint, import rules
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/lint-imports --no-logo
+
+fmt: setup ## format, and mend what can be mended
+	$(VENV)/ruff format .
+	$(VENV)/ruff check --fix .
+
+bench: setup ## the benchmarks, each against a baseline of the same run
+	@$(VENV)/python -m benchmarks $(ARGS)
+
+chaos: setup ## the demo under random faults: SEED=n MINUTES=m
+	@$(VENV)/fleet demo --chaos $(SEED) --for $$(( $(MINUTES) * 60 )) $(ARGS)
+
+conformance: setup ## the Autobahn suite against our WebSocket reader and the simulator's server (needs Python 2.7)
+	@$(VENV)/python -m tests.conformance $(ARGS)
+
+fuzz: setup ## the property tests, long: every hypothesis test with 100 times its examples
+	@$(VENV)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=3600 -n $(JOBS) $(ARGS)
+
+clean: ## remove the environment and every cache of this checkout
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
