@@ -1,0 +1,1 @@
+"""`python -m benchmarks`: four figures, each beside a baseline measured in the same run."""

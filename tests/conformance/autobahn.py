@@ -68,7 +68,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
             if sock.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise RuntimeError(f"nothing listens on port {port}: {process.args}")
+    raise RuntimeError(f"nothing listens on port {port}: {process.args!r}")
 
 
 def free_port() -> int:
