@@ -38,7 +38,7 @@ def render(fleet: str, overview: Mapping[str, Any], up: Mapping[str, bool]) -> s
     return "\n".join(parts)
 
 
-_STREAM_COLUMNS = ("account_id", "slot", "state", "reconnects", "gap_open", "last_event_ms")
+_STREAM_COLUMNS = ("id", "slot", "state", "since_ms", "reconnects", "gap", "last_event_ms")
 _DEACTIVATION_COLUMNS = ("deactivated_at", "id", "exchange", "market", "label", "deactivated_reason")
 _SHARD_COLUMNS = ("slot", "state", "accounts", "live", "load", "heartbeat_age_s", "host", "pid", "incarnation")
 
