@@ -186,7 +186,7 @@ class Watch:
 
 def group_of(settings: Settings, sink: str) -> str:
     """The consumer group of a sink (workers/sinks)."""
-    return f"{settings.fleet}.sink.{sink}"
+    return f"{settings.fleet}.sink_{sink}"
 
 
 def percentiles(values: list[int]) -> tuple[float, float, float]:
