@@ -71,9 +71,7 @@ class MarketData:
     def _add_venue(self, venue: Exchange, lanes: list[Lane]) -> None:
         hosts = exchanges.hosts(venue, False, self.settings.endpoints)
         http = Http(hosts.rest, source_ip=self.egress_ip, timeout_s=REST_TIMEOUT_S, tls=self.tls)
-        rest = VenueRest(
-            venue, False, http, self.budget, self.egress_ip or DEFAULT_EGRESS, self.metrics, self.halt
-        )
+        rest = VenueRest(venue, False, http, self.budget, self.egress_ip or DEFAULT_EGRESS, self.metrics, self.halt)
         reader = SnapshotReader(venue, rest, self.halt) if venue.market_data.snapshot else None
         if reader is not None:
             self.readers.append(reader)
@@ -118,7 +116,9 @@ class MarketData:
             kinds = exchanges.exchanges()[venue].market_data.kinds
             missing = [kind for kind in self.settings.market_kinds() if kind not in kinds]
             if missing:
-                self.log.warning("market data kinds this venue does not have", action="start", venue=venue, kinds=missing)
+                self.log.warning(
+                    "market data kinds this venue does not have", action="start", venue=venue, kinds=missing
+                )
 
     def _shut_down(self) -> list[str]:
         """Sockets, then Kafka, under one deadline (contracts.md: market shutdown 10 s)."""
@@ -151,7 +151,5 @@ class HealthCheck:
         sick = {stream.lane.name: why for stream in self._streams if (why := stream.unhealthy())}
         self._failures = self._failures + 1 if sick else 0
         if self._failures >= self._max:
-            self._log.warning(
-                "market data health check failed", action="health", failures=self._failures, lanes=sick
-            )
+            self._log.warning("market data health check failed", action="health", failures=self._failures, lanes=sick)
         return self._failures

@@ -31,6 +31,7 @@ from workers.market_watch import TopicWatch
 from workers.rest import RATE_WAIT_S, VenueRest
 
 TICK_S = 0.25  # longest read without looking at the stop event, snapshots and clocks
+BOOK_TICK_S = 0.05  # the same while a snapshot is on its way
 CHECK_S = 0.5
 DIAL_TIMEOUT_S = 10.0
 PROVE_S = 10.0  # a new socket has this long to send what the old one sends
@@ -66,7 +67,7 @@ class MarketStream:
         self.state = StreamState.IDLE
         self._socket: MarketSocket | None = None
         self._watch = TopicWatch(lane.topics, time.monotonic())
-        self._books = Books(snapshots, self._announce)
+        self._books = Books(venue.name, snapshots, self._announce)
         self._topic_of = venue.market_data.topic_of
         self._recent: set[str] = set()
         self._older: set[str] = set()
@@ -123,6 +124,7 @@ class MarketStream:
                 attempt = next_attempt(attempt, lived_s)
                 self.state = StreamState.WAITING
                 self._stop.wait(self._pause_s(failure, attempt))
+        self._publish_books(self._books.drain())
         self.state = StreamState.STOPPED
 
     def _connect(self, attempt: int) -> None:
@@ -158,7 +160,7 @@ class MarketStream:
         while not self._stop.is_set():
             socket = self._socket
             assert socket is not None
-            self._publish(socket.step(TICK_S if not self._books.waiting else CHECK_S / 10), socket)
+            self._publish(socket.step(BOOK_TICK_S if self._books.waiting else TICK_S), socket)
             self._publish_books(self._books.settle(time.monotonic()))
             now_s = time.monotonic()
             if now_s >= self._check_at_s:
@@ -169,7 +171,13 @@ class MarketStream:
         """Stalls, the planned end, refused subscriptions, books broken by dropping."""
         for topics, reply in socket.refused:
             where = [t.name for t in topics]
-            self._log.error("subscription refused", action="subscribe", stream=self.lane.name, verdict=str(reply.verdict), topics=where)
+            self._log.error(
+                "subscription refused",
+                action="subscribe",
+                stream=self.lane.name,
+                verdict=str(reply.verdict),
+                topics=where,
+            )
             self._announce("subscription_refused", str(reply.verdict), data={"topics": where})
         socket.refused.clear()
         for symbol in self._publisher.broken_books(self._venue.exchange, self._venue.market):
@@ -183,7 +191,9 @@ class MarketStream:
     def _meet_stall(self, socket: MarketSocket, stalled: list[str], now_s: float) -> None:
         whole = self._watch.whole(stalled, now_s)
         self._watch.strike(stalled)
-        self._log.warning("market data stalled", action="stall", stream=self.lane.name, topics=stalled[:20], whole=whole)
+        self._log.warning(
+            "market data stalled", action="stall", stream=self.lane.name, topics=stalled[:20], whole=whole
+        )
         self._announce("stalled", "socket" if whole else "topics", data={"topics": stalled})
         if whole:
             raise ConnectionFailed("stalled: pongs may come, data does not")
@@ -243,7 +253,9 @@ class MarketStream:
         self._metrics.marketdata_reconnects("failed").inc()
         self._rotate_at_s = time.monotonic() + ROTATE_RETRY_S
         self.state = StreamState.LIVE
-        self._log.warning("market data rotation failed", action="rotate", stream=self.lane.name, reason=reason, error=str(error))
+        self._log.warning(
+            "market data rotation failed", action="rotate", stream=self.lane.name, reason=reason, error=str(error)
+        )
 
     # ── transitions ──────────────────────────────────────────────────────────────────────────────────────────────
     def _went_live(self, attempt: int, *, again: bool, rotated: str = "") -> None:
@@ -263,7 +275,11 @@ class MarketStream:
     def _failed(self, error: ConnectionFailed, attempt: int, *, was_live: bool) -> None:
         if was_live:
             self._log.warning(
-                names.MARKET_DISCONNECTED, action="disconnect", stream=self.lane.name, attempt=attempt, reason=str(error)
+                names.MARKET_DISCONNECTED,
+                action="disconnect",
+                stream=self.lane.name,
+                attempt=attempt,
+                reason=str(error),
             )
             self._announce("disconnected", str(error))
         else:
@@ -317,5 +333,7 @@ class MarketStream:
 
     def _announce(self, event: str, reason: str = "", *, symbol: str = "", data: dict[str, Any] | None = None) -> None:
         self._publisher.announce(
-            stream_event(self.lane.name, self._venue.exchange, self._venue.market, event, reason, symbol=symbol, data=data)
+            stream_event(
+                self.lane.name, self._venue.exchange, self._venue.market, event, reason, symbol=symbol, data=data
+            )
         )

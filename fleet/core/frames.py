@@ -118,8 +118,7 @@ class FrameReader:
                     return messages
                 append(payload)
             else:
-                self._take(first, payload, messages)
-                if self._closed:
+                if not self._take(first, payload, messages):
                     return messages
             position = end
             need = 2
@@ -127,11 +126,11 @@ class FrameReader:
             self._partial, self._need = bytearray(data[position:]), need
         return messages
 
-    def _take(self, first: int, payload: bytes, messages: list[bytes]) -> None:
-        """Any frame but a whole text message."""
+    def _take(self, first: int, payload: bytes, messages: list[bytes]) -> bool:
+        """Any frame but a whole text message; False = the stream is over."""
         opcode = first & 0x0F
         if not self._acceptable(first, len(payload)):
-            return
+            return False
         if opcode in (PING, PONG):
             self.controls.append(Control(opcode, payload))
         elif opcode == CLOSE:
@@ -140,6 +139,7 @@ class FrameReader:
             messages.append(BinaryMessage(payload))
         else:
             self._take_fragment(opcode, bool(first & FIN), payload, messages)
+        return not self._closed
 
     def _take_fragment(self, opcode: int, final: bool, payload: bytes, messages: list[bytes]) -> None:
         if opcode:

@@ -1,0 +1,155 @@
+"""Order books of one lane, and the thread that fetches their snapshots. Runs in the market-data process.
+
+In: depth updates of the socket. Out: those that may be published, snapshots among them, and book_invalid / book_valid
+announcements. The sequence rules are `fleet.core.book`'s. REST never blocks a socket: a lane asks the venue's one
+SnapshotReader and finds the answer in its inbox at its next turn.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from typing import Protocol
+
+from fleet.core.backoff import delay_s
+from fleet.core.book import RULES, Book
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.events import Depth
+from fleet.core.exchange import Exchange
+from fleet.runtime import logs
+from workers.rest import VenueRest
+
+RETRY_FIRST_S = 0.5
+RETRY_CAP_S = 15.0
+
+Inbox = queue.SimpleQueue[tuple[str, Depth | None]]
+
+
+class Announce(Protocol):
+    """Says on fleet.streams what happened to a book."""
+
+    def __call__(self, event: str, reason: str = "", *, symbol: str = "") -> None: ...
+
+
+class SnapshotReader:
+    """One per venue: requests in, REST snapshots out, one at a time within the weight budget."""
+
+    def __init__(self, venue: Exchange, rest: VenueRest, stop: threading.Event) -> None:
+        self._venue, self._rest, self._stop = venue, rest, stop
+        self._requests: queue.SimpleQueue[tuple[str, Inbox]] = queue.SimpleQueue()
+        self._log = logs.get("market_books")
+        self._thread = threading.Thread(target=self._loop, name=f"snapshots-{venue.name}")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask(self, symbol: str, inbox: Inbox) -> None:
+        """Put (symbol, snapshot) into `inbox`, or (symbol, None) if it cannot be had now."""
+        self._requests.put((symbol, inbox))
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                symbol, inbox = self._requests.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            inbox.put((symbol, self._fetch(symbol)))
+
+    def _fetch(self, symbol: str) -> Depth | None:
+        market = self._venue.market_data
+        assert market.snapshot is not None
+        assert market.parse_snapshot is not None
+        try:
+            reply = self._rest.call(market.snapshot(symbol), None)
+            return market.parse_snapshot(reply, symbol, int(time.time() * 1000))
+        except (ConnectionFailed, ExchangeRefused) as error:
+            if not self._stop.is_set():
+                self._log.warning("order book snapshot failed", action="snapshot", symbol=symbol, reason=str(error))
+            return None
+
+
+class Books:
+    """The books of one lane, by symbol. Belongs to the lane's thread."""
+
+    def __init__(self, venue: str, snapshots: SnapshotReader | None, announce: Announce) -> None:
+        self._venue, self._snapshots, self._announce = venue, snapshots, announce
+        self._books: dict[str, Book] = {}
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._asked: set[str] = set()
+        self._attempts: dict[str, int] = {}
+        self._ask_at_s: dict[str, float] = {}  # symbols to ask for again, and when
+
+    @property
+    def waiting(self) -> bool:
+        """A snapshot is on its way: look into the inbox often."""
+        return bool(self._asked)
+
+    def accept(self, update: Depth) -> list[Depth]:
+        """What may be published after this message of the socket: nothing while its book is invalid."""
+        book = self._books.get(update.symbol)
+        if book is None:
+            book = self._books[update.symbol] = Book(RULES[self._venue])
+        was_valid = book.valid
+        out = book.feed(update)
+        if was_valid != book.valid:
+            self._turned(update.symbol, book)
+        if book.needs_snapshot and update.symbol not in self._asked and update.symbol not in self._ask_at_s:
+            self._ask(update.symbol)
+        return out
+
+    def settle(self, now_s: float) -> list[Depth]:
+        """Apply the snapshots that arrived, ask again for those that failed. → what may be published."""
+        for symbol in [s for s, at_s in self._ask_at_s.items() if now_s >= at_s]:
+            del self._ask_at_s[symbol]
+            if self._books[symbol].needs_snapshot:
+                self._ask(symbol)
+        out: list[Depth] = []
+        while self._asked:
+            try:
+                symbol, snapshot = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            self._asked.discard(symbol)
+            book = self._books[symbol]
+            if snapshot is not None and book.needs_snapshot:
+                out += book.load(snapshot)
+            if book.valid:
+                self._turned(symbol, book)
+            elif book.needs_snapshot:
+                self._again(symbol, now_s)
+        return out
+
+    def invalidate(self, symbol: str, reason: str) -> None:
+        """The continuity of one book is broken, for its consumers or for us."""
+        book = self._books.get(symbol)
+        if book is not None and book.valid:
+            book.invalidate(reason)
+            self._turned(symbol, book)
+
+    def invalidate_all(self, reason: str) -> None:
+        for symbol in self._books:
+            self.invalidate(symbol, reason)
+
+    def drain(self) -> list[Depth]:
+        """The updates of unsynchronised books, which were announced as invalid; for the end of the process."""
+        return [update for book in self._books.values() if not book.valid for update in book.drain()]
+
+    def _turned(self, symbol: str, book: Book) -> None:
+        if book.valid:
+            self._attempts.pop(symbol, None)
+            self._announce("book_valid", symbol=symbol)
+        else:
+            self._announce("book_invalid", book.reason, symbol=symbol)
+
+    def _ask(self, symbol: str) -> None:
+        if self._snapshots is not None:
+            self._asked.add(symbol)
+            self._snapshots.ask(symbol, self._inbox)
+
+    def _again(self, symbol: str, now_s: float) -> None:
+        attempt = self._attempts.get(symbol, 0) + 1
+        self._attempts[symbol] = attempt
+        pause_s = delay_s(attempt, random.random, first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, floor_s=RETRY_FIRST_S / 2)
+        self._ask_at_s[symbol] = now_s + pause_s
