@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,3 +185,61 @@ def test_no_inet_server_and_no_secret_in_the_configuration() -> None:
     text = (ROOT / "supervisord.conf").read_text()
     assert "[inet_http_server]" not in text and "[unix_http_server]" in text
     assert not any(word in text.lower() for word in ("password", "api_key", "passphrase"))
+
+
+# ── the real programs ────────────────────────────────────────────────────────────────────────────────────────────
+NO_EXCHANGE = {  # nobody listens on port 1: the streams dial in vain, everything else runs as ever
+    "FLEET_BINANCE_USDM_REST_URL": "http://127.0.0.1:1",
+    "FLEET_BINANCE_USDM_WS_URL": "ws://127.0.0.1:1",
+}
+
+
+def scraped(url: str) -> str:
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=5) as reply:
+            return str(reply.read().decode())
+    except OSError:
+        return ""
+
+
+def all_up(text: str, count: int) -> bool:
+    ups = [line for line in text.splitlines() if line.startswith("fleet_scrape_up{")]
+    return len(ups) == count and all(line.endswith(" 1") for line in ups)
+
+
+def first_line(log_dir: Path, message: str) -> dict[str, Any]:
+    lines = [line for path in log_dir.glob("*.log") for line in path.read_text().splitlines() if message in line]
+    return min(map(json.loads, lines), key=lambda line: str(line["time"]))
+
+
+@pytest.mark.integration
+def test_the_real_fleet_leaves_no_orphan_starts_again_and_stops_in_order(migrated_env: dict[str, str]) -> None:
+    log_dir = Path(migrated_env["FLEET_LOG_DIR"])
+    env = {**migrated_env, **NO_EXCHANGE, "FLEET_WORKERS": "2"}
+    url = f"http://localhost:{env['FLEET_CONSOLE_PORT']}"
+    conf = ROOT / "supervisord.conf"
+    with supervisord(conf, env, log_dir) as process:
+        wait_for("every program answers", lambda: all_up(scraped(url), 7), 40)
+        started = (
+            first_line(log_dir, "✓ Market Data Manager started"),
+            first_line(log_dir, "✓ User Data Manager started"),
+        )
+        assert started[0]["time"] < started[1]["time"]
+        children = family(process.pid)
+        assert len(children) >= 7
+        process.kill()
+        wait_for("no orphan", lambda: not alive(children), 32)
+    with supervisord(conf, env, log_dir) as process:
+        text = wait_for("every program answers again", lambda: t if all_up(t := scraped(url), 7) else "", 40)
+        heads = [line for line in text.splitlines() if line.startswith("# TYPE prometheus_")]
+        assert len(heads) == len(set(heads)) == 6
+        children = family(process.pid)
+        process.terminate()
+        assert process.wait(60) == 0
+        assert alive(children) == []
+    said = (log_dir / "supervisord.log").read_text()
+    stops = re.findall(r"stopped: (\w+) \((.*)\)", said)
+    assert [(name, how) for name, how in stops if how != "exit status 0"] == [] and "SIGKILL" not in said
+    order = [name for name, _ in stops]
+    assert order[:2] == ["marketdata", "coordinator"] and set(order[2:4]) == {"worker_00", "worker_01"}
+    assert set(order[4:6]) == {"sink_postgres", "sink_clickhouse"} and order[6:] == ["console"]
