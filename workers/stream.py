@@ -297,6 +297,7 @@ class AccountStream:
             self._move(StreamState.REJECTED, code=verdict.code)
             self._worker.desk.strike(self.spec, verdict)
             self._stop.wait(STRIKE_DELAY_S)
+            self.rest.resync()  # some venues call a wrong timestamp a failed login
             if not self._stop.is_set() and self._worker.desk.confirm(self.spec, self.credentials, self.rest):
                 self.progress.event("deactivated", f"credentials: code {verdict.code}")
                 self._stop.set()
@@ -532,8 +533,9 @@ class AccountStream:
         self._log.warning(
             "stream disconnected", action="disconnected", reason=reason, attempt=self._attempt, error=text
         )
-        if self._alive_ms:
+        if self._socket is not None:
             self.progress.event("disconnected", reason)
+        if self._alive_ms:
             self.progress.open_gap(self._alive_ms, reason)
 
     def _end(self) -> None:
