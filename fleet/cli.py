@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from fleet.commands import accounts, demo, doctor, gaps, letters, setup, top, views
+from fleet.commands import accounts, control, demo, doctor, gaps, letters, setup, top, views
 from fleet.commands.session import FleetGroup, env_file_option
 
 
@@ -28,6 +28,7 @@ main.add_command(views.shard)
 main.add_command(views.account)
 main.add_command(gaps.gaps)
 main.add_command(views.budget)
+main.add_command(control.drain)
 main.add_command(doctor.doctor)
 main.add_command(top.top)
 main.add_command(letters.dead_letters)

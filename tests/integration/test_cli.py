@@ -183,6 +183,12 @@ def test_views_show_what_redis_and_postgres_say(cli: Cli) -> None:
     assert (row["slot"], row["token"], row["state"], row["reconnects"]) == (worker.slot, token_of(1, 1), "live", 2)
     assert row["last_event_at"] == "2026-11-25T00:00:00.000Z"
     assert "no shard" in cli.fails(1, "shard", "nowhere:0")
+    assert "no shard" in cli.fails(1, "drain", "nowhere:0")
+    store = RedisStore(cli.env["FLEET_REDIS_URL"], Keys(cli.env["FLEET_NAME"]), timeout_s=2.0)
+    for words, wish in (((), True), (("--undo",), False)):
+        cli.ok("drain", worker.slot, *words)
+        assert store.observe().workers[worker.slot].drain is wish
+    store.close()
 
 
 def test_gaps_are_filtered(cli: Cli) -> None:
