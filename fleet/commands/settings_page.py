@@ -1,5 +1,7 @@
-"""`python -m fleet.commands.settings_page > docs/settings.md`: the page of all settings. In: Settings.table() and the exchange folders;
-out: Markdown. A test holds the page and the code together."""
+"""`python -m fleet.commands.settings_page > docs/settings.md`: the page of all settings.
+
+In: Settings.table() and the exchange folders; out: Markdown. A test holds the page and the code together.
+"""
 
 from __future__ import annotations
 
