@@ -96,8 +96,10 @@ class MarketData:
         close_metrics = self.metrics.serve(port_of(self.settings.metrics_base_port, PROGRAM))
         self._mention_left_out()
         self.publisher.start()
-        for part in (*self.readers, *self.streams):
-            part.start()
+        for reader in self.readers:
+            reader.start()
+        for stream in self.streams:
+            stream.start()
         self.log.info(names.MARKET_STARTED, action="start", lanes=len(self.streams), topics=self._topics())
         sweep_s = time.monotonic()
         while not stop.wait(1.0):

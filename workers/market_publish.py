@@ -30,6 +30,7 @@ IN_FLIGHT_BYTES = (
 )  # handed to the Kafka client and not acknowledged: the rest waits here, where it can be dropped
 LINE_OVERHEAD_BYTES = 60
 RETRY_PAUSE_S = 0.5
+CONFESS_S = 1.0  # losses are told at most this often
 KEEP_SHARE = 0.9  # dropping makes this much room at once
 DROP_ORDER = ("ticker", "mark_price", "depth", "kline", "liquidation", "trade", "stream")
 
@@ -191,6 +192,9 @@ class MarketPublisher:
                 return
 
     def _lose(self, queue: _Queue, events: int) -> None:
+        if queue.cls == "stream":  # nothing to announce an announcement with
+            self._metrics.dropped(queue.cls).inc(events)
+            return
         loss = self._losses.setdefault((queue.exchange, queue.market, queue.cls), _Loss())
         loss.events += events
         loss.until_ms = int(time.time() * 1000)
@@ -223,6 +227,7 @@ class MarketPublisher:
 
     # ── the sending thread ───────────────────────────────────────────────────────────────────────────────────────
     def _loop(self) -> None:
+        confess_at_s = 0.0
         while not self._stop.is_set():
             self._wake.wait(0.5)
             self._wake.clear()
@@ -236,7 +241,9 @@ class MarketPublisher:
                 queue = record.queue
                 self._producer.send(queue.topic, queue.key, record.value, [], self._done(record))
             self._metrics.buffer_bytes().set(self.pending_bytes())
-            if self._losses and not self._away and self._waiting_bytes < self._limit // 2:
+            now_s = time.monotonic()
+            if self._losses and not self._away and self._waiting_bytes < self._limit // 2 and now_s >= confess_at_s:
+                confess_at_s = now_s + CONFESS_S
                 self._confess()
 
     def _done(self, record: _Record) -> Callable[[Exception | None], None]:

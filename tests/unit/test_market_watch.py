@@ -1,0 +1,123 @@
+"""Lanes and stalls: which topics share a socket, and when silence means death."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.core.errors import SettingsError
+from fleet.core.exchange import Topic
+from fleet.exchanges import exchanges
+from workers.market_plan import chunks, lanes, plan, spread
+from workers.market_watch import LEARN_AFTER, LEARNED_LIMIT_S, MAX_LIMIT_S, TopicWatch
+
+BINANCE = exchanges()["binance_usdm"]
+
+
+def topic(name: str, expect_s: float | None) -> Topic:
+    return Topic(name, "/market", "ticker", name.upper(), expect_s)
+
+
+# ── plan ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+@given(st.integers(0, 5000), st.integers(1, 1024))
+def test_topics_are_spread_over_as_few_sockets_as_the_limit_allows(count: int, limit: int) -> None:
+    topics = [topic(str(n), 1.0) for n in range(count)]
+    parts = spread(topics, limit)
+    assert [t for part in parts for t in part] == topics
+    assert len(parts) == -(-count // limit)
+    sizes = [len(part) for part in parts] or [0]
+    assert max(sizes) <= limit
+    assert max(sizes) - min(sizes) <= 1
+    assert [t for part in chunks(topics, 100) for t in part] == topics
+
+
+def test_one_socket_per_path_while_limits_allow() -> None:
+    found = lanes(BINANCE, ["BTCUSDT", "ETHUSDT"], ["kline_1m", "ticker", "depth", "trade"])
+    assert {lane.path for lane in found} == {"/public", "/market"}
+    assert len(found) == 2
+    assert len({lane.name for lane in found}) == 2
+    small = replace(BINANCE, limits=msgspec.structs.replace(BINANCE.limits, streams_per_connection=3))
+    assert [
+        len(lane.topics) for lane in lanes(small, ["BTCUSDT", "ETHUSDT"], ["kline_1m", "ticker", "depth", "trade"])
+    ] == [3, 3, 2]
+
+
+def test_kinds_a_venue_does_not_have_are_left_out() -> None:
+    assert lanes(BINANCE, ["BTCUSDT"], ["kline_1s", "nonsense"]) == []
+
+
+def test_an_unknown_venue_and_too_many_sockets_are_settings_errors() -> None:
+    with pytest.raises(SettingsError, match="unknown venue 'mars'.*binance_usdm"):
+        plan(exchanges(), {"mars": ["X"]}, ["depth"])
+    tight = replace(
+        BINANCE, limits=msgspec.structs.replace(BINANCE.limits, streams_per_connection=1, connections_per_ip=3)
+    )
+    with pytest.raises(SettingsError, match="needs 4 sockets"):
+        lanes(tight, ["A", "B", "C", "D"], ["depth"])
+
+
+# ── watch ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_topic_silent_from_its_first_second_is_found() -> None:
+    watch = TopicWatch([topic("alive", 5.0), topic("dead", 5.0), topic("rare", None)], 0.0)
+    for second in range(1, 6):
+        watch.note("alive", float(second))
+    assert watch.stalled(4.9) == []
+    assert watch.stalled(5.1) == ["dead"]
+    assert not watch.whole(["dead"], 5.1)
+    assert watch.stalled(10.2) == ["alive", "dead"]
+    assert watch.whole(["alive", "dead"], 10.2)
+
+
+def test_silence_of_rare_topics_is_normal() -> None:
+    watch = TopicWatch([topic("rare", None)], 0.0)
+    assert watch.stalled(1e6) == []
+
+
+def test_a_whole_socket_is_dead_only_if_rare_topics_are_silent_too() -> None:
+    watch = TopicWatch([topic("mark", 5.0), topic("trades", None)], 0.0)
+    watch.note("mark", 1.0)
+    watch.note("trades", 5.5)
+    assert watch.stalled(6.5) == ["mark"]
+    assert not watch.whole(["mark"], 6.5)
+    assert watch.whole(["mark"], 11.0)
+
+
+def test_a_wrong_name_does_not_become_a_reconnect_loop() -> None:
+    watch = TopicWatch([topic("wrong", 5.0)], 0.0)
+    now_s, replacements = 0.0, 0
+    while now_s < 3600.0:
+        now_s += 0.5
+        if watch.stalled(now_s):
+            watch.strike(watch.stalled(now_s))
+            watch.restart(now_s)
+            replacements += 1
+    assert 5 <= replacements <= 14
+    assert watch.stalled(now_s + MAX_LIMIT_S + 1) == ["wrong"]
+    watch.note("wrong", now_s)
+    assert watch.stalled(now_s + 5.1) == ["wrong"]  # it spoke: its own limit holds again
+
+
+def test_a_rhythm_is_learned_and_forgotten_with_the_socket() -> None:
+    watch = TopicWatch([topic("kline", 60.0), topic("trades", None)], 0.0)
+    for second in range(LEARN_AFTER + 5):
+        watch.note("kline", float(second))
+        watch.note("trades", float(second))
+    last_s = float(LEARN_AFTER + 4)
+    assert watch.stalled(last_s + LEARNED_LIMIT_S - 0.1) == []
+    assert watch.stalled(last_s + LEARNED_LIMIT_S + 0.1) == ["kline", "trades"]
+    watch.restart(last_s + 13)
+    assert watch.stalled(last_s + 13 + 30) == []
+    assert watch.stalled(last_s + 13 + 61) == ["kline"]
+
+
+def test_a_topic_with_pauses_is_not_held_to_a_rhythm() -> None:
+    watch = TopicWatch([topic("trades", None)], 0.0)
+    now_s = 0.0
+    for n in range(200):
+        now_s += 0.2 if n % 50 else 4.0
+        watch.note("trades", now_s)
+    assert watch.stalled(now_s + 500) == []
