@@ -19,7 +19,7 @@ from typing import Self
 import psutil
 
 from fleet.core.errors import FleetError
-from fleet.services.spawn import spawn
+from fleet.services.spawn import free_port, spawn
 
 Progress = Callable[[str], None]  # one line for a human, while something takes long
 
@@ -51,6 +51,7 @@ class Daemon:
         self.directory = directory
         self.progress: Progress = progress or (lambda line: None)
         self.owner: tuple[int, int] | None = None  # uid and gid of the process; None: ours
+        self.port = 0  # chosen by the first start, kept by the next ones
         self._process: subprocess.Popen[bytes] | None = None
         self._waker: subprocess.Popen[bytes] | None = None  # while paused; see wake.py
         self._lock = threading.Lock()  # guards _process and _closed: no process may start once we are closed
@@ -92,6 +93,8 @@ class Daemon:
             return self
         self.directory.mkdir(parents=True, exist_ok=True)
         self.prepare()
+        if self.port == 0:
+            self.port = free_port()
         process = self._spawn(self.command(), self.log)
         end = time.monotonic() + timeout_s
         while not (process.poll() is None and self._answers() and process.poll() is None):

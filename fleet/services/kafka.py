@@ -52,8 +52,7 @@ class Kafka(Daemon):
         self.java = find_java()
         self.distribution = Distribution()
         self.distribution.check()
-        self.port = free_port()
-        self.controller_port = free_port()
+        self.controller_port = 0
 
     @property
     def bootstrap(self) -> str:
@@ -65,6 +64,18 @@ class Kafka(Daemon):
 
     def prepare(self) -> None:
         self.distribution.ensure(self)
+        if not (self.directory / "kafka" / "meta.properties").exists():
+            self._format()
+
+    def command(self) -> list[str]:
+        self.controller_port = self.controller_port or free_port()
+        self._write_properties()
+        return [*self._java("kafka.Kafka"), str(self.properties)]
+
+    def ready(self) -> bool:
+        return broker_answers(self.port)
+
+    def _write_properties(self) -> None:
         settings = SETTINGS | {
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
@@ -72,14 +83,6 @@ class Kafka(Daemon):
             "log.dirs": str(self.directory / "kafka"),
         }
         self.properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        if not (self.directory / "kafka" / "meta.properties").exists():
-            self._format()
-
-    def command(self) -> list[str]:
-        return [*self._java("kafka.Kafka"), str(self.properties)]
-
-    def ready(self) -> bool:
-        return broker_answers(self.port)
 
     def _java(self, main: str) -> list[str]:
         return [self.java, *JAVA_FLAGS, "-cp", f"{self.distribution.jars}/*", main]
@@ -88,6 +91,7 @@ class Kafka(Daemon):
         """An empty, formatted log directory. It holds no port, so the first one is kept and copied: 1 s less a start."""
         kept = self.distribution.formatted
         if not kept.exists():
+            self._write_properties()
             tool = [*self._java("kafka.tools.StorageTool"), "format"]
             if self.run([*tool, "--cluster-id", CLUSTER_ID, "--config", str(self.properties)], self.log) != 0:
                 raise ServiceFailed(f"Kafka's StorageTool failed: {self._log_tail()}")

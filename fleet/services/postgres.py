@@ -10,7 +10,6 @@ import signal
 from pathlib import Path
 
 from fleet.services.daemon import Daemon, Progress, ServiceFailed, ServiceMissing, own_files
-from fleet.services.spawn import free_port
 
 IPC_RMID = 0
 SERVER_SETTINGS = {
@@ -38,7 +37,6 @@ class Postgres(Daemon):
         super().__init__(directory, progress)
         self.programs = _programs()
         self.data = directory / "postgres"
-        self.port = free_port()
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             self.owner = nobody.pw_uid, nobody.pw_gid

@@ -11,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 from fleet.services.daemon import Daemon, Progress, ServiceMissing
-from fleet.services.spawn import free_port
 
 OLDEST_MAJOR = 6
 
@@ -24,7 +23,6 @@ class Redis(Daemon):
     def __init__(self, directory: Path, progress: Progress | None = None) -> None:
         super().__init__(directory, progress)
         self.program = _program()
-        self.port = free_port()
 
     @property
     def url(self) -> str:

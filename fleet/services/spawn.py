@@ -7,12 +7,14 @@ server is stopped, so a service comes back on the same port.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import random
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -24,17 +26,34 @@ KEPT_ENVIRONMENT = ("PATH", "HOME", "JAVA_HOME", "TMPDIR", "MAVEN_OPTS", "MAVEN_
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on now."""
+    """A loopback TCP port nobody listens on, ours until this process ends: no other process gets it from here."""
+    directory = Path(tempfile.gettempdir()) / f"streamfleet-ports-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
     for _ in range(200):
         port = random.randint(FIRST_PORT, LAST_PORT)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        lock = os.open(directory / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if _lockable(lock) and _bindable(port):
+            return port  # the descriptor stays open: its lock is the reservation
+        os.close(lock)
     raise OSError(f"no free port between {FIRST_PORT} and {LAST_PORT}")
+
+
+def _lockable(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class _Spawner:

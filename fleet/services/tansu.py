@@ -12,7 +12,6 @@ from pathlib import Path
 
 from fleet.services.broker import broker_answers
 from fleet.services.daemon import Daemon, Progress, ServiceMissing
-from fleet.services.spawn import free_port
 
 
 class Tansu(Daemon):
@@ -22,7 +21,6 @@ class Tansu(Daemon):
     def __init__(self, directory: Path, progress: Progress | None = None) -> None:
         super().__init__(directory, progress)
         self.program = _program()
-        self.port = free_port()
 
     @property
     def bootstrap(self) -> str:

@@ -221,8 +221,8 @@ def test_java_versions_are_read(tmp_path: Path) -> None:
 def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
     server = Redis(tmp_path)
     blocker = Redis(tmp_path / "other")
-    blocker.port = server.port
-    with blocker.start(), pytest.raises(ServiceFailed, match="redis ended with 1"):
+    server.port = blocker.start().port
+    with blocker, pytest.raises(ServiceFailed, match="redis ended with 1"):
         server.ready = lambda: False  # type: ignore[method-assign]  # else the blocker's answer counts
         server.start()
 
