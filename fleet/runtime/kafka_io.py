@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.partitioner.default import murmur2  # type: ignore[import-untyped]
-from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
+from kafka.partitioner.default import murmur2
+from kafka.structs import OffsetAndMetadata
 
 from fleet.core.errors import FleetError, StoreUnavailable
 from fleet.core.names import MARKET_TOPICS, TOPIC_STREAMS, USER_TOPICS

@@ -1,7 +1,7 @@
 """`python -m workers sink postgres|clickhouse`: one process per store, from settings to exit code.
 
 In: Kafka records and settings. Out: rows in the store; logs; metrics on FLEET_METRICS_BASE_PORT + 2 (postgres) or + 3
-(clickhouse). SIGTERM ends it after the batch in hand, within 10 s.
+(clickhouse). SIGTERM ends it once it has caught up, within 10 s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from threading import Event
 from typing import Any
 
 from fleet.core.errors import SettingsError
-from fleet.runtime import clickhouse, logs
+from fleet.runtime import logs
+from fleet.runtime.clickhouse import open as open_clickhouse
 from fleet.runtime.kafka_io import Consumer
 from fleet.runtime.metrics import Metrics, port_of
 from fleet.runtime.postgres import Postgres
@@ -57,7 +58,7 @@ def clickhouse_loop(settings: Settings, stop: Event, metrics: Metrics) -> Loop[L
     settings.need("clickhouse_dsn")
     letters = Postgres(settings.postgres_dsn, application="sink clickhouse") if settings.postgres_dsn else None
     sink = ClickHouseSink(
-        lambda: clickhouse.open(settings.clickhouse_dsn),
+        lambda: open_clickhouse(settings.clickhouse_dsn),
         lambda store: store.migrate(settings.market_ttl_days, settings.book_ttl_days),
         letters,
     )

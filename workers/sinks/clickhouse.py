@@ -68,7 +68,7 @@ class ClickHouseSink:
     """The ClickHouse side of `workers.sinks.loop.Sink`. `connect` opens the store; `postgres` keeps the dead letters."""
 
     name = "clickhouse"
-    topics = MARKET_TOPICS
+    topics: tuple[str, ...] = MARKET_TOPICS
     max_records = MAX_RECORDS
     linger_s = LINGER_S
 

@@ -25,6 +25,7 @@ from fleet.runtime.metrics import Metrics
 
 POLL_S = 0.5
 LAG_EVERY_S = 2.0
+DRAIN_S = 4.0
 BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 5.0
 
@@ -102,6 +103,7 @@ class Loop(Generic[Item]):
                         self._over()
                 except FleetError as error:
                     self._wait_out(error)
+            self._drain()
         finally:
             self._close()
 
@@ -122,6 +124,16 @@ class Loop(Generic[Item]):
             self._put_aside(_one_per_record(letters))
         source.commit()
         return len(records)
+
+    def _drain(self) -> None:
+        """Stopping: what the publishers sent before they stopped is stored too, while it flows and for DRAIN_S at most. What
+        is left after that, or when the store is away, waits in Kafka for the next start."""
+        until_s = time.monotonic() + DRAIN_S
+        try:
+            while not self._trouble and self._source and time.monotonic() < until_s and self.step(self._source):
+                pass
+        except FleetError as error:
+            self._log.warning("sink stops before it has caught up", action="drain", error=str(error))
 
     def _gather(self, source: Source) -> list[KafkaRecord]:
         records = source.poll(POLL_S, self._sink.max_records)

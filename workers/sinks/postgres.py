@@ -58,7 +58,7 @@ class PostgresSink:
     """The Postgres side of `workers.sinks.loop.Sink`."""
 
     name = "postgres"
-    topics = (*USER_TOPICS, TOPIC_STREAMS)
+    topics: tuple[str, ...] = (*USER_TOPICS, TOPIC_STREAMS)
     max_records = MAX_RECORDS
     linger_s = 0.0
 
