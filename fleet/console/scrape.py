@@ -12,9 +12,10 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from fleet.core.errors import SettingsError
 from fleet.runtime.metrics import LOOPBACK, OFFSETS, port_of
 from fleet.runtime.settings import Settings
 
@@ -23,11 +24,17 @@ DEADLINE_S = 1.0
 MAX_BYTES = 16 * 1024 * 1024  # of one process's answer
 
 
-def targets(settings: Settings) -> dict[str, int]:
-    """Shard name → port: the fixed programs by name, this host's workers by slot (the host part is FLEET_SLOT's)."""
+def targets(settings: Settings, programs: Iterable[str] = OFFSETS) -> dict[str, int]:
+    """Shard name → port: `programs` by name, this host's workers by slot (the host part is FLEET_SLOT's).
+
+    Raises SettingsError for a program that does not exist.
+    """
     base = settings.metrics_base_port
     host = settings.slot_or_default().rpartition(":")[0]
-    ports = {program: port_of(base, program) for program in OFFSETS}
+    unknown = [program for program in programs if program not in OFFSETS]
+    if unknown:
+        raise SettingsError(f"unknown program {unknown[0]!r}: known are {', '.join(OFFSETS)}")
+    ports = {program: port_of(base, program) for program in programs}
     for n in range(settings.workers):
         ports[f"{host}:{n}"] = port_of(base, f"worker_{n}")
     return ports

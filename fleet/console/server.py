@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import socketserver
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from fleet.console import page
 from fleet.console.overview import Overview
-from fleet.console.scrape import merge, scrape, targets
+from fleet.console.scrape import merge, scrape
 from fleet.runtime import logs
 from fleet.runtime.metrics import LOOPBACK
 from fleet.runtime.settings import Settings
@@ -32,10 +33,10 @@ class Console(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, settings: Settings, overview: Overview) -> None:
+    def __init__(self, settings: Settings, overview: Overview, ports: Mapping[str, int]) -> None:
         self.settings = settings
         self.overview = overview
-        self.ports = targets(settings)
+        self.ports = ports
         super().__init__((LOOPBACK, settings.console_port), _Request)
 
     def server_bind(self) -> None:
