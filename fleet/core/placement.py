@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import msgspec
 
 WINDOW = 16
+MASK = (1 << 64) - 1
 OVER = 1.2  # rebalance a worker past this share of the mean
 DOWN_TO = 1.1
 AT_MOST_PER_MINUTE = 0.01
@@ -59,10 +60,14 @@ def place(
     """(account → slot, account → why it is unplaced). Deterministic: the order of the inputs does not matter."""
     index = _Index(targets)
     left = dict(room.left)
+    blocked: dict[str, set[str]] = {}  # venue -> hosts that may not open another connection to it
+    for (host, venue), n in left.items():
+        if n <= 0:
+            blocked.setdefault(venue, set()).add(host)
     placed: dict[str, str] = {}
     unplaced: dict[str, str] = {}
     for orphan in sorted(orphans, key=lambda o: (-o.weight, o.account_id)):
-        slot = index.lowest(orphan, left)
+        slot = index.lowest(orphan.account_id, blocked.get(orphan.venue))
         if slot is None:
             unplaced[orphan.account_id] = index.why(orphan.venue)
             continue
@@ -71,6 +76,8 @@ def place(
         pair = (index.host[slot], orphan.venue)
         if pair in left:
             left[pair] -= 1
+            if left[pair] <= 0:
+                blocked.setdefault(orphan.venue, set()).add(pair[0])
     return placed, unplaced
 
 
@@ -92,9 +99,15 @@ def surplus(targets: Iterable[Target], allowance: int) -> dict[str, int]:
     return give
 
 
-def score(account_id: str, slot: str) -> int:
+def point(name: str) -> int:
+    """64 well-mixed bits of a slot's or an account's name."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def score(account_point: int, slot_point: int) -> int:
     """Rendezvous hash: the account goes to the slot with the highest score."""
-    return int.from_bytes(blake2b(f"{account_id}\n{slot}".encode(), digest_size=8).digest(), "big")
+    mixed = ((account_point ^ slot_point) * 0x9E3779B97F4A7C15) & MASK
+    return ((mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9) & MASK
 
 
 class _Index:
@@ -112,20 +125,22 @@ class _Index:
             slot = target.slot
             self.host[slot], self._capacity[slot] = target.host, target.capacity
             self._used[slot], self._weight[slot] = target.used, target.weight
-            self._point[slot] = score("", slot)
+            self._point[slot] = point(slot)
             self._insert(slot)
+        self._hosts = set(self.host.values())
 
-    def lowest(self, orphan: Orphan, left: Mapping[tuple[str, str], int]) -> str | None:
-        """The feasible worker with the lowest load; None where none is."""
-        blocked = {host for (host, venue), n in left.items() if venue == orphan.venue and n <= 0} if left else set()
+    def lowest(self, account_id: str, blocked: set[str] | None) -> str | None:
+        """The feasible worker with the lowest load outside the blocked hosts; None where none is."""
         if not blocked:
             while self._loads and self._loads[0] not in self._buckets:
                 heapq.heappop(self._loads)
-            return self._pick(orphan.account_id, self._buckets[self._loads[0]]) if self._loads else None
+            return self._pick(account_id, self._buckets[self._loads[0]]) if self._loads else None
+        if blocked >= self._hosts:
+            return None
         for load in sorted(self._buckets):
             free = [pair for pair in self._buckets[load] if self.host[pair[1]] not in blocked]
             if free:
-                return self._pick(orphan.account_id, free)
+                return self._pick(account_id, free)
         return None
 
     def add(self, slot: str, weight: float) -> None:
@@ -158,7 +173,8 @@ class _Index:
     def _pick(self, account_id: str, bucket: list[tuple[int, str]]) -> str:
         if len(bucket) == 1:
             return bucket[0][1]
+        account = point(account_id)
         if len(bucket) > WINDOW:
-            start = bisect_left(bucket, (score(account_id, ""), ""))
+            start = bisect_left(bucket, (account, ""))
             bucket = [bucket[(start + i) % len(bucket)] for i in range(WINDOW)]
-        return max(bucket, key=lambda pair: score(account_id, pair[1]))[1]
+        return max((score(account, slot_point), slot) for slot_point, slot in bucket)[1]

@@ -93,8 +93,7 @@ def plan(
     """One pass. `accounts` None = Postgres was never read: everything owned counts as active, nothing is new."""
     result = Plan()
     draft = _Draft(accounts, workers, limits, quarantined, result)
-    for account_id, record in own.items():
-        draft.look_at(account_id, record)
+    draft.settle(own)
     if accounts is not None:
         draft.orphans.update((account_id, None) for account_id in accounts.keys() - own.keys() - quarantined)
     draft.drain()
@@ -120,28 +119,44 @@ class _Draft:
         self.orphans: dict[str, Ownership | None] = {}
         self.draining: list[tuple[str, Ownership]] = []
         self.used = dict.fromkeys(workers, 0)
-        self.by_venue: dict[tuple[str, str], int] = {}
         self.healthy = {
-            (w.slot, w.incarnation) for w in workers.values() if w.standing in (Standing.UP, Standing.LEAVING)
+            w.slot: w.incarnation for w in workers.values() if w.standing in (Standing.UP, Standing.LEAVING)
         }
-        self.count_venues = bool(limits.connections_per_ip) and accounts is not None
+        self.limited = self._limited()
+        self.count_hosts = {host for host, _ in self.limited}
+        self.by_kind: dict[tuple[str, str, str], int] = {}  # (slot, exchange, market) on hosts where a limit may bind
 
-    def look_at(self, account_id: str, record: Ownership) -> None:
-        """Sort one ownership record into its case. The first lines are the settled case, a million times over."""
-        accounts = self.accounts
-        spec = accounts.get(account_id) if accounts is not None else None
-        if (record.slot, record.incarnation) in self.healthy and record.state == RUN:
+    def settle(self, own: Mapping[str, Ownership]) -> None:
+        """Pass over every record. The settled case is a few operations, because it is met a million times; the rest is
+        sorted by `look_at`."""
+        spec_of = (self.accounts or {}).get
+        incarnation_of, used, quarantined = self.healthy.get, self.used, self.quarantined
+        counted = {slot for slot, w in self.workers.items() if w.host in self.count_hosts}
+        for account_id, record in own.items():
+            spec = spec_of(account_id)
+            slot = record.slot
+            if (
+                spec is not None
+                and incarnation_of(slot) == record.incarnation
+                and record.state == RUN
+                and (spec.revision == record.revision or record.revision < 0)
+                and not (quarantined and account_id in quarantined)
+            ):
+                used[slot] += 1
+                if slot in counted:
+                    kind = (slot, spec.exchange, spec.market)
+                    self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
+            else:
+                self.look_at(account_id, record, spec)
+
+    def look_at(self, account_id: str, record: Ownership, spec: AccountSpec | None) -> None:
+        """Sort one record that is not simply settled into its case."""
+        wanted = (self.accounts is None or spec is not None) and account_id not in self.quarantined
+        if wanted and self.healthy.get(record.slot) == record.incarnation and record.state == RUN:
             self._count(record.slot, spec)
-            if spec is not None and (spec.revision == record.revision or record.revision < 0):
-                if account_id in self.quarantined:
-                    self._release(account_id, record, revoke=True, reason="quarantine")
-                return
-            if accounts is None:
-                return
             if spec is not None:
                 self._assign(account_id, record, record.slot, record.incarnation, "credentials")
-                return
-        wanted = (accounts is None or spec is not None) and account_id not in self.quarantined
+            return
         self._unsettled(account_id, record, spec, wanted)
 
     def _unsettled(self, account_id: str, record: Ownership, spec: AccountSpec | None, wanted: bool) -> None:
@@ -160,7 +175,8 @@ class _Draft:
             self.orphans[account_id] = record
 
     def _with_owner(self, account_id: str, record: Ownership, wanted: bool, standing: Standing) -> None:
-        """The owner is, or may be, alive."""
+        """The owner is, or may be, alive: the connection counts until it is released."""
+        self._count(record.slot, self.accounts.get(account_id) if self.accounts is not None else None)
         if record.state == REVOKE:
             if wanted:
                 self.result.in_flight += 1
@@ -211,19 +227,27 @@ class _Draft:
             if w.standing is Standing.UP
         ]
 
-    def _room(self) -> HostRoom:
-        if not self.count_venues:
-            return placement.NO_LIMIT
+    def _limited(self) -> dict[tuple[str, str], int]:
+        """(host, venue) → connections allowed, where the workers of the host could hold more than that."""
+        capacity: dict[str, int] = {}
         addresses: dict[str, int] = {}
         for worker in self.workers.values():
+            capacity[worker.host] = capacity.get(worker.host, 0) + worker.capacity
             addresses[worker.host] = max(addresses.get(worker.host, 1), worker.addresses)
-        return HostRoom(
-            {
-                (host, venue): limit * n - self.by_venue.get((host, venue), 0)
-                for venue, limit in self.limits.connections_per_ip.items()
-                for host, n in addresses.items()
-            }
-        )
+        return {
+            (host, venue): limit * addresses[host]
+            for venue, limit in self.limits.connections_per_ip.items()
+            for host in capacity
+            if self.accounts is not None and capacity[host] > limit * addresses[host]
+        }
+
+    def _room(self) -> HostRoom:
+        left = dict(self.limited)
+        for (slot, exchange, market), n in self.by_kind.items():
+            pair = (self.workers[slot].host, f"{exchange}_{market}")
+            if pair in left:
+                left[pair] -= n
+        return HostRoom(left)
 
     def _venue(self, account_id: str) -> str:
         spec = self.accounts.get(account_id) if self.accounts is not None else None
@@ -231,9 +255,9 @@ class _Draft:
 
     def _count(self, slot: str, spec: AccountSpec | None) -> None:
         self.used[slot] += 1
-        if self.count_venues and spec is not None:
-            pair = (self.workers[slot].host, spec.venue)
-            self.by_venue[pair] = self.by_venue.get(pair, 0) + 1
+        if spec is not None and self.workers[slot].host in self.count_hosts:
+            kind = (slot, spec.exchange, spec.market)
+            self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
 
     def _assign(self, account_id: str, former: Ownership | None, slot: str, incarnation: str, reason: str) -> None:
         spec = self.accounts.get(account_id) if self.accounts is not None else None

@@ -1,0 +1,103 @@
+"""Placement: balanced, sticky, deterministic, never past a hard limit."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleet.core.placement import HostRoom, Orphan, Target, place, surplus
+
+
+def targets(n: int, capacity: int = 100, used: int = 0) -> list[Target]:
+    return [Target(f"h{i // 4}:{i}", "i", f"h{i // 4}", capacity, used, float(used)) for i in range(n)]
+
+
+def orphans(n: int) -> list[Orphan]:
+    return [Orphan(f"account-{i}", "binance_usdm") for i in range(n)]
+
+
+def test_an_empty_fleet_is_filled_evenly() -> None:
+    placed, unplaced = place(orphans(402), targets(8))
+    assert not unplaced
+    counts = Counter(placed.values())
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_a_newcomer_is_filled_first() -> None:
+    placed, _ = place(orphans(10), [*targets(3, used=50), Target("new:0", "i", "new", 100)])
+    assert set(placed.values()) == {"new:0"}
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 40), st.integers(0, 60), st.randoms(use_true_random=False))
+def test_the_order_of_the_inputs_does_not_matter(workers: int, accounts: int, shuffle: random.Random) -> None:
+    many, rows = orphans(accounts), targets(workers, capacity=10)
+    expected = place(many, rows)
+    shuffle.shuffle(many)
+    shuffle.shuffle(rows)
+    assert place(many, rows) == expected
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), min_size=1, max_size=30), st.integers(0, 120))
+def test_capacity_is_never_broken(rows: list[tuple[int, int]], n: int) -> None:
+    workers = [
+        Target(f"h:{i}", "i", "h", capacity, min(used, capacity), float(min(used, capacity)))
+        for i, (capacity, used) in enumerate(rows)
+    ]
+    placed, unplaced = place(orphans(n), workers)
+    room = sum(w.capacity - w.used for w in workers)
+    assert len(placed) == min(n, room)
+    assert len(placed) + len(unplaced) == n
+    counts = Counter(placed.values())
+    assert all(w.used + counts[w.slot] <= w.capacity for w in workers)
+    assert all(unplaced.values())
+
+
+def test_a_hosts_connections_are_never_broken() -> None:
+    room = HostRoom({("h0", "binance_usdm"): 3, ("h1", "binance_usdm"): 5})
+    placed, unplaced = place(orphans(20), targets(8), room)
+    hosts = Counter(slot.partition(":")[0] for slot in placed.values())
+    assert hosts == {"h0": 3, "h1": 5}
+    assert set(unplaced.values()) == {"no host may open another binance_usdm connection"}
+
+
+def test_a_limit_of_one_venue_does_not_hold_back_another() -> None:
+    room = HostRoom({("h0", "okx_unified"): 0})
+    placed, _ = place(orphans(4), targets(4), room)
+    assert len(placed) == 4
+
+
+def test_nobody_is_up() -> None:
+    assert place(orphans(1), [])[1] == {"account-0": "no worker is up"}
+
+
+def test_one_death_moves_its_orphans_only_and_spreads_them() -> None:
+    placed, _ = place(orphans(10_000), targets(40, capacity=1000))
+    lost = [a for a, slot in placed.items() if slot == "h0:0"]
+    counts = Counter(slot for slot in placed.values() if slot != "h0:0")
+    survivors = [Target(s, "i", s.partition(":")[0], 1000, n, float(n)) for s, n in counts.items()]
+    moved, unplaced = place([Orphan(a, "binance_usdm") for a in lost], survivors)
+    assert len(moved) == len(lost) == 250
+    assert not unplaced
+    assert max(Counter(moved.values()).values()) <= 8
+
+
+def test_surplus_leaves_a_balanced_fleet_alone() -> None:
+    assert surplus(targets(4, used=50), 20) == {}
+    assert surplus([*targets(3, used=50), Target("n:0", "i", "n", 100, 42, 42.0)], 20) == {}
+
+
+def test_surplus_takes_from_the_overloaded_within_the_allowance() -> None:
+    rows = [Target("a:0", "i", "a", 100, 60, 60.0), Target("b:0", "i", "b", 100, 0, 0.0)]
+    assert surplus(rows, 20) == {"a:0": 20}
+    assert surplus(rows, 100) == {"a:0": 27}  # down to 10 % over the mean of 30
+    assert surplus(rows, 0) == {}
+
+
+def test_surplus_does_not_push_one_account_to_and_fro() -> None:
+    rows = [Target("a:0", "i", "a", 100, 1, 1.0), Target("b:0", "i", "b", 100, 0, 0.0)]
+    assert surplus(rows, 20) == {}
