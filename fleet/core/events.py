@@ -36,7 +36,8 @@ class UserEvent(Event, frozen=True, kw_only=True, gc=False, tag_field="type"):
 
 
 class Order(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type", tag="order"):
-    """State of one order after a change. `filled_qty` is cumulative; `order_type` and `time_in_force` are the exchange's terms, lower case."""
+    """State of one order after a change. `filled_qty` is cumulative; `order_type` and `time_in_force` are the exchange's terms,
+    lower case."""
 
     order_id: str
     client_order_id: str
@@ -90,7 +91,8 @@ class Balance(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type", 
 
 
 class AccountEvent(UserEvent, frozen=True, kw_only=True, tag_field="type", tag="account"):
-    """Anything else the private stream said: margin call, configuration, algo order, or a type not known yet (`event` = its name)."""
+    """Anything else the private stream said: margin call, configuration, algo order, or a type not known yet (`event` = its
+    name)."""
 
     event: str
     data: dict[str, Any]
@@ -135,7 +137,8 @@ class Ticker(Event, frozen=True, kw_only=True, gc=False, tag_field="type", tag="
 
 
 class Depth(Event, frozen=True, kw_only=True, tag_field="type", tag="depth"):
-    """Order-book message. `bids` and `asks` are [price, absolute quantity] pairs, "0" deletes; sequence numbers as the venue counts."""
+    """Order-book message. `bids` and `asks` are [price, absolute quantity] pairs, "0" deletes; sequence numbers as the venue
+    counts."""
 
     kind: Literal["snapshot", "update"]
     bids: list[tuple[str, str]]

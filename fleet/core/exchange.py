@@ -142,7 +142,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Liveness(msgspec.Struct, frozen=True):
-    """How to prove that a quiet socket is alive. `ping` None = a WebSocket protocol ping, otherwise an application text frame."""
+    """How to prove that a quiet socket is alive. `ping` None = a WebSocket protocol ping, else an application text frame."""
 
     ping: bytes | None
     interval_s: float
@@ -159,7 +159,8 @@ class Hosts(msgspec.Struct, frozen=True):
 
 # ── Private stream ───────────────────────────────────────────────────────────────────────────────────────────────
 class Step(msgspec.Struct, frozen=True):
-    """One request of the opening dialogue: send `frame`, wait for the Reply with `key`. `phase` is what the stream shows meanwhile."""
+    """One request of the opening dialogue: send `frame`, wait for the Reply with `key`. `phase` is what the stream shows
+    meanwhile."""
 
     phase: Literal["authenticating", "subscribing"]
     key: str

@@ -42,11 +42,24 @@ class Venue:
     def order(
         self, symbol: str, side: str, qty: str, at_ms: int, status: str = "NEW", filled: str = "0"
     ) -> dict[str, Any]:
-        row = dict(
-            symbol=symbol, orderId=len(self.orders) + 1, clientOrderId=f"c{len(self.orders) + 1}", side=side, positionSide="BOTH",
-            type="LIMIT", timeInForce="GTC", status=status, price="10.0", stopPrice="0", origQty=qty, executedQty=filled,
-            avgPrice="10.0", reduceOnly=False, time=at_ms, updateTime=at_ms,
-        )  # fmt: skip
+        row = {
+            "symbol": symbol,
+            "orderId": len(self.orders) + 1,
+            "clientOrderId": f"c{len(self.orders) + 1}",
+            "side": side,
+            "positionSide": "BOTH",
+            "type": "LIMIT",
+            "timeInForce": "GTC",
+            "status": status,
+            "price": "10.0",
+            "stopPrice": "0",
+            "origQty": qty,
+            "executedQty": filled,
+            "avgPrice": "10.0",
+            "reduceOnly": False,
+            "time": at_ms,
+            "updateTime": at_ms,
+        }
         self.orders.append(row)
         return row
 
@@ -57,24 +70,55 @@ class Venue:
     def fill(self, row: dict[str, Any], at_ms: int, fee: str = "0.01", pnl: str = "0") -> list[bytes]:
         symbol, side, qty = row["symbol"], row["side"], row["origQty"]
         row |= {"status": "FILLED", "executedQty": qty, "updateTime": at_ms}
-        trade = dict(
-            symbol=symbol, id=len(self.trades) + 1, orderId=row["orderId"], side=side, positionSide="BOTH", price="10.0",
-            qty=qty + ".000" if "." not in qty else qty, commission=fee, commissionAsset="USDT", realizedPnl=pnl, maker=True, time=at_ms,
-        )  # fmt: skip
+        trade = {
+            "symbol": symbol,
+            "id": len(self.trades) + 1,
+            "orderId": row["orderId"],
+            "side": side,
+            "positionSide": "BOTH",
+            "price": "10.0",
+            "qty": qty + ".000" if "." not in qty else qty,
+            "commission": fee,
+            "commissionAsset": "USDT",
+            "realizedPnl": pnl,
+            "maker": True,
+            "time": at_ms,
+        }
         self.trades.append(trade)
         self.income.append({"symbol": symbol, "incomeType": "COMMISSION", "time": at_ms})
         position = self.positions.setdefault((symbol, "BOTH"), [Decimal(0), 0])
         position[0] += Decimal(qty) if side == "BUY" else -Decimal(qty)
         position[1] = at_ms
         self.wallets["USDT"] = [self.wallets["USDT"][0] + Decimal(pnl) - Decimal(fee), at_ms]
-        o = dict(
-            s=symbol, c=row["clientOrderId"], S=side, o="LIMIT", f="GTC", q=qty, p="10.0", ap="10.0", sp="0", x="TRADE", X="FILLED",
-            i=row["orderId"], l=qty, z=qty, L="10.0", n=fee, N="USDT", T=at_ms, t=trade["id"], m=True, R=False, ps="BOTH", rp=pnl,
-        )  # fmt: skip
-        a = dict(
-            B=[{"a": "USDT", "wb": str(self.wallets["USDT"][0]), "bc": "0"}],
-            P=[{"s": symbol, "pa": str(position[0]), "ep": "10.0", "up": "0", "mt": "cross", "ps": "BOTH"}],
-        )
+        o = {
+            "s": symbol,
+            "c": row["clientOrderId"],
+            "S": side,
+            "o": "LIMIT",
+            "f": "GTC",
+            "q": qty,
+            "p": "10.0",
+            "ap": "10.0",
+            "sp": "0",
+            "x": "TRADE",
+            "X": "FILLED",
+            "i": row["orderId"],
+            "l": qty,
+            "z": qty,
+            "L": "10.0",
+            "n": fee,
+            "N": "USDT",
+            "T": at_ms,
+            "t": trade["id"],
+            "m": True,
+            "R": False,
+            "ps": "BOTH",
+            "rp": pnl,
+        }
+        a = {
+            "B": [{"a": "USDT", "wb": str(self.wallets["USDT"][0]), "bc": "0"}],
+            "P": [{"s": symbol, "pa": str(position[0]), "ep": "10.0", "up": "0", "mt": "cross", "ps": "BOTH"}],
+        }
         return [
             json.dumps({"e": "ACCOUNT_UPDATE", "T": at_ms, "E": at_ms, "a": a}).encode(),
             json.dumps({"e": "ORDER_TRADE_UPDATE", "T": at_ms, "E": at_ms, "o": o}).encode(),
@@ -204,7 +248,7 @@ def test_first_read_with_history_reads_everything() -> None:
     for kind in (Fill, Order):
         assert ids(found.events, kind) == ids(items(frames), kind)
     assert [e.id for e in found.events if isinstance(e, Position)] == [
-        "binance:usdm:acc:position:BTCUSDT:both:%d:2" % (T0 + 5)
+        f"binance:usdm:acc:position:BTCUSDT:both:{T0 + 5}:2"
     ]
     assert "income" in venue.paths()
 

@@ -1,0 +1,181 @@
+"""The watermark: what it books, when it explains a snapshot, what a proof keeps."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.core import recovery
+from fleet.core.events import AccountEvent, Balance, Fill, Order, Position
+from fleet.core.recovery import Snapshot, Watermark, balance_changes, missed
+
+
+def common(at_ms: int, symbol: str = "S", name: str = "i") -> dict[str, Any]:
+    return {
+        "id": f"{name}{at_ms}",
+        "exchange": "x",
+        "market": "m",
+        "symbol": symbol,
+        "ts_event": at_ms,
+        "ts_recv": 0,
+        "account_id": "a",
+    }
+
+
+def fill(
+    at_ms: int, side: str = "buy", qty: str = "1", fee: str = "0.1", pnl: str = "", symbol: str = "S", asset: str = "U"
+) -> Fill:
+    return Fill(
+        **common(at_ms, symbol, "f"), trade_id=str(at_ms), order_id="1", client_order_id="", side=side, position_side="both",  # type: ignore[arg-type]
+        price="1", qty=qty, fee=fee, fee_asset=asset, liquidity="maker", realized_pnl=pnl,
+    )  # fmt: skip
+
+
+def order(at_ms: int, order_id: str, status: str) -> Order:
+    return Order(
+        **common(at_ms, name="o"), order_id=order_id, client_order_id="", side="buy", position_side="both", order_type="limit",
+        time_in_force="gtc", status=status, price="1", stop_price="0", qty="1", filled_qty="0", avg_price="0", reduce_only=False,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def position(at_ms: int, qty: str) -> Position:
+    return Position(
+        **common(at_ms, name="p"),
+        position_side="both",
+        qty=qty,
+        entry_price="1",
+        unrealized_pnl="0",
+        margin_mode="cross",
+    )
+
+
+def balance(at_ms: int, wallet: str, change: str | None = None) -> Balance:
+    return Balance(**common(at_ms, "", "b"), asset="U", wallet=wallet, change=change)
+
+
+def test_fills_explain_positions_and_wallets() -> None:
+    mark = Watermark(proven_ms=0)
+    assert not mark.explains(Snapshot(1, {}, {}))  # never proven
+    mark.prove(Snapshot(10, {}, {"U": "100"}), 10)
+    mark.advance(fill(5))  # in the base already
+    assert mark.explains(Snapshot(11, {}, {"U": "100.00"}))
+    mark.advance(fill(20, qty="2"))
+    mark.advance(fill(30, "sell", "1", "0", "5"))
+    assert mark.explains(Snapshot(40, {"S|both": "1.0"}, {"U": "104.9"}))
+    assert not mark.explains(Snapshot(40, {"S|both": "1"}, {"U": "105"}))
+    assert not mark.explains(Snapshot(40, {"S|both": "2"}, {"U": "104.9"}))
+    assert not mark.explains(Snapshot(40, {"S|both": "1", "T|both": "1"}, {"U": "104.9"}))
+    assert mark.symbols == {"S": 30} and mark.last_event_ms == 30
+
+
+def test_funding_is_booked_where_the_event_tells_it() -> None:
+    mark = Watermark(proven_ms=0)
+    mark.prove(Snapshot(10, {}, {"U": "100"}), 10)
+    mark.advance(balance(20, "99.5", "-0.5"))
+    mark.advance(balance(21, "99.5", "0"))
+    mark.advance(balance(5, "100", "7"))  # before the base
+    mark.advance(balance(22, "99.5"))
+    assert mark.explains(Snapshot(30, {}, {"U": "99.5"}))
+    assert mark.wallets == {"U": "99.5"}
+    mark.advance(balance(23, "0.00"))
+    assert mark.wallets == {}
+
+
+def test_positions_and_orders_are_tracked() -> None:
+    mark = Watermark(proven_ms=0)
+    mark.advance(position(1, "2"))
+    assert mark.positions == {"S|both": "2"}
+    mark.advance(position(2, "0.000"))
+    assert mark.positions == {}
+    mark.advance(order(1, "7", "new"))
+    mark.advance(order(2, "8", "partially_filled"))
+    assert mark.open_orders == {"7": "S", "8": "S"}
+    mark.advance(order(3, "7", "canceled"))
+    mark.advance(order(3, "9", "filled"))
+    assert mark.open_orders == {"8": "S"}
+    mark.prove(Snapshot(5, {}, {}, ("8", "404")), 5)
+    assert mark.open_orders == {}
+    mark.advance(AccountEvent(**common(9), event="X", data={}))
+    assert mark.last_event_ms == 9
+
+
+def test_open_orders_are_bounded(monkeypatch: Any) -> None:
+    monkeypatch.setattr(recovery, "MAX_OPEN_ORDERS", 2)
+    mark = Watermark(proven_ms=0)
+    for n in range(5):
+        mark.advance(order(n, str(n), "new"))
+    assert len(mark.open_orders) == 2
+
+
+def test_a_proof_keeps_what_happened_after_its_snapshot() -> None:
+    mark = Watermark(proven_ms=0)
+    mark.prove(Snapshot(10, {}, {"U": "100"}), 10)
+    mark.advance(fill(20))
+    mark.advance(fill(30))
+    mark.advance(balance(31, "90", "-9.8"))
+    mark.prove(Snapshot(25, {"S|both": "1"}, {"U": "99.9"}), 5)
+    assert mark.proven_ms == 10  # never backwards
+    assert (mark.moved, mark.earned, mark.booked) == ({"S|both": "1"}, {"U": "-0.1"}, {"U": "-9.8"})
+    assert mark.explains(Snapshot(40, {"S|both": "2"}, {"U": "90"}))
+
+
+def test_recent_bookings_are_bounded(monkeypatch: Any) -> None:
+    monkeypatch.setattr(recovery, "MAX_RECENT", 3)
+    mark = Watermark(proven_ms=0)
+    for n in range(50):
+        mark.advance(fill(n))
+    assert len(mark.recent) <= 6 and mark.recent[-1].ts == 49
+    assert mark.moved == {"S|both": "50"}
+
+
+def test_stored_and_loaded_again() -> None:
+    mark = Watermark(proven_ms=3)
+    mark.prove(Snapshot(10, {}, {"U": "1"}), 10)
+    mark.advance(fill(20))
+    mark.advance(balance(21, "2", "1"))
+    assert msgspec.json.decode(msgspec.json.encode(mark), type=Watermark) == mark
+    old = b'{"proven_ms":5,"base":{"at_ms":1,"positions":{},"wallets":{}}}'
+    assert msgspec.json.decode(old, type=Watermark).recent == []
+
+
+def test_missed_leaves_out_the_known_and_sorts() -> None:
+    events = [
+        order(5, "1", "filled"),
+        fill(5),
+        position(5, "1"),
+        balance(5, "1"),
+        fill(1),
+        AccountEvent(**common(5), event="X", data={}),
+    ]
+    assert [e.id for e in missed(list(events), {"f1"})] == ["f5", "o5", "p5", "b5", "i5"]
+    assert missed([], set()) == []
+
+
+def test_balance_changes() -> None:
+    rows = [balance(1, "5.00"), balance(2, "6"), balance(3, "")]
+    assert balance_changes({"U": "5"}, rows) == [rows[1], rows[2]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 99), st.sampled_from(["buy", "sell"]), st.integers(1, 5), st.integers(-3, 3))),
+    st.integers(0, 100),
+)
+def test_any_proof_on_the_way_explains_the_end(rows: list[tuple[int, str, int, int]], cut: int) -> None:
+    """Wherever a snapshot is taken and whenever it is proven, the rest of the fills lead from it to the end."""
+    rows = sorted(rows, key=lambda row: row[0])
+
+    def state(until: int) -> Snapshot:
+        held = sum(q if side == "buy" else -q for at, side, q, _ in rows if at < until)
+        wallet = sum(pnl - Decimal("0.1") for at, _, _, pnl in rows if at < until)
+        return Snapshot(until, {"S|both": str(held)} if held else {}, {"U": str(wallet)} if wallet else {})
+
+    mark = Watermark(proven_ms=0)
+    mark.prove(state(0), 0)
+    for at_ms, side, qty, pnl in rows:
+        mark.advance(fill(at_ms, side, str(qty), "0.1", str(pnl)))
+    mark.prove(state(cut), cut)
+    assert mark.explains(state(1000))
