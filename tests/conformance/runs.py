@@ -43,7 +43,20 @@ def against_simulator(wstest: Path, cases: list[str]) -> tuple[int, list[str], d
     with tempfile.TemporaryDirectory() as name:
         directory, port = Path(name), autobahn.free_port()
         server = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "simulator.echo", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL
+            [
+                sys.executable,
+                "-m",
+                "simulator",
+                "--plain",
+                "--rate",
+                "0.1",
+                "--echo-port",
+                str(port),
+                "--endpoints",
+                name + "/endpoints",
+            ],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
         )
         try:
             autobahn.wait_for_port(port, server)
