@@ -154,7 +154,7 @@ class _Draft:
         wanted = (self.accounts is None or spec is not None) and account_id not in self.quarantined
         if wanted and self.healthy.get(record.slot) == record.incarnation and record.state == RUN:
             self._count(record.slot, spec)
-            if spec is not None:
+            if spec is not None and self.workers[record.slot].standing is Standing.UP:  # a leaving one starts nothing
                 self._assign(account_id, record, record.slot, record.incarnation, "credentials")
             return
         self._unsettled(account_id, record, spec, wanted)
