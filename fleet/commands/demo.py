@@ -44,6 +44,7 @@ UNATTENDED_S = 60.0
 @click.option(
     "--report", type=click.Path(dir_okay=False, writable=True), help="Write the report to this file, as JSON."
 )
+@click.option("--logs", type=click.Path(file_okay=False), help="Keep the log files of all processes in this directory.")
 @env_file_option
 def demo(
     accounts: int,
@@ -54,6 +55,7 @@ def demo(
     chaos: int | None,
     replay: tuple[str, ...],
     report: str | None,
+    logs: str | None,
 ) -> None:
     """Everything on this machine: services, simulated exchanges, the fleet under supervisord. Ctrl-C ends it cleanly."""
     from fleet.demo.options import Options  # psutil and the services are extras: the other commands do without them
@@ -70,6 +72,7 @@ def demo(
         chaos=chaos,
         replay=tuple(str(Path(capture).resolve()) for capture in replay),
         report=Path(report).resolve() if report else None,
+        logs=Path(logs).resolve() if logs else None,
     )
     click.get_current_context().exit(run(options))
 

@@ -75,7 +75,7 @@ class Comparison:
         if in_clickhouse < in_kafka:
             report.problems.append(f"{topic}: {in_kafka - in_clickhouse} events are in Kafka but not in ClickHouse")
         return MarketTopic(
-            sent=len(sent),
+            sent=len(sent | (doomed & tally.market)),
             kafka=in_kafka,
             clickhouse=in_clickhouse,
             missing=len(lost) + max(0, in_kafka - in_clickhouse),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from fleet.core.events import plain
 from fleet.core.names import MARKET_TOPICS, TOPIC_OF_TYPE
 
 FillKey = tuple[str, str, str, str]  # exchange:market, API key or account id, symbol, trade id/order id
@@ -16,8 +17,12 @@ MarketKey = tuple[str, ...]  # topic, exchange:market, symbol, then what tells t
 LAST_MOMENT_MS = 2000  # an event written this shortly before its socket closed may have gone down with it
 
 
+TICKERS = {"book_ticker": "ticker"}  # the ledger tells apart what one topic carries
+
+
 def market_key(kind: str, venue: str, symbol: str, distinct: tuple[object, ...]) -> MarketKey:
-    """`distinct`: a trade's id, a candle's interval and event time, a book's last sequence, else the event time."""
+    """`distinct`: a trade's id, a candle's interval and event time, a book's last sequence, what a liquidation says, else the
+    event time."""
     return (TOPIC_OF_TYPE[kind], venue, symbol, *map(str, distinct))
 
 
@@ -38,11 +43,9 @@ class Ledger:
                 if kind == "fill":
                     key = (venue, str(row["api_key"]), str(row["symbol"]), f"{row['trade_id']}/{row['order_id']}")
                     self.fills.setdefault(key, int(row["ts"]))
-            elif TOPIC_OF_TYPE.get(kind) in MARKET_TOPICS and row.get("sockets"):
-                self.market[market_key(kind, venue, str(row["symbol"]), distinct_of(row))] = (
-                    int(row["ts"]),
-                    row["sockets"],
-                )
+            elif TOPIC_OF_TYPE.get(TICKERS.get(kind, kind)) in MARKET_TOPICS and row.get("sockets"):
+                key = market_key(TICKERS.get(kind, kind), venue, str(row["symbol"]), distinct_of(row))
+                self.market[key] = (int(row["ts"]), row["sockets"])
 
     def written(self, closed_at: dict[Any, int | None], topic: str) -> tuple[set[MarketKey], set[MarketKey]]:
         """(sent, with_socket) of one topic: sent = on some socket that lived LAST_MOMENT_MS longer than the event."""
@@ -65,4 +68,8 @@ def distinct_of(row: dict[str, Any]) -> tuple[object, ...]:
         return (str(row.get("stream", "")).rpartition("kline_")[2], row["ts"])
     if kind == "depth" and row.get("last_seq") is not None:
         return (row["last_seq"],)
+    if kind == "liquidation":
+        return (row["side"], plain(row["price"]), plain(row["qty"]))
+    if kind == "book_ticker":
+        return ("book", row["ts"])
     return (row["ts"],)

@@ -8,7 +8,8 @@ import msgspec
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`seconds` None = until Ctrl-C; `venues` are names of exchange folders; `chaos` is a seed; `replay` are capture files."""
+    """`seconds` None = until Ctrl-C; `venues` are names of exchange folders; `chaos` is a seed; `replay` are capture files; `logs` is a directory
+    that keeps the log files."""
 
     accounts: int
     workers: int
@@ -18,3 +19,4 @@ class Options(msgspec.Struct, frozen=True):
     chaos: int | None = None
     replay: tuple[str, ...] = ()
     report: Path | None = None
+    logs: Path | None = None

@@ -53,6 +53,13 @@ class Place:
             env |= part
         return env
 
+    def keep_logs(self, target: Path) -> None:
+        """Copy what the processes wrote to `target`."""
+        target.mkdir(parents=True, exist_ok=True)
+        for path in [*self.logs.iterdir(), *self.root.glob("*.log")]:
+            if path.is_file():
+                shutil.copy(path, target / path.name)
+
     def remove(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
 

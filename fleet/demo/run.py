@@ -133,6 +133,8 @@ class Demo:
     def run(self) -> Report:
         place = Place()
         self.stack.callback(place.remove)
+        if self.options.logs:
+            self.stack.callback(place.keep_logs, self.options.logs)
         control, services, env = self.surroundings(place)
         settings = Settings.from_env(env)
         keys = self.accounts(place, control, settings)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core.events import plain
 from fleet.core.names import HEADER_INCARNATION, HEADER_TOKEN, MARKET_TOPICS, TOPIC_FILLS, USER_TOPICS
 from fleet.demo.ledger import FillKey, MarketKey, market_key
 
@@ -35,6 +36,10 @@ class Seen(msgspec.Struct):
     interval: str | None = None
     kind: str | None = None
     last_seq: int | None = None
+    side: str | None = None
+    price: str | None = None
+    qty: str | None = None
+    last: str | None = None
     event: str | None = None
     stream: str | None = None
     reason: str | None = None
@@ -97,6 +102,10 @@ class Tally:
             distinct = (seen.interval, seen.ts_event)
         elif seen.type == "depth":
             distinct = (seen.last_seq,)
+        elif seen.type == "liquidation":
+            distinct = (seen.side, plain(seen.price or ""), plain(seen.qty or ""))
+        elif seen.type == "ticker" and seen.last is None:
+            distinct = ("book", seen.ts_event)
         self.market.add(market_key(seen.type, venue, seen.symbol, distinct))
 
     def covered_by_snapshot(self, key: MarketKey, ts: int) -> bool:

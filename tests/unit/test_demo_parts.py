@@ -90,9 +90,9 @@ def test_a_market_event_written_in_a_sockets_last_moment_is_not_counted_as_sent(
         ("trade", {"trade_id": "4"}),
         ("kline", {"interval": "1m"}),
         ("depth", {"last_seq": 12, "kind": "update"}),
-        ("ticker", {}),
+        ("ticker", {"last": "1"}),
         ("mark_price", {}),
-        ("liquidation", {}),
+        ("liquidation", {"side": "sell", "price": "1.50", "qty": "2"}),
     ],
 )
 def test_ledger_and_kafka_name_one_market_event_alike(kind: str, fields: dict[str, Any]) -> None:
