@@ -31,6 +31,7 @@ RECORD_OVERHEAD_BYTES = 512  # what one pending record costs besides its key and
 MISSING_TOPIC_RETRY_S = 1.0
 PARTITION_CACHE_SIZE = 100_000
 COMMIT_TIMEOUT_S = 3.0
+LAG_TIMEOUT_S = 5.0
 NEW_PARTITIONS_CHECK_S = 30.0
 DEFAULT_PARTITIONS = 12
 
@@ -332,12 +333,12 @@ class Consumer:
     def lag(self) -> dict[str, int]:
         """Records per topic not committed yet. Raises StoreUnavailable."""
         try:
-            ends = self._kafka.end_offsets(list(self._assigned), timeout_ms=int(MAX_BLOCK_S * 1000))
+            ends = self._kafka.end_offsets(list(self._assigned), timeout_ms=int(LAG_TIMEOUT_S * 1000))
             behind = dict.fromkeys(self._topics, 0)
             for partition, end in ends.items():
                 position = self._uncommitted.get(partition)
                 if position is None:
-                    position = self._kafka.position(partition, timeout_ms=int(MAX_BLOCK_S * 1000))
+                    position = self._kafka.position(partition, timeout_ms=int(LAG_TIMEOUT_S * 1000))
                 behind[partition.topic] += max(0, end - (end if position is None else position))
         except kafka_errors.KafkaError as error:
             raise _translate(error, "kafka lag") from error

@@ -1,0 +1,110 @@
+"""Market tables in the embedded engine: exact text, repeats, blocks at fault; the sink's own look for repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fleet.core.errors import SettingsError, StoreUnavailable
+from fleet.core.events import Depth, Event, Kline, Liquidation, MarkPrice, Ticker
+from fleet.runtime import clickhouse
+from fleet.runtime.clickhouse import TABLES, ClickHouse, RowsRefused, count_rows
+from fleet.runtime.kafka_io import KafkaRecord
+from tests.support.records import as_record, trades
+from workers.sinks.clickhouse import ClickHouseSink
+
+pytestmark = pytest.mark.integration
+PRICE = "0.000000012345678901"
+COMMON = {"exchange": "binance", "market": "usdm", "symbol": "BTCUSDT", "ts_event": 1_790_000_000_000, "ts_recv": 1}
+ONE_OF_EACH: list[Event] = [
+    *trades("BTCUSDT", 1, 1),
+    Kline(id="k", interval="1m", open_time=1_790_000_000_000, close_time=1_790_000_059_999, open=PRICE, high=PRICE,
+          low=PRICE, close=PRICE, volume="1", closed=True, **COMMON),  # type: ignore[arg-type]
+    Ticker(id="t", last=PRICE, **COMMON),  # type: ignore[arg-type]
+    Depth(id="d", kind="update", bids=[(PRICE, "0")], asks=[], first_seq=1, last_seq=2, **COMMON),  # type: ignore[arg-type]
+    Liquidation(id="l", side="sell", price=PRICE, qty="1", **COMMON),  # type: ignore[arg-type]
+    MarkPrice(id="m", mark=PRICE, next_funding=None, **COMMON),  # type: ignore[arg-type]
+]  # fmt: skip
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> str:
+    return str(tmp_path / "clickhouse")
+
+
+@pytest.fixture
+def store(directory: str) -> Iterator[ClickHouse]:
+    opened = clickhouse.open(directory)
+    opened.migrate()
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+def record(event: Event, offset: int = 0) -> KafkaRecord:
+    topic, key, value = as_record(event)
+    return KafkaRecord(topic, 0, offset, key, value, {}, 0)
+
+
+def test_every_kind_of_event_fits_its_table_exactly(store: ClickHouse, directory: str) -> None:
+    sink = ClickHouseSink(lambda: store, lambda _: None, None)
+    lines = [line for event in ONE_OF_EACH for line in sink.decode(record(event))[0]]
+    assert sink.store(lines) == dict.fromkeys(TABLES, 1)
+    (kline,) = store.query("SELECT close, close_decimal, closed FROM market_klines")
+    assert kline == {"close": PRICE, "close_decimal": Decimal(PRICE), "closed": True}
+    (depth,) = store.query("SELECT bids, asks, prev_seq FROM market_depth")
+    assert depth == {"bids": [(PRICE, "0")], "asks": [], "prev_seq": None}
+    (ticker,) = store.query("SELECT last, bid FROM market_tickers")
+    assert ticker == {"last": PRICE, "bid": None}
+    (mark,) = store.query("SELECT mark, `index`, next_funding FROM market_mark_prices")
+    assert mark == {"mark": PRICE, "index": None, "next_funding": None}
+    store.close()
+    assert count_rows(directory) == dict.fromkeys(TABLES, (1, 1))
+
+
+def test_repeats_are_one_row_for_the_reader(store: ClickHouse) -> None:
+    block = b"\n".join(map(msgspec.json.encode, trades("R", 0, 100)))
+    store.insert_lines("market_trades", block)
+    store.insert_lines("market_trades", block)
+    (row,) = store.query("SELECT count() AS n FROM market_trades FINAL")
+    assert row["n"] == 100
+
+
+def test_a_sink_that_starts_again_does_not_store_twice(store: ClickHouse) -> None:
+    events = [record(event, offset) for offset, event in enumerate(trades("S", 0, 500))]
+
+    def store_all(sink: ClickHouseSink, records: list[KafkaRecord]) -> int:
+        lines = [line for each in records for line in sink.decode(each)[0]]
+        return sink.store(lines).get("market_trades", 0)
+
+    first = ClickHouseSink(lambda: store, lambda _: None, None)
+    assert store_all(first, events[:300]) == 300
+    assert store_all(first, events[:300]) == 0  # remembered
+    second = ClickHouseSink(lambda: store, lambda _: None, None)
+    assert store_all(second, events[:400]) == 100  # looked up
+    assert store_all(second, events[400:]) == 100
+    (row,) = store.query("SELECT count() AS n, uniqExact(id) AS ids FROM market_trades")
+    assert row == {"n": 500, "ids": 500}
+
+
+def test_a_block_at_fault_is_told_from_a_store_that_is_away(store: ClickHouse) -> None:
+    good = msgspec.json.encode(trades("B", 1, 1)[0])
+    for bad in (b"{", b'{"id": "x", "ts_event": "soon"}'):
+        with pytest.raises(RowsRefused):
+            store.insert_lines("market_trades", good + b"\n" + bad)
+    with pytest.raises(RowsRefused):
+        store.insert("market_trades", ["id", "ts_event"], [["a", "soon"]])
+    with pytest.raises(StoreUnavailable):
+        store.insert_lines("no_such_table", good)
+    (row,) = store.query("SELECT count() AS n FROM market_trades")
+    assert row["n"] == 0
+
+
+@pytest.mark.parametrize("dsn", ["ftp://x/y", "http://", "/proc/nowhere/at/all"])
+def test_a_wrong_setting_is_one_line(dsn: str) -> None:
+    with pytest.raises(SettingsError, match="FLEET_CLICKHOUSE_DSN"):
+        clickhouse.open(dsn)

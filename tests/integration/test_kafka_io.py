@@ -1,0 +1,233 @@
+"""The door to Kafka on a real broker: acknowledgements, bounds, outages, restarts, offsets."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from kafka.errors import OutOfOrderSequenceNumberError
+
+from fleet.core.errors import StoreUnavailable
+from fleet.core.names import MARKET_TOPICS, TOPIC_STREAMS, USER_TOPICS
+from fleet.runtime.kafka_io import Consumer, KafkaRecord, Producer, RecordRefused, create_topics
+from fleet.services import Kafka, ServiceMissing, Services, Tansu
+from tests.support.records import wait_until
+from tests.support.services import SharedServices, missing
+
+pytestmark = pytest.mark.integration
+TOPIC = "user.account"
+
+
+class Results:
+    """Collects what `done` reported, per record."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, Exception | None] = {}
+
+    def done(self, number: int) -> Callable[[Exception | None], None]:
+        def done(error: Exception | None) -> None:
+            assert number not in self.of, "reported twice"
+            self.of[number] = error
+
+        return done
+
+    def failed(self) -> list[Exception]:
+        return [error for error in self.of.values() if error is not None]
+
+
+@pytest.fixture
+def bootstrap(services: SharedServices) -> str:
+    create_topics(services.kafka.bootstrap)
+    return str(services.kafka.bootstrap)
+
+
+@pytest.fixture(scope="module")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka | Tansu]:
+    """A broker of this module alone: to kill and to freeze."""
+    try:
+        own = Services.start(tmp_path_factory.mktemp("broker"), only=("kafka",))
+    except ServiceMissing as error:
+        missing(error)
+    with own:
+        create_topics(own.kafka.bootstrap, 4)
+        yield own.kafka
+
+
+def read(bootstrap: str, prefix: bytes, count: int, timeout_s: float = 20.0) -> list[KafkaRecord]:
+    consumer, found, until = Consumer(bootstrap, None, [TOPIC]), [], time.monotonic() + timeout_s
+    try:
+        while len(found) < count and time.monotonic() < until:
+            found += [r for r in consumer.poll(0.2, 5000) if r.key and r.key.startswith(prefix)]
+    finally:
+        consumer.close()
+    return found
+
+
+def test_topics_are_created_once(bootstrap: str) -> None:
+    assert create_topics(bootstrap) == []
+    consumer = Consumer(bootstrap, None, [*USER_TOPICS, TOPIC_STREAMS, *MARKET_TOPICS])
+    assert set(consumer.lag()) == {*USER_TOPICS, TOPIC_STREAMS, *MARKET_TOPICS}
+    consumer.close()
+
+
+def test_records_arrive_in_order_per_key_with_headers(bootstrap: str) -> None:
+    prefix, results = uuid.uuid4().hex[:8].encode(), Results()
+    producer = Producer(bootstrap, "test")
+    for n in range(3000):
+        producer.send(
+            TOPIC, prefix + b"%d" % (n % 7), b"%d" % n, [("token", b"17"), ("shard", b"h:0")], results.done(n)
+        )
+    assert producer.flush(10)
+    assert len(results.of) == 3000 and not results.failed() and producer.pending() == 0
+    producer.close(5)
+    records = read(bootstrap, prefix, 3000)
+    assert records[0].headers == {"token": "17", "shard": "h:0"}
+    for key in {r.key for r in records}:
+        numbers = [int(r.value or b"") for r in records if r.key == key]
+        assert numbers == sorted(numbers)
+        assert len({r.partition for r in records if r.key == key}) == 1
+
+
+def test_a_record_too_large_fails_alone(bootstrap: str) -> None:
+    results, producer = Results(), Producer(bootstrap, "test")
+    for n, size in enumerate((10, 2_000_000, 10)):
+        producer.send(TOPIC, b"size", b"x" * size, [], results.done(n))
+    assert producer.flush(10)
+    producer.close(5)
+    assert isinstance(results.of[1], RecordRefused) and not results.of[1].retryable
+    assert results.of[0] is None and results.of[2] is None
+
+
+def test_a_missing_topic_is_named_and_holds_up_nobody(services: SharedServices, bootstrap: str) -> None:
+    if services.kafka.kind != "kafka":
+        pytest.skip("Tansu creates every topic it is asked for")
+    results, producer = Results(), Producer(bootstrap, "test")
+    for n in range(20):
+        producer.send("no.such.topic", b"k", b"v", [], results.done(n))
+    started = time.monotonic()
+    producer.send(TOPIC, b"k", b"v", [], results.done(99))
+    assert producer.flush(5) and time.monotonic() - started < 2.0
+    producer.close(5)
+    assert results.of[99] is None
+    assert all(isinstance(e, StoreUnavailable) and "no.such.topic" in str(e) for e in results.failed())
+    assert len(results.failed()) == 20
+    with pytest.raises(StoreUnavailable, match=r"no\.such\.topic"):
+        Consumer(bootstrap, None, ["no.such.topic"])
+
+
+def test_a_broker_that_was_never_there(services: SharedServices) -> None:
+    results, producer = Results(), Producer("127.0.0.1:1", "test")
+    started = time.monotonic()
+    producer.send(TOPIC, b"k", b"v", [], results.done(0))
+    assert time.monotonic() - started < 5
+    assert isinstance(results.of[0], StoreUnavailable)
+    producer.close(1)
+    for refuse in (lambda: Consumer("127.0.0.1:1", None, [TOPIC]), lambda: create_topics("127.0.0.1:1", timeout_s=1)):
+        with pytest.raises(StoreUnavailable):
+            refuse()
+
+
+def test_an_error_the_client_does_not_survive_makes_a_new_one(bootstrap: str) -> None:
+    results, producer = Results(), Producer(bootstrap, "test")
+    producer.send(TOPIC, b"k", b"1", [], results.done(1))
+    assert producer.flush(10)
+    first = producer._kafka
+    assert isinstance(producer._failed(TOPIC, OutOfOrderSequenceNumberError()), StoreUnavailable)
+    producer.send(TOPIC, b"k", b"2", [], results.done(2))
+    assert producer.flush(10)
+    assert producer._kafka is not first and not first._sender.is_alive()
+    assert results.of == {1: None, 2: None}
+    producer.close(5)
+
+
+def test_a_broker_killed_and_restarted_loses_nothing_and_memory_stays_bounded(own_broker: Kafka) -> None:
+    if own_broker.kind != "kafka":
+        pytest.skip("Tansu keeps records in memory only")
+    broker = own_broker
+    results, producer = Results(), Producer(broker.bootstrap, "test", max_pending_bytes=300_000)
+    prefix, sent = b"restart", 0
+
+    def send(count: int) -> None:
+        nonlocal sent
+        for _ in range(count):
+            producer.send(TOPIC, prefix + b"%d" % (sent % 5), b"%d" % sent, [], results.done(sent))
+            sent += 1
+
+    send(500)
+    assert producer.flush(10)
+    consumer = Consumer(broker.bootstrap, "restart", [TOPIC])
+    assert wait_until(lambda: consumer.poll(0.2, 1000), 10, "the consumer reads")
+    consumer.commit()
+    broker.kill()
+    send(500)  # fits
+    assert producer.pending() == 500
+    started = time.monotonic()
+    producer.send(TOPIC, prefix, b"x" * 200_000, [], results.done(-1))  # does not fit
+    assert isinstance(results.of[-1], StoreUnavailable) and time.monotonic() - started < 5
+    assert not producer.flush(0.2)
+    assert consumer.poll(0.1, 100) == []
+    with pytest.raises(StoreUnavailable):
+        consumer.lag()
+    broker.start()
+    assert producer.flush(30)
+    send(100)
+    assert producer.flush(10)
+    lost = [n for n in range(sent) if results.of.get(n, 1) is not None]
+    assert not lost
+    again = wait_until(lambda: sum(len(consumer.poll(0.2, 5000)) for _ in range(3)), 20, "the consumer reads on")
+    assert again <= 600
+    consumer.close()
+    producer.close(5)
+    numbers = [int(r.value or b"") for r in read(broker.bootstrap, prefix, sent)]
+    assert sorted(numbers) == list(range(sent))
+
+
+def test_closing_while_the_broker_is_frozen_reports_what_is_left(own_broker: Kafka) -> None:
+    broker = own_broker
+    results, producer = Results(), Producer(broker.bootstrap, "test")
+    producer.send(TOPIC, b"k", b"0", [], results.done(0))
+    assert producer.flush(10)
+    broker.pause()
+    try:
+        for n in range(1, 50):
+            producer.send(TOPIC, b"k", b"%d" % n, [], results.done(n))
+        started = time.monotonic()
+        producer.close(1.5)
+        assert time.monotonic() - started < 4
+    finally:
+        broker.resume()
+    wait_until(lambda: len(results.of) == 50, 5, "every record is reported")
+    assert all(isinstance(e, StoreUnavailable) for e in results.failed()) and len(results.failed()) == 49
+    assert not any("network-thread" in t.name for t in threading.enumerate() if t.name.startswith("test"))
+
+
+def test_commit_and_rewind(bootstrap: str) -> None:
+    prefix, group = uuid.uuid4().hex[:8].encode(), uuid.uuid4().hex
+    producer = Producer(bootstrap, "test")
+    late = Consumer(bootstrap, group + "-late", [TOPIC], from_beginning=False)
+    late.lag()  # settles its positions at the end
+    for n in range(300):
+        producer.send(TOPIC, prefix + b"%d" % (n % 3), b"%d" % n, [], lambda error: None)
+    assert producer.flush(10)
+    producer.close(5)
+
+    def take(consumer: Consumer, count: int) -> list[int]:
+        found: list[int] = []
+        until = time.monotonic() + 20
+        while len(found) < count and time.monotonic() < until:
+            found += [int(r.value or b"") for r in consumer.poll(0.2, 50) if r.key and r.key.startswith(prefix)]
+        return sorted(found)
+
+    assert take(late, 300) == list(range(300))
+    late.rewind()
+    assert take(late, 300) == list(range(300))
+    assert late.lag()[TOPIC] >= 300
+    late.commit()
+    assert late.lag()[TOPIC] == 0
+    late.close()
+    again = Consumer(bootstrap, group + "-late", [TOPIC], from_beginning=False)
+    assert again.lag()[TOPIC] == 0
+    again.close()
