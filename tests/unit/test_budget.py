@@ -11,7 +11,9 @@ from fleet.core.exchange import Rate
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 4)), min_size=1, max_size=60), st.floats(1, 20), st.floats(0.1, 10)
+    st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 4)), min_size=1, max_size=60),
+    st.floats(1, 20),
+    st.floats(0.1, 10),
 )
 def test_never_grants_more_than_the_limit(steps: list[tuple[float, float]], burst: float, per_s: float) -> None:
     rate = Rate(burst, per_s)

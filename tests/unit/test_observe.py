@@ -102,7 +102,8 @@ def test_fresh_in_the_witness_is_cut_off_and_left_alone_for_the_grace() -> None:
 
 
 @pytest.mark.parametrize(
-    ("silent", "watched", "held"), [(1, 1, False), (2, 2, False), (2, 3, False), (3, 5, True), (3, 6, False), (9, 9, True)]
+    ("silent", "watched", "held"),
+    [(1, 1, False), (2, 2, False), (2, 3, False), (3, 5, True), (3, 6, False), (9, 9, True)],
 )
 def test_mass_guard(silent: int, watched: int, held: bool) -> None:
     verdicts = judge(silent, watched, {})

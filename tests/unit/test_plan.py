@@ -181,7 +181,9 @@ worlds = st.fixed_dictionaries(
         "workers": st.lists(st.tuples(standings, st.integers(0, 20)), min_size=1, max_size=6),
         "records": st.dictionaries(
             st.integers(0, 30),
-            st.tuples(st.integers(0, 7), st.sampled_from(["i0", "i1"]), st.sampled_from(["run", "revoke"]), st.integers(-1, 2)),
+            st.tuples(
+                st.integers(0, 7), st.sampled_from(["i0", "i1"]), st.sampled_from(["run", "revoke"]), st.integers(-1, 2)
+            ),
         ),
     }
 )

@@ -18,7 +18,13 @@ ownerships = st.builds(
     Ownership, names, names, tokens, st.sampled_from(wire.OWN_STATES), clock_ms, st.integers(-1, 1 << 40)
 )
 statuses = st.builds(
-    StreamStatus, st.just("a"), tokens, st.sampled_from(list(StreamState)), clock_ms, st.integers(0, 10**6), st.booleans()
+    StreamStatus,
+    st.just("a"),
+    tokens,
+    st.sampled_from(list(StreamState)),
+    clock_ms,
+    st.integers(0, 10**6),
+    st.booleans(),
 )
 views = st.builds(
     WorkerView,
@@ -56,7 +62,9 @@ def test_report(status: StreamStatus) -> None:
 
 @given(views, clock_ms, st.lists(st.sampled_from(["10.0.0.1", "::1", "127.0.0.2"]), unique=True))
 def test_worker(view: WorkerView, beat_ms: int, ips: list[str]) -> None:
-    fields = {"inc": view.incarnation, "seq": str(view.seq)} | wire.pack_worker(view, beat_ms=beat_ms, egress_ips=tuple(ips))
+    fields = {"inc": view.incarnation, "seq": str(view.seq)} | wire.pack_worker(
+        view, beat_ms=beat_ms, egress_ips=tuple(ips)
+    )
     record = wire.parse_worker(view.slot, fields)
     assert (record.view, record.beat_ms, record.egress_ips) == (view, beat_ms, tuple(ips))
 

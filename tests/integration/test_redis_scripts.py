@@ -1,0 +1,383 @@
+"""The Lua scripts on a real Redis: against a Python model (hypothesis stateful), twice, after SCRIPT FLUSH, when frozen."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from fleet.core import wire
+from fleet.core.errors import StoreUnavailable
+from fleet.core.exchange import Rate
+from fleet.core.model import Ownership, StreamState, StreamStatus, WorkerView, token_of
+from fleet.core.names import Keys
+from fleet.core.wire import Generation, pack_leader
+from fleet.runtime.redis_store import BATCH, Budget, Change, NotLeader, Poke, RedisStore
+from fleet.services import Services
+from tests.support.redis_model import Hash, Model, Own
+from tests.support.services import SharedServices
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def url(services: SharedServices) -> str:
+    return services.redis.url
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[RedisStore]:
+    opened = fresh(url)
+    yield opened
+    opened.close()
+
+
+def fresh(url: str) -> RedisStore:
+    return RedisStore(url, Keys(f"t{uuid.uuid4().hex[:10]}"))
+
+
+def view(slot: str = "h:0", inc: str = "i1", seq: int = 0) -> WorkerView:
+    return WorkerView(slot, inc, seq, wire.UP, "h", 1, 10, 0.0, 0)
+
+
+def led(store: RedisStore, term: int = 1) -> tuple[str, Generation]:
+    """Lead, with a generation that is ready."""
+    assert store.lead("c", term, 60) == "OK"
+    leader, generation = pack_leader("c", term), Generation("g", True)
+    store.rebuild(leader, generation, {})
+    return leader, generation
+
+
+def owned(n: int, slot: str = "h:0", inc: str = "i1", state: str = "run") -> Ownership:
+    return Ownership(slot, inc, token_of(1, n), state, 5, 1)
+
+
+# ── against the model ────────────────────────────────────────────────────────────────────────────────────────────
+slots = st.sampled_from(["h:0", "h:1"])
+incs = st.sampled_from(["i1", "i2", "i3"])
+names = st.sampled_from(["a", "b", "c"])
+tokens = st.integers(1, 6)
+leaders = st.tuples(st.sampled_from(["c1", "c2"]), st.integers(1, 4))
+gens = st.tuples(st.sampled_from(["g1", "g2"]), st.booleans())
+owns = st.tuples(slots, incs, tokens, st.sampled_from(["run", "revoke"]), st.integers(1, 2), st.just(1))
+
+
+def record(own: Own | None) -> Ownership | None:
+    return Ownership(*own) if own else None
+
+
+class Scripts(RuleBasedStateMachine):
+    """Every operation runs on Redis, sometimes twice in a row, and on the model."""
+
+    url = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = fresh(self.url)
+        self.model = Model()
+        self.raw = redis.Redis.from_url(self.url, decode_responses=True)
+
+    def teardown(self) -> None:
+        names = list(self.raw.scan_iter(match=self.store.keys.prefix.replace("{", "[{]") + "*"))
+        if names:
+            self.raw.delete(*names)
+        self.store.close()
+        self.raw.close()
+
+    @rule(slot=slots, inc=incs, twice=st.booleans())
+    def register(self, slot: str, inc: str, twice: bool) -> None:
+        expected = self.model.register(slot, inc)
+        for _ in range(1 + twice):
+            assert self.store.register(view(slot, inc, self.model.w[slot].seq), beat_ms=1) == expected
+        if expected == "OK" and self.raw.hget(self.store.keys.worker(slot), "seq") is not None:
+            self.model.w[slot].seq = int(self.raw.hget(self.store.keys.worker(slot), "seq") or 0)  # type: ignore[arg-type]
+
+    @rule(slot=slots, inc=incs, seq=st.integers(0, 9))
+    def heartbeat(self, slot: str, inc: str, seq: int) -> None:
+        beat = self.store.heartbeat(view(slot, inc, seq), beat_ms=1)
+        seen = (beat.standing,)
+        if beat.standing == "OK":
+            gen = (beat.generation.id, beat.generation.ready) if beat.generation else None
+            assert (*seen, gen, beat.version, beat.drain) == self.model.heartbeat(slot, inc, seq)
+        else:
+            assert seen == self.model.heartbeat(slot, inc, seq)
+
+    @rule(slot=slots, inc=incs)
+    def pull(self, slot: str, inc: str) -> None:
+        got = self.store.pull(slot, inc, None, -1)
+        expected = self.model.pull(slot, inc)
+        assert got.standing == expected[0]
+        if got.standing == "OK":
+            gen = (got.generation.id, got.generation.ready) if got.generation else None
+            desired = {a: (e.token, e.state) for a, e in (got.desired or {}).items()}
+            assert (gen, got.version, desired) == expected[1:]
+            assert self.store.pull(slot, inc, got.generation, got.version).desired is None or got.generation is None
+
+    @rule(
+        slot=slots,
+        inc=incs,
+        rows=st.dictionaries(names, tokens),
+        removed=st.lists(names, max_size=2),
+        full=st.booleans(),
+    )
+    def report(self, slot: str, inc: str, rows: dict[str, int], removed: list[str], full: bool) -> None:
+        statuses = [StreamStatus(a, token, StreamState.LIVE, 1, 0, False) for a, token in rows.items()]
+        got = self.store.report(slot, inc, statuses, removed, full=full)
+        assert got == self.model.report(slot, inc, rows, removed, full)
+
+    @rule(slot=slots, inc=incs, stopped=st.dictionaries(names, tokens, min_size=1))
+    def ack_release(self, slot: str, inc: str, stopped: dict[str, int]) -> None:
+        assert self.store.ack_release(slot, inc, stopped) == self.model.ack_release(slot, inc, stopped)
+
+    @rule()
+    def ack_everything_revoked(self) -> None:
+        for slot in ("h:0", "h:1"):
+            inc = self.model.w.get(slot, Hash()).inc
+            mine = {a: o[2] for a, o in self.model.own.items() if o[:2] == (slot, inc) and o[3] == "revoke"}
+            if mine:
+                self.ack_release(slot, inc, mine)
+
+    @rule(leader=leaders)
+    def lead(self, leader: tuple[str, int]) -> None:
+        assert self.store.lead(*leader, 60) == self.model.lead(*leader)
+
+    @rule()
+    def leader_expires(self) -> None:
+        self.raw.delete(self.store.keys.leader)
+        self.model.leader = None
+
+    @rule(
+        leader=leaders,
+        gen=gens,
+        changes=st.lists(st.tuples(names, st.none() | owns, st.none() | owns), min_size=1, max_size=4),
+    )
+    def apply_anything(
+        self, leader: tuple[str, int], gen: tuple[str, bool], changes: list[tuple[str, Own | None, Own | None]]
+    ) -> None:
+        self._apply(leader, gen, changes)
+
+    @rule(
+        picks=st.lists(
+            st.tuples(names, st.none() | st.tuples(slots, tokens, st.sampled_from(["run", "revoke"]))),
+            min_size=1,
+            max_size=4,
+        ),
+        twice=st.booleans(),
+    )
+    def apply_soundly(self, picks: list[tuple[str, tuple[str, int, str] | None]], twice: bool) -> None:
+        """What a leader with a fresh picture does."""
+        if self.model.leader is None or self.model.gen is None:
+            return
+        unique = dict(picks)
+        changes: list[tuple[str, Own | None, Own | None]] = []
+        for account, pick in unique.items():
+            new = (pick[0], self.model.w.get(pick[0], Hash()).inc or "i9", pick[1], pick[2], 1, 1) if pick else None
+            changes.append((account, self.model.own.get(account), new))
+        self._apply(self.model.leader, self.model.gen, changes)
+        if twice:
+            self._apply(self.model.leader, self.model.gen, changes)
+
+    def _apply(
+        self, leader: tuple[str, int], gen: tuple[str, bool], changes: list[tuple[str, Own | None, Own | None]]
+    ) -> None:
+        expected = self.model.apply(leader, gen, changes)
+        packed = [Change(a, record(old), record(new)) for a, old, new in changes]
+        if isinstance(expected, str):
+            with pytest.raises(NotLeader):
+                self.store.apply(pack_leader(*leader), Generation(*gen), packed)
+        else:
+            assert self.store.apply(pack_leader(*leader), Generation(*gen), packed) == expected
+
+    @rule(leader=leaders, slot=slots, inc=incs)
+    def fence(self, leader: tuple[str, int], slot: str, inc: str) -> None:
+        self._leading(self.model.fence(leader, slot, inc), self.store.fence_worker, leader, slot, inc)
+
+    @rule(slot=slots)
+    def fence_the_present(self, slot: str) -> None:
+        inc = self.model.w.get(slot, Hash()).inc
+        if self.model.leader and inc:
+            self.fence(self.model.leader, slot, inc)
+
+    @rule(leader=leaders, slot=slots, inc=incs)
+    def forget(self, leader: tuple[str, int], slot: str, inc: str) -> None:
+        self._leading(self.model.forget(leader, slot, inc), self.store.forget, leader, slot, inc)
+
+    @rule(leader=leaders, gen=gens, records=st.dictionaries(names, owns, max_size=3))
+    def rebuild(self, leader: tuple[str, int], gen: tuple[str, bool], records: dict[str, Own]) -> None:
+        leader = self.model.leader or leader
+        packed = {a: Ownership(*own) for a, own in records.items()}
+        self._leading(self.model.rebuild(leader, gen, records), self.store.rebuild, leader, Generation(*gen), packed)
+
+    def _leading(self, expected: Any, call: Callable[..., Any], leader: tuple[str, int], *args: Any) -> None:
+        if expected == "NOTLEADER":
+            with pytest.raises(NotLeader):
+                call(pack_leader(*leader), *args)
+        else:
+            assert call(pack_leader(*leader), *args) == expected
+
+    @invariant()
+    def states_are_equal(self) -> None:
+        model, seen = self.model, self.store.observe()
+        assert (seen.generation and (seen.generation.id, seen.generation.ready)) == model.gen
+        assert seen.version == model.ver
+        assert set(seen.workers) == model.workers
+        for slot, got in seen.workers.items():
+            want = model.w.get(slot, Hash())
+            assert (got.view.incarnation, got.fenced, got.version, got.reported, got.drain) == (
+                want.inc, want.fenced, want.version, want.reported, want.drain,
+            )  # fmt: skip
+            if want.inc:
+                assert (got.view.seq, got.view.state) == (want.seq, want.state)
+        assert self.store.owners()[0] == {a: Ownership(*own) for a, own in model.own.items()}
+        for slot in ("h:0", "h:1"):
+            entries = self.raw.hgetall(self.store.keys.desired(slot))
+            parsed = {a: wire.parse_desired(text) for a, text in entries.items()}  # type: ignore[union-attr]
+            assert {a: (e.token, e.state) for a, e in parsed.items()} == model.d.get(slot, {})
+            assert {a: s.token for a, s in self.store.reports(slot).items()} == model.r.get(slot, {})
+
+
+def test_scripts_do_what_the_model_does(url: str) -> None:
+    machine = type("ScriptsHere", (Scripts,), {"url": url})
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+# ── one by one ───────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_batch_is_at_most_500_and_500_are_quick(store: RedisStore) -> None:
+    leader, generation = led(store)
+    store.register(view(), beat_ms=1)
+    changes = [Change(f"account-{n}", None, owned(n)) for n in range(BATCH)]
+    started = time.perf_counter()
+    assert all(store.apply(leader, generation, changes))
+    assert time.perf_counter() - started < 0.4
+    with pytest.raises(ValueError, match="501"):
+        store.apply(leader, generation, [*changes, Change("one more", None, owned(1))])
+
+
+def test_a_stale_leader_is_refused(store: RedisStore) -> None:
+    leader, generation = led(store, term=1)
+    store.register(view(), beat_ms=1)
+    store.resign(leader)
+    assert store.lead("other", 2, 60) == "OK"
+    with pytest.raises(NotLeader):
+        store.apply(leader, generation, [Change("a", None, owned(1))])
+    with pytest.raises(NotLeader):
+        store.fence_worker(leader, "h:0", "i1")
+    with pytest.raises(NotLeader):
+        store.rebuild(leader, generation, {"a": owned(1)})
+    store.resign(leader)  # resigning late takes nothing from the successor
+    assert store.leader() == pack_leader("other", 2)
+    assert store.owners()[0] == {}
+
+
+def test_the_lease_expires(store: RedisStore) -> None:
+    assert store.lead("c", 1, 0.2) == "OK"
+    assert store.lead("d", 2, 60) == "HELD"
+    deadline = time.monotonic() + 5
+    while store.lead("d", 2, 60) != "OK":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert store.lead("c", 1, 60) == "HELD"
+
+
+def test_script_flush_and_a_restart_are_not_noticed(store: RedisStore, url: str) -> None:
+    store.register(view(), beat_ms=1)
+    redis.Redis.from_url(url).script_flush()
+    assert store.heartbeat(view(seq=1), beat_ms=2).standing == "OK"
+
+
+def test_data_loss_is_unknown_not_fenced(own_services: Callable[..., Services]) -> None:
+    store = fresh(own_services("redis").redis.url)
+    store.register(view(), beat_ms=1)
+    redis.Redis.from_url(store._url).flushall()
+    assert store.heartbeat(view(seq=1), beat_ms=2).standing == "UNKNOWN"
+    assert store.pull("h:0", "i1", None, 0).standing == "UNKNOWN"
+    assert store.register(view(), beat_ms=1) == "OK"
+    store.close()
+
+
+def test_a_frozen_redis_costs_half_a_second_a_call(own_services: Callable[..., Services]) -> None:
+    server = own_services("redis").redis
+    store = fresh(server.url)
+    store.register(view(), beat_ms=1)
+    server.pause()
+    for _ in range(3):
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            store.heartbeat(view(seq=1), beat_ms=2)
+        assert 0.3 < time.monotonic() - started < 0.9
+    server.resume()
+    assert store.heartbeat(view(seq=2), beat_ms=2).standing == "OK"
+    server.stop()
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        store.heartbeat(view(seq=3), beat_ms=2)
+    assert time.monotonic() - started < 0.6
+    store.close()
+
+
+def test_a_poke_wakes_and_its_loss_only_costs_the_wait(store: RedisStore, url: str) -> None:
+    poke = Poke(url, store.keys, "h:0")
+    assert not poke.wait(0.05)
+    store.poke("h:0")
+    started = time.monotonic()
+    assert poke.wait(5.0)
+    assert time.monotonic() - started < 1.0
+    assert not poke.wait(0.05)
+    poke.close()
+
+
+def test_drain_is_an_operators_wish(store: RedisStore) -> None:
+    assert not store.set_drain("h:0", True)
+    store.register(view(), beat_ms=1)
+    assert store.set_drain("h:0", True)
+    assert store.heartbeat(view(seq=1), beat_ms=2).drain
+    assert store.set_drain("h:0", False)
+    assert not store.heartbeat(view(seq=2), beat_ms=2).drain
+
+
+def test_the_shared_bucket(store: RedisStore) -> None:
+    rate = Rate(3, 10)
+    assert [store.bucket_take("dial", "binance", "ip", 1, rate) for _ in range(3)] == [0.0] * 3
+    wait_s = store.bucket_take("dial", "binance", "ip", 1, rate)
+    assert 0 < wait_s <= 0.1
+    assert store.bucket_take("dial", "binance", "other", 1, rate) == 0.0
+    assert store.bucket_take("weight", "binance", "ip", 1, rate) == 0.0
+    store.bucket_block("dial", "binance", "other", 30)
+    store.bucket_block("dial", "binance", "other", 1)
+    assert store.bucket_take("dial", "binance", "other", 1, rate) > 29
+    rows = {(row["kind"], row["egress_ip"]): row for row in store.budgets()}
+    assert set(rows) == {("dial", "ip"), ("dial", "other"), ("weight", "ip")}
+    assert rows["dial", "other"]["blocked_s"] > 29
+
+
+def test_the_bucket_keeps_the_limit_over_time(store: RedisStore) -> None:
+    rate = Rate(5, 50)
+    started, granted = time.monotonic(), 0
+    while time.monotonic() - started < 0.6:
+        granted += store.bucket_take("dial", "x", "ip", 1, rate) == 0.0
+    assert granted <= 5 + 50 * (time.monotonic() - started) + 1
+    assert granted >= 15
+
+
+def test_budget_lives_on_its_share_while_redis_is_away(own_services: Callable[..., Services]) -> None:
+    server = own_services("redis").redis
+    budget = Budget(fresh(server.url), share=0.5)
+    rate = Rate(10, 0.001)
+    assert budget.take("dial", "binance", "ip", 1, rate) == 0.0
+    server.stop()
+    granted = sum(budget.take("dial", "binance", "ip", 1, rate) == 0.0 for _ in range(20))
+    assert granted == 5
+    budget.block("dial", "binance", "ip", 60)
+    assert budget.take("dial", "binance", "ip", 1, rate) > 50

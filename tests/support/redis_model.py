@@ -1,0 +1,186 @@
+"""The scripts of fleet/runtime/lua as plain Python over dicts: what each of them means, without Redis.
+
+Used by tests/integration/test_redis_scripts.py, which runs the same operations on both and compares replies and states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Own = tuple[str, str, int, str, int, int]  # slot, incarnation, token, state, since_ms, revision
+
+
+@dataclass
+class Hash:
+    """`{..}:w:<slot>`, the fields that scripts look at."""
+
+    inc: str = ""
+    fenced: str = ""
+    version: int = 0
+    seq: int = 0
+    state: str = ""
+    drain: bool = False
+    reported: str = ""
+
+
+@dataclass
+class Model:
+    """State of one fleet's keys."""
+
+    gen: tuple[str, bool] | None = None
+    leader: tuple[str, int] | None = None
+    term: int = 0
+    ver: int = 0
+    workers: set[str] = field(default_factory=set)
+    w: dict[str, Hash] = field(default_factory=dict)
+    own: dict[str, Own] = field(default_factory=dict)
+    d: dict[str, dict[str, tuple[int, str]]] = field(default_factory=dict)
+    r: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def standing(self, slot: str, inc: str) -> str:
+        record = self.w.get(slot, Hash())
+        if record.fenced == inc:
+            return "FENCED"
+        if not record.inc:
+            return "UNKNOWN"
+        return "OK" if record.inc == inc else "FENCED"
+
+    def register(self, slot: str, inc: str) -> str:
+        record = self.w.setdefault(slot, Hash())
+        if record.fenced == inc:
+            return "FENCED"
+        if record.inc != inc:
+            if record.inc:
+                self.d.pop(slot, None)
+                record.drain = False
+            self.r.pop(slot, None)
+            record.version += 1
+            record.inc = inc
+        record.state = "up"
+        self.workers.add(slot)
+        return "OK"
+
+    def heartbeat(self, slot: str, inc: str, seq: int) -> tuple[Any, ...]:
+        standing = self.standing(slot, inc)
+        if standing != "OK":
+            return (standing,)
+        self.w[slot].seq, self.w[slot].state = seq, "up"
+        return ("OK", self.gen, self.w[slot].version, self.w[slot].drain)
+
+    def pull(self, slot: str, inc: str) -> tuple[Any, ...]:
+        standing = self.standing(slot, inc)
+        if standing != "OK":
+            return (standing,)
+        view = {
+            account: entry
+            for account, entry in self.d.get(slot, {}).items()
+            if account in self.own and self.own[account][:4] == (slot, inc, *entry)
+        }
+        return ("OK", self.gen, self.w[slot].version, view)
+
+    def report(self, slot: str, inc: str, tokens: dict[str, int], removed: list[str], full: bool) -> str:
+        standing = self.standing(slot, inc)
+        if standing != "OK":
+            return standing
+        if full:
+            self.r.pop(slot, None)
+        rows = self.r.setdefault(slot, {})
+        for account in removed:
+            rows.pop(account, None)
+        rows.update(tokens)
+        self.w[slot].reported = inc
+        return "OK"
+
+    def ack_release(self, slot: str, inc: str, stopped: dict[str, int]) -> str:
+        standing = self.standing(slot, inc)
+        if standing != "OK":
+            return standing
+        released = [a for a, token in stopped.items() if self.own.get(a, ())[:4] == (slot, inc, token, "revoke")]
+        for account in released:
+            del self.own[account]
+            self.d.get(slot, {}).pop(account, None)
+            self.r.get(slot, {}).pop(account, None)
+        if released:
+            self.ver += 1
+            self.w[slot].version += 1
+        return "OK"
+
+    def lead(self, holder: str, term: int) -> str:
+        if self.leader and self.leader[0] != holder:
+            return "HELD"
+        if self.term > term:
+            return "STALE"
+        self.leader, self.term = (holder, term), term
+        return "OK"
+
+    def apply(
+        self, leader: tuple[str, int], gen: tuple[str, bool], changes: list[tuple[str, Own | None, Own | None]]
+    ) -> list[bool] | str:
+        if self.leader != leader:
+            return "NOTLEADER"
+        if self.gen != gen:
+            return "GEN"
+        done, touched, changed = [], set(), False
+        for account, expected, new in changes:
+            now = self.own.get(account)
+            target = self.w.get(new[0], Hash()) if new else None
+            alive = target is None or (new is not None and target.inc == new[1] and target.fenced != new[1])
+            if not alive or now not in (expected, new):
+                done.append(False)
+                continue
+            if new is None:
+                self.own.pop(account, None)
+            else:
+                self.own[account] = new
+            if expected and (new is None or expected[0] != new[0]):
+                self.d.get(expected[0], {}).pop(account, None)
+                touched.add(expected[0])
+            if new:
+                self.d.setdefault(new[0], {})[account] = (new[2], new[3])
+                touched.add(new[0])
+            changed = changed or now != new
+            done.append(True)
+        self.ver += changed
+        for slot in touched:
+            self.w.setdefault(slot, Hash()).version += 1
+        return done
+
+    def fence(self, leader: tuple[str, int], slot: str, inc: str) -> bool | str:
+        if self.leader != leader:
+            return "NOTLEADER"
+        record = self.w.get(slot, Hash())
+        if record.inc and record.inc != inc:
+            return False
+        record.fenced, record.state = inc, "fenced"
+        record.version += 1
+        self.w[slot] = record
+        self.d.pop(slot, None)
+        self.workers.add(slot)
+        return True
+
+    def forget(self, leader: tuple[str, int], slot: str, inc: str) -> bool | str:
+        if self.leader != leader:
+            return "NOTLEADER"
+        record = self.w.get(slot, Hash())
+        if record.inc and record.inc != inc:
+            return False
+        for table in (self.w, self.d, self.r):
+            table.pop(slot, None)  # type: ignore[attr-defined]
+        self.workers.discard(slot)
+        return True
+
+    def rebuild(self, leader: tuple[str, int], gen: tuple[str, bool], records: dict[str, Own]) -> int | str:
+        if self.leader != leader:
+            return "NOTLEADER"
+        self.gen = gen
+        written = 0
+        for account, record in records.items():
+            if account not in self.own or self.own[account][2] < record[2]:
+                self.own[account] = record
+                self.d.setdefault(record[0], {})[account] = (record[2], record[3])
+                written += 1
+        self.ver += 1
+        for slot in {record[0] for record in records.values()}:
+            self.w.setdefault(slot, Hash()).version += 1
+        return written
