@@ -211,7 +211,8 @@ class MarketPublisher:
                 queue = self._ready.popleft()
                 lines: list[bytes] = []
                 size = length = 0
-                while queue.lines and len(lines) < LINES and length < RECORD_BYTES:
+                most = 1 if queue.cls == "stream" else LINES  # fleet.streams carries one event a record (contracts)
+                while queue.lines and len(lines) < most and length < RECORD_BYTES:
                     line = queue.lines.popleft()
                     lines.append(line)
                     length += len(line) + 1
