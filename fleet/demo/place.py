@@ -6,6 +6,7 @@ In: the options; out: paths and an environment. Nothing here is shared with anot
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import sys
@@ -75,9 +76,9 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` adjacent free loopback ports, below the range that the kernel hands out to clients."""
-    start = 20_000 + os.getpid() % 5_000
-    for first in range(start, 32_000, max(count, 1)):
+    """The first of `count` adjacent free loopback ports, below those of the embedded services (20000 and up)."""
+    for _ in range(200):
+        first = random.randrange(10_000, 20_000 - count)
         if all(is_free(port) for port in range(first, first + count)):
             return first
     raise OSError(f"no {count} adjacent free ports on loopback")
