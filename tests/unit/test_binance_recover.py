@@ -127,7 +127,7 @@ class Venue:
     def answer(self, call: HttpCall) -> Any:
         p: dict[str, Any] = dict(call.params)
         name = call.path.rpartition("/")[2]
-        mine = lambda rows: [r for r in rows if r["symbol"] == p["symbol"]]  # noqa: E731
+        mine = lambda rows: [r for r in rows if p.get("symbol", r["symbol"]) == r["symbol"]]  # noqa: E731
         if name == "account":
             listed = {
                 k: v
@@ -250,7 +250,39 @@ def test_first_read_with_history_reads_everything() -> None:
     assert [e.id for e in found.events if isinstance(e, Position)] == [
         f"binance:usdm:acc:position:BTCUSDT:both:{T0 + 5}:2"
     ]
+    assert "income" not in venue.paths()
+    again = venue.read(Watermark(proven_ms=T0 - 10 * DAY), T0 + 100)
+    assert "income" in venue.paths() and ids(again.events, Fill) == ids(found.events, Fill)
+
+
+def test_first_read_where_orders_need_a_symbol(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    frames = venue.trade("ETHUSDT", "BUY", "2", T0 + 6) + venue.trade("ETHUSDT", "SELL", "2", T0 + 7)
+    answer = venue.answer
+
+    def older(call: HttpCall) -> Any:
+        if call.path.endswith("allOrders") and "symbol" not in dict(call.params):
+            raise refused(-1102)
+        return answer(call)
+
+    monkeypatch.setattr(venue, "answer", older)
+    assert ids(venue.read(Watermark(proven_ms=T0), T0 + 100).events, Fill) == ids(items(frames), Fill)
+    monkeypatch.setattr(venue, "answer", answer)
+    monkeypatch.setattr(module, "PAGE", 2)
+    venue.page = 2
+    assert ids(venue.read(Watermark(proven_ms=T0), T0 + 100).events, Fill) == ids(items(frames), Fill)
     assert "income" in venue.paths()
+
+
+def test_first_read_of_an_account_funded_just_before_it_was_added() -> None:
+    venue = Venue()
+    venue.wallets["USDT"][1] = T0 - 2000
+    spec = AccountSpec("acc", "u", "binance", "usdm", "l", False, 1, T0)
+    plan = X.recover(spec, Watermark(proven_ms=T0 - 10_000), T0 + 500)
+    body = json.dumps(venue.answer(next(plan))).encode()
+    with pytest.raises(StopIteration) as end:
+        plan.send(HttpReply(200, {}, body))
+    assert [type(e) for e in end.value.value.events] == [Balance]
 
 
 def test_missed_fill_of_a_known_symbol_is_found_with_the_stream_ids() -> None:

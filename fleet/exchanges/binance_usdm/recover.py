@@ -7,7 +7,7 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
 1. The account (5). If what we know explains its positions and wallets, no fill is missing. Open orders of the symbols in
    use are looked at (1 each). A quiet account ends here.
 2. Trades (5) of the symbols whose position is unexplained or that traded since the base; then of the other known ones.
-3. Bookings (30): names the symbols that traded and that nobody knew.
+3. Bookings (30) name the symbols that traded and that nobody knew; at a first-ever read the orders of all symbols (5) do.
 4. Orders (5) of the symbols with fills, and each order (1) that was known as open and is not any more.
 5. Entry prices (5) if positions changed; the account again if the first one does not fit the trades (REST lags).
 Not found this way: an order placed and cancelled unfilled inside the gap, in a symbol that saw no fill.
@@ -34,6 +34,7 @@ T = TypeVar("T")
 Dialogue = Generator[HttpCall, HttpReply, T]
 
 REST_LAG_MS = 5000
+SKEW_MS = 1000  # between the clock of our database and the exchange's
 RECENT_SYMBOLS = 3  # symbols whose open orders are looked at though nothing hints at any
 FORGOTTEN_MS = (
     60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
@@ -64,11 +65,14 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     first, snapshot = yield from _account(now_ms)
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     found = _Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), first, snapshot)
-    if not (_untouched(mark, first) if mark.base is None else mark.explains(snapshot)):
+    since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS)  # a first-ever read: since the account is ours
+    if not (_untouched(first, since_ms) if mark.base is None else mark.explains(snapshot)):
         if mark.proven_ms < oldest_ms:
             found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
         yield from _missing_trades(found)
-        if found.trades and not _explained(found):  # the account lagged behind the trades, or moved on meanwhile
+        if (
+            mark.base is not None and found.trades and not _explained(found)
+        ):  # the account lagged behind the trades, or moved on meanwhile
             at_ms = clock_ms((yield CLOCK))
             found.account, found.snapshot = yield from _account(at_ms)
         yield from _orders_of_fills(found)
@@ -87,12 +91,10 @@ def _account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
     return account, Snapshot(reply.at_ms or at_ms, positions, wallets)
 
 
-def _untouched(mark: Watermark, account: wire.AccountRow) -> bool:
-    """A first-ever read: nothing can have happened since `proven_ms` if nothing is held and no wallet changed since."""
-    flat = not any(Decimal(p.qty) or p.update_ms > mark.proven_ms for p in account.positions)
-    return flat and not any(
-        a.update_ms > mark.proven_ms or (Decimal(a.wallet) and not a.update_ms) for a in account.assets
-    )
+def _untouched(account: wire.AccountRow, since_ms: int) -> bool:
+    """A first-ever read: nothing can have happened since then if nothing is held and no wallet changed since."""
+    held = any(Decimal(p.qty) or p.update_ms > since_ms for p in account.positions)
+    return not held and all(a.update_ms <= since_ms for a in account.assets)
 
 
 # ── Fills ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -106,9 +108,24 @@ def _missing_trades(found: _Findings) -> Dialogue[None]:
         yield from _trades_of(found, active | _unexplained_symbols(found))
         if _explained(found):
             return
+    else:
+        known |= yield from _ordered_symbols(found)
     yield from _trades_of(found, known - found.read)
-    if not _explained(found):
+    if mark.base is not None and not _explained(found):
         yield from _trades_of(found, (yield from _booked_symbols(found)) - found.read)
+
+
+def _ordered_symbols(found: _Findings) -> Dialogue[set[str]]:
+    """Symbols with orders since the watermark; one call for all symbols, which servers before 2026-08-25 refuse."""
+    if found.now_ms - found.since_ms > WINDOW_MS:
+        return (yield from _booked_symbols(found))
+    try:
+        reply = yield rows.all_orders_call(found.since_ms)
+    except ExchangeRefused:
+        return (yield from _booked_symbols(found))
+    orders = rows.decode(reply, list[wire.OrderRow], "orders")
+    symbols = {order.symbol for order in orders}
+    return symbols if len(orders) < PAGE else symbols | (yield from _booked_symbols(found))
 
 
 def _unexplained_symbols(found: _Findings) -> set[str]:

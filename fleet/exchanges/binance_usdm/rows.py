@@ -32,6 +32,11 @@ def orders_call(symbol: str, **where: int) -> HttpCall:
     return _signed("/fapi/v1/allOrders", 5, symbol=symbol, **where, limit=PAGE)
 
 
+def all_orders_call(since_ms: int) -> HttpCall:
+    """allOrders without a symbol (possible since 2026-08-25; its weight is not documented: taken as with one)."""
+    return _signed("/fapi/v1/allOrders", 5, startTime=since_ms, limit=PAGE)
+
+
 def open_orders_call(symbol: str) -> HttpCall:
     return _signed("/fapi/v1/openOrders", 1, symbol=symbol)
 
