@@ -22,7 +22,7 @@ from fleet.core.names import TOPIC_OF_TYPE, TOPIC_STREAMS
 from fleet.runtime import logs
 from fleet.runtime.metrics import Metrics
 
-LINGER_S = 0.004
+LINGER_S = 0.006
 LINES = 250  # of one record
 RECORD_BYTES = 256 * 1024
 IN_FLIGHT_BYTES = (

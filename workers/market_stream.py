@@ -1,8 +1,9 @@
 """One lane of public market data, on one thread: dial → subscribe → read → books → publish; on an error wait and again.
 
 In: a lane (path and topics). Out: events to `workers.market_publish` and announcements on fleet.streams. Runs in the
-market-data process. A dead socket is replaced after a backoff; a planned end (24 h, the server's goodbye) or topics that fell
-silent on a socket that still serves others are met by make-before-break: dial, prove, then close the old one.
+market-data process. A dead socket is replaced after a backoff. A planned end (24 h, the server's goodbye) and topics that fell
+silent are met by make-before-break: dial, prove, then close the old one. So is a socket on which everything fell silent: it
+may be that nothing happens, and then nothing must be lost either.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fleet.core import names
-from fleet.core.backoff import delay_s, next_attempt
+from fleet.core.backoff import CAP_S, delay_s, next_attempt
 from fleet.core.errors import ConnectionFailed, DialRefused
 from fleet.core.events import Depth, MarketRecord
 from fleet.core.exchange import Exchange
@@ -40,6 +41,7 @@ DRAIN_S = 0.5
 ROTATE_RETRY_S = 30.0
 ROTATE_PERMIT_S = 2.0
 ROTATE_SPREAD = 0.05  # lanes rotate at different times
+LIVE_CAP_S = 3.0
 RATE_STATUSES = (403, 418, 429)
 RECENT_IDS = 50_000
 
@@ -117,13 +119,13 @@ class MarketStream:
                 self._stream()
             except ConnectionFailed as error:
                 failure = error
-            self._drop()
+            self._drop(failure)
             if failure is not None and not self._stop.is_set():
                 lived_s = time.monotonic() - live_s if live_s else 0.0
                 self._failed(failure, attempt, was_live=bool(live_s))
                 attempt = next_attempt(attempt, lived_s)
                 self.state = StreamState.WAITING
-                self._stop.wait(self._pause_s(failure, attempt))
+                self._stop.wait(self._pause_s(failure, attempt, was_live=bool(live_s)))
         self._publish_books(self._books.drain())
         self.state = StreamState.STOPPED
 
@@ -195,38 +197,45 @@ class MarketStream:
             "market data stalled", action="stall", stream=self.lane.name, topics=stalled[:20], whole=whole
         )
         self._announce("stalled", "socket" if whole else "topics", data={"topics": stalled})
+        failure = ConnectionFailed("stalled: pongs may come, data does not")
         if whole:
-            raise ConnectionFailed("stalled: pongs may come, data does not")
-        self._replace(socket, "stalled")
+            self._say_disconnected(failure, 0)
+        replaced = self._replace(socket, "stalled", frozenset(stalled), again=whole)
+        if whole and not replaced:
+            raise failure
 
     # ── make before break ────────────────────────────────────────────────────────────────────────────────────────
-    def _replace(self, old: MarketSocket, reason: str) -> None:
-        """Open a second socket, read both until the new one proved itself, then close the old one. On failure keep the old
-        and try again later."""
+    def _replace(
+        self, old: MarketSocket, reason: str, stalled: frozenset[str] = frozenset(), *, again: bool = False
+    ) -> bool:
+        """Open a second socket, read both until the new one proved itself, then close the old one. On failure keep the old,
+        try again later, and return False. `again`: it counts as a reconnect in the log, not as a rotation."""
         self.state = StreamState.ROTATING
         give_up_s = time.monotonic() + ROTATE_PERMIT_S
         try:
             new = self._dial(lambda: time.monotonic() > give_up_s)
         except ConnectionFailed as error:
             self._put_off(error, reason)
-            return
+            return False
         try:
-            self._overlap(old, new)
+            self._overlap(old, new, stalled)
         except ConnectionFailed as error:  # of the new one
             new.close()
             self._put_off(error, reason)
-            return
+            return False
         self._socket = new
         self._drain(old)
         old.close()
-        self._metrics.marketdata_reconnects("success").inc()
-        self._went_live(0, again=False, rotated=reason)
+        if not again:
+            self._metrics.marketdata_reconnects("success").inc()
+        self._went_live(0, again=again, rotated="" if again else reason)
+        return True
 
-    def _overlap(self, old: MarketSocket, new: MarketSocket) -> None:
+    def _overlap(self, old: MarketSocket, new: MarketSocket, stalled: frozenset[str]) -> None:
         """Read both. Returns once the new socket delivers whatever the old one delivered lately, or its time is over."""
         deadline_s = time.monotonic() + PROVE_S
         old_dead = False
-        wanted = {t.name for t in self.lane.topics if t.expect_s is not None and t.name in old.topics_seen}
+        wanted = {t.name for t in self.lane.topics if t.expect_s is not None and t.name in old.topics_seen} - stalled
         while time.monotonic() < deadline_s and not self._stop.is_set():
             if not old_dead:
                 try:
@@ -288,16 +297,25 @@ class MarketStream:
                 "market data dial failed", action="dial", stream=self.lane.name, attempt=attempt, reason=str(error)
             )
 
-    def _pause_s(self, error: ConnectionFailed, attempt: int) -> float:
-        pause_s = delay_s(attempt, random.random)
+    def _say_disconnected(self, error: ConnectionFailed, attempt: int) -> None:
+        self._log.warning(
+            names.MARKET_DISCONNECTED, action="disconnect", stream=self.lane.name, attempt=attempt, reason=str(error)
+        )
+        self._announce("disconnected", str(error))
+
+    def _pause_s(self, error: ConnectionFailed, attempt: int, *, was_live: bool) -> float:
+        """A venue that takes our dials but cuts the sockets is dialled at a steady pace; one that refuses them, ever slower."""
+        pause_s = delay_s(attempt, random.random, cap_s=LIVE_CAP_S if was_live else CAP_S)
         if isinstance(error, DialRefused):
             pause_s = max(pause_s, error.retry_after_s)
         return pause_s
 
-    def _drop(self) -> None:
-        """Close the socket, if any: every book on it lost its continuity."""
+    def _drop(self, failure: ConnectionFailed | None) -> None:
+        """Close the socket, if any, politely unless it failed: every book on it lost its continuity."""
         socket, self._socket = self._socket, None
         if socket is not None:
+            if failure is not None:
+                socket.connection.abort()
             socket.close()
             if not self._stop.is_set():
                 self._books.invalidate_all("disconnected")
