@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import UNSET, UnsetType
 
-MARKET_ROWS = 1_000_000
+MARKET_ROWS = 500_000
 
 
 class Row(msgspec.Struct, gc=False):

@@ -21,7 +21,7 @@ INTERVALS = {
     "4h": 240 * MINUTE, "6h": 360 * MINUTE, "8h": 480 * MINUTE, "12h": 720 * MINUTE, "1d": DAY, "3d": 3 * DAY, "1w": 7 * DAY, "1M": 31 * DAY,
 }  # fmt: skip
 HISTORY_MINUTES = 1500
-TRADES_KEPT = 20_000
+TRADES_KEPT = 10_000
 LEVELS = 200
 MONDAY = 4 * DAY  # 1970-01-05
 

@@ -249,3 +249,18 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def rest(
+    sim: Simulator, method: str, path: str, api_key: str = "", secret: str = "", *, now_ms: int | None = None, **params: str
+) -> tuple[int, Any, dict[str, str]]:
+    """One Binance REST call straight to the simulator: (status, decoded body or text, headers in lower case). Signed when there is a secret."""
+    query = signed_query(secret, params, now_ms) if secret else urlencode(params)
+    headers = {"X-MBX-APIKEY": api_key} if api_key else {}
+    request = urllib.request.Request(sim.rest_url + path + ("?" + query if query else ""), method=method, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, json.loads(response.read()), {k.lower(): v for k, v in response.headers.items()}
+    except urllib.error.HTTPError as error:
+        body = error.read().decode()
+        return error.code, json.loads(body) if body[:1] in "{[" else body, {k.lower(): v for k, v in error.headers.items()}

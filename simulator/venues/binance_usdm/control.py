@@ -182,7 +182,7 @@ class Control:
         self._changed(socket)
 
     def _unsubscribe(self, socket: StreamSocket, name: str) -> None:
-        if socket.subscriptions.pop(name, 0) == 0:
+        if socket.subscriptions.pop(name, 0) is None:
             self._stop(name, socket)
         key = self._keys.find(name.partition("@")[0])
         if key is not None:

@@ -5,7 +5,7 @@ Sources: the sheet's sections 2.1, 2.2 (weight by UTC minute and address; 429, t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from simulator.venue import SocketSettings
 
@@ -55,7 +55,6 @@ class _Address:
     refused: int = 0
     bans: int = 0
     banned_until_ms: int = 0
-    last_ban_minute: int = field(default=0)
 
 
 class WeightLimiter:
@@ -87,6 +86,7 @@ class WeightLimiter:
         address.refused += 1
         if address.refused > self._settings.ban_after:
             address.bans += 1
+            address.refused = 0
             ban_s = min(MAX_BAN_S, self._settings.ban_s * 2 ** (address.bans - 1))
             address.banned_until_ms = now_ms + int(ban_s * 1000)
             raise _banned(ip, address.banned_until_ms, now_ms)
