@@ -25,6 +25,7 @@ from fleet.runtime.redis_store import Budget, Poke, RedisStore
 from fleet.runtime.secrets import Keyring
 from fleet.runtime.settings import Settings
 from fleet.runtime.shutdown import Checklist, die_with_parent, install_stop, lock_slot
+from fleet.runtime.startup import wait_turn
 from workers.accounts import Accounts
 from workers.connection import Connection, tls_context
 from workers.credentials import CredentialDesk
@@ -129,6 +130,7 @@ class UserData:
         close_metrics = self.metrics.serve(
             port_of(self.settings.metrics_base_port, f"worker_{self.slot.rpartition(':')[2]}")
         )
+        wait_turn(stop)  # market data first, when the whole fleet starts
         self.publisher.start()
         self.readback.start()
         self.accounts.start(self.shard.running)

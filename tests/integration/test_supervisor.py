@@ -31,8 +31,10 @@ PROGRAMS = {"coordinator", "marketdata", "sink_postgres", "sink_clickhouse", "co
 STAND_IN = """
 import json, os, sys, time
 from fleet.runtime.shutdown import die_with_parent, install_stop
+from fleet.runtime.startup import wait_turn
 die_with_parent()
 stop = install_stop()
+wait_turn(stop)
 slot = os.environ.get("FLEET_SLOT", "")
 name = NAME(sys.argv[1:], slot)
 def say(what):
@@ -208,8 +210,13 @@ def all_up(text: str, count: int) -> bool:
 
 
 def first_line(log_dir: Path, message: str) -> dict[str, Any]:
-    lines = [line for path in log_dir.glob("*.log") for line in path.read_text().splitlines() if message in line]
-    return min(map(json.loads, lines), key=lambda line: str(line["time"]))
+    """The earliest log line with this message, once there is one."""
+    found: list[str] = wait_for(
+        message,
+        lambda: [line for path in log_dir.glob("*.log") for line in path.read_text().splitlines() if message in line],
+        20,
+    )
+    return min(map(json.loads, found), key=lambda line: str(line["time"]))
 
 
 @pytest.mark.integration
