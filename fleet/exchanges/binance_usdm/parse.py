@@ -67,11 +67,11 @@ ACCOUNT_EVENTS = frozenset(
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 """What decoding bytes can raise: not JSON, not the declared type, not UTF-8, nested too deeply, an integer of absurd length."""
 
-_market_frame = msgspec.json.Decoder(wire.MarketFrame)
-_market_raw = msgspec.json.Decoder(wire.MarketMessage)
-_user_frame = msgspec.json.Decoder(wire.UserFrame)
-_user_raw = msgspec.json.Decoder(wire.UserMessage)
-_snapshot = msgspec.json.Decoder(wire.BookSnapshot)
+_market_frame = msgspec.json.Decoder(wire.MarketFrame).decode
+_market_raw = msgspec.json.Decoder(wire.MarketMessage).decode
+_user_frame = msgspec.json.Decoder(wire.UserFrame).decode
+_user_raw = msgspec.json.Decoder(wire.UserMessage).decode
+_snapshot = msgspec.json.Decoder(wire.BookSnapshot).decode
 _X = EXCHANGE
 _M = MARKET
 _V = ids.VENUE
@@ -143,10 +143,11 @@ _USER_TAGS = frozenset({"ORDER_TRADE_UPDATE", "ACCOUNT_UPDATE", "TRADE_LITE", "l
 def parse_market(frame: bytes, path: str, now_ms: int) -> list[MarketItem]:
     """Events of one public message. `path` is not needed: payloads name their type."""
     try:
-        message = _market_raw.decode(frame) if frame[:4] == b'{"e"' else _market_frame.decode(frame).data
+        message: Any = _market_raw(frame) if frame.startswith(b'{"e"') else _market_frame(frame).data
+        build = _MARKET.get(type(message))
+        if build is not None:
+            return [build(message, now_ms)] if message.st == wire.UM else []
         if message is not None:
-            if type(message) is not list:
-                return [_MARKET[type(message)](message, now_ms)] if message.st == wire.UM else []  # type: ignore[union-attr]
             return [_MARKET[type(m)](m, now_ms) for m in message if m.st == wire.UM]
     except UNREADABLE:
         pass  # decoded again below, which says why
@@ -163,7 +164,7 @@ def _market_row(kind: str, row: dict[str, Any], now_ms: int) -> list[MarketItem]
 def parse_snapshot(reply: HttpReply, symbol: str, now_ms: int) -> Depth:
     """The order book of `GET /fapi/v1/depth`. Raises ConnectionFailed if the reply is not one."""
     try:
-        book = _snapshot.decode(reply.body)
+        book = _snapshot(reply.body)
     except UNREADABLE as error:
         raise ConnectionFailed(f"order book of {symbol}: unreadable reply") from error
     return Depth(
@@ -177,7 +178,7 @@ def parse_snapshot(reply: HttpReply, symbol: str, now_ms: int) -> Depth:
 def parse_user(frame: bytes, account_id: str, now_ms: int) -> list[UserItem]:
     """Events of one private message. A fill comes before the order state it led to."""
     try:
-        message = _user_raw.decode(frame) if frame[:4] == b'{"e"' else _user_frame.decode(frame).data
+        message = _user_raw(frame) if frame.startswith(b'{"e"') else _user_frame(frame).data
         if message is not None:
             return _user_message(message, account_id, now_ms)
     except UNREADABLE:
