@@ -1,7 +1,7 @@
 """Seeded faults: the simulator's and those of processes. In: a seed and a length; out: a schedule, then faults when they are due.
 
 One seed is one schedule. Every kind comes up before any repeats. Nothing that loses data at the exchange itself is in here
-(`drop_event` needs the REST comparison of every account to be found). All of it ends at SPAN of the time, so that the rest heals.
+(`drop_event`). No fault begins after SPAN of the time, and none but a dead socket lasts longer, so that the rest heals.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ EVERY_S = (1.5, 3.5)  # from one fault to the next
 
 SIMULATOR_FAULTS: dict[str, dict[str, Any]] = {
     "cut": {"count": 3},
-    "half_open": {"seconds": 6},
-    "stall": {"seconds": 6},
+    "half_open": {},
+    "stall": {},
     "close": {"code": 1001, "count": 2},
     "reject": {"status": 503, "count": 3},
     "rest_error": {"status": 503, "code": -1001, "count": 4},
@@ -29,12 +29,17 @@ SIMULATOR_FAULTS: dict[str, dict[str, Any]] = {
     "duplicate_event": {"count": 5},
     "reorder": {"count": 4},
     "garbage": {"count": 3},
-    "fragment": {"count": 5},
+    "fragment": {"seconds": 5},
     "slow": {"seconds": 3},
     "expire_listen_key": {"count": 2},
     "refuse": {"seconds": 2},
+    "maintenance": {"seconds": 3},
 }
+LASTING = frozenset(("half_open", "stall"))  # such a socket never gets well again: the fleet has to find and replace it
+ON_ONE = frozenset((*LASTING, "slow", "expire_listen_key"))  # one account's socket, or the market sockets of one path
+MARKET_PATHS = ("/market", "/public")
 PROCESS_FAULTS = ("kill_worker", "kill_marketdata", "kill_sink", "pause_worker", "kill_coordinator")
+LEFT_S = 10.0  # a fault whose count is not used up by then is taken back
 PAUSE_S = (2.0, 7.0)  # some of it past the worker's lease
 
 
@@ -112,8 +117,9 @@ class Chaos:
     def _start(self, fault: Fault, elapsed_s: float) -> bool:
         if fault.body:
             fault_id = self._targets.fault(self._aimed(fault))
-            over_s = elapsed_s + (fault.seconds or 10.0)
-            self._undo.append((over_s, lambda: self._targets.heal(fault_id)))
+            if fault.kind not in LASTING:
+                over_s = elapsed_s + (fault.seconds or LEFT_S)
+                self._undo.append((over_s, lambda: self._targets.heal(fault_id)))
             return True
         action, _, program = fault.kind.partition("_")
         pids = self._targets.pids(program)
@@ -126,8 +132,10 @@ class Chaos:
         return self._targets.signal(pid, signal.SIGSTOP)
 
     def _aimed(self, fault: Fault) -> dict[str, Any]:
-        """Half of the socket faults hit one account, the others the exchange's sockets as they come, market ones included."""
+        """Faults of ON_ONE hit one account in two cases of three, else market sockets; the others whoever comes."""
         keys = self._targets.api_keys()
-        if keys and fault.kind in ("half_open", "stall", "expire_listen_key", "slow") and fault.pick < 0.5:
-            return {**fault.body, "api_key": keys[int(fault.pick * 2 * len(keys))]}
-        return fault.body
+        if fault.kind not in ON_ONE:
+            return fault.body
+        if keys and (fault.pick < 2 / 3 or fault.kind == "expire_listen_key"):
+            return {**fault.body, "api_key": keys[int(fault.pick * 1000) % len(keys)]}
+        return {**fault.body, "path": MARKET_PATHS[int(fault.pick * 1000) % 2]}

@@ -8,8 +8,8 @@ import msgspec
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`seconds` None = until Ctrl-C; `venues` are names of exchange folders; `chaos` is a seed; `replay` are capture files; `logs` is a directory
-    that keeps the log files."""
+    """`seconds` None = until Ctrl-C; `venues` are names of exchange folders; `chaos` is a seed; `replay` are capture files;
+    `logs` is a directory that keeps the log files."""
 
     accounts: int
     workers: int

@@ -39,7 +39,8 @@ from fleet.services import Services
 
 LIVE_S = 60.0
 LIVE_PER_ACCOUNT_S = 1.0  # dialling is paced by the exchange's limits
-SETTLE_S = 120.0
+SETTLE_S = 90.0
+AUDIT_S, AUDIT_PER_ACCOUNT_S = 20.0, 0.4  # an audit costs about 7 of the 20 weight a second
 TICK_S = 0.25
 INTERRUPTED = 130
 
@@ -156,10 +157,17 @@ class Demo:
         control = simulator.ready()
         self.stack.callback(control.close)
         market = capture_settings(options.replay) if options.replay else {}
-        env = place.env(options.workers, services.env, simulator.endpoints, market)
+        env = place.env(options.workers, services.env, simulator.endpoints, market, self.patience())
         fleet_command("migrate", env)
         self.screen.note(f"services are up (broker: {services.kafka.kind}); simulated: {', '.join(options.venues)}")
         return control, services, env
+
+    def patience(self) -> dict[str, str]:
+        """Under chaos sockets go deaf while their pongs come, which only an audit finds: audit as often as the weight allows."""
+        return {} if self.options.chaos is None else {"FLEET_AUDIT_INTERVAL_S": f"{self.audit_s():g}"}
+
+    def audit_s(self) -> float:
+        return AUDIT_S + AUDIT_PER_ACCOUNT_S * self.options.accounts
 
     def accounts(self, place: Place, control: Control, settings: Settings) -> dict[str, str]:
         """A keyring, and the accounts at the simulator and in Postgres; API key → account id."""
@@ -235,8 +243,9 @@ class Demo:
     def settle(self, watch: Watch) -> None:
         """Wait until nothing is outstanding: fills in Kafka and Postgres, gaps closed, sinks without lag."""
         self.screen.note("load is off; waiting for what is under way")
-        if not self.wait(lambda: not watch.outstanding(), watch, SETTLE_S):
-            self.screen.note(f"still outstanding after {SETTLE_S:.0f} s: {', '.join(watch.outstanding())}")
+        deadline_s = SETTLE_S if self.options.chaos is None else SETTLE_S + 1.5 * self.audit_s()
+        if not self.wait(lambda: not watch.outstanding(), watch, deadline_s):
+            self.screen.note(f"still outstanding after {deadline_s:.0f} s: {', '.join(watch.outstanding())}")
 
     def wait(self, condition: Callable[[], bool], watch: Watch, deadline_s: float) -> bool:
         end = time.monotonic() + deadline_s
