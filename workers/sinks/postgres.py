@@ -103,20 +103,11 @@ class PostgresSink:
 
 def put_aside(postgres: Postgres, sink: str, letters: Sequence[DeadLetter]) -> None:
     """Write dead letters in one transaction. Raises StoreUnavailable."""
-    sql = queries("sinks")["dead_letter"]
+    rows = [
+        (sink, r.topic, r.partition, r.offset, r.key, value, reason.replace("\0", "␀")) for r, value, reason in letters
+    ]
     with postgres.transaction() as tx:
-        for letter in letters:
-            record = letter.record
-            row = {
-                "sink": sink,
-                "topic": record.topic,
-                "partition": record.partition,
-                "offset": record.offset,
-                "key": record.key,
-                "value": letter.value,
-                "reason": letter.reason.replace("\0", "␀"),
-            }
-            tx.execute(sql, row)
+        tx.execute_values(queries("sinks")["dead_letter"], rows)
 
 
 # ── one reader per topic: record → (statements, values in the order of their VALUES lists) ───────────────────────────

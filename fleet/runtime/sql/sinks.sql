@@ -107,7 +107,8 @@ ON CONFLICT (id) DO UPDATE SET
 WHERE EXCLUDED.closed_at IS NOT NULL AND (stored.closed_at IS NULL OR EXCLUDED.closed_at > stored.closed_at);
 
 -- name: dead_letter
--- Put one record aside; its place in the topic identifies it.
+-- Put records aside; its place in the topic identifies a record.
 INSERT INTO dead_letter (sink, topic, partition, "offset", key, value, reason)
-VALUES (%(sink)s, %(topic)s, %(partition)s, %(offset)s, %(key)s, %(value)s, %(reason)s)
+SELECT sink, topic, partition, "offset", key::bytea, value::bytea, reason
+FROM (VALUES %s) AS page (sink, topic, partition, "offset", key, value, reason)
 ON CONFLICT DO NOTHING;
