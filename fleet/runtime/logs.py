@@ -3,169 +3,33 @@
 One line per transition, none per message. A line is UTF-8 without escapes, so that `grep` finds the messages of
 `fleet.core.names` word for word; its keys are `time` (ISO, UTC, ms), `level`, `program`, `event` and the caller's fields.
 Callers only render and enqueue: one writer thread owns the file, and a full queue (the disk or a paused supervisord does
-not take the lines) drops and counts instead of blocking a stream. Redaction here is the second line of defence: no secret
-should reach a log call in the first place.
+not take the lines) drops and counts instead of blocking a stream (`log_writer`). `redact` masks what looks like a secret.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import queue
 import re
 import sys
 import threading
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from fleet.core.errors import SettingsError
+from fleet.runtime.log_writer import LineFile, StreamOut, Writer
+from fleet.runtime.redact import QUERY, clean
 from fleet.runtime.settings import Settings
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-QUEUE_LINES = 10_000
-FILE_BYTES = 64 * 1024 * 1024
-KEPT_FILES = 3  # <program>.log.1 (newest) … .3
 LIBRARY_TEXT = 300  # characters of a library's own message that are kept
 QUIET_LIBRARIES = ("kafka", "urllib3", "websocket", "redis", "chdb", "clickhouse_connect")
-
-# ── Redaction ────────────────────────────────────────────────────────────────────────────────────────────────────
-SECRET_FIELDS = frozenset(
-    ("secret", "secret_key", "api_secret", "api_key", "apikey", "listen_key", "listenkey", "signature", "passphrase")
-    + ("password", "authorization", "x-mbx-apikey", "bot_token", "credentials", "signed_url")
-)
-SECRET_WORDS = r"listen_?key|signature|api_?key|api_?secret|secret|passphrase|password|authorization|x-mbx-apikey"
-MASKS = (
-    (re.compile(rf"(?i)\b({SECRET_WORDS})\b([\"']?\s*[=:]\s*[\"']?)[^&\s\"',}})]+"), r"\1\2…"),
-    (re.compile(r"(://[^:/@\s]*):[^@/\s]+@"), r"\1:…@"),  # user:password@ of a DSN
-    (re.compile(r"(?<!\d)\d{6,}:[A-Za-z0-9_-]{30,}"), "…"),  # a Telegram bot token, in a URL path or alone
-    (re.compile(r"\b(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{60,}\b"), "…"),  # the shape of Binance keys, secrets, listen keys
-)
-QUERY = re.compile(r"\?[^\s'\"]+")
-
-
-def redact(text: str) -> str:
-    """`text` without what looks like a secret, a listen key, a password in a URL or a bot token."""
-    for pattern, replacement in MASKS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {str(k): _clean(v) for k, v in value.items() if str(k).lower() not in SECRET_FIELDS}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_clean(v) for v in value]
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return redact(str(value))
-
-
-# ── Where lines go ───────────────────────────────────────────────────────────────────────────────────────────────
-class LineFile:
-    """The log file of one program, owned by the writer thread: rotates by size, follows an outside rename (logrotate)."""
-
-    def __init__(self, path: Path, max_bytes: int = FILE_BYTES) -> None:
-        self._path, self._max_bytes = path, max_bytes
-        self._open()
-
-    def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("ab", buffering=0)
-        stat = os.fstat(self._file.fileno())
-        self._inode, self._bytes = stat.st_ino, stat.st_size
-
-    def write(self, data: bytes) -> None:
-        """Append whole lines. Raises OSError."""
-        if self._moved():
-            self._file.close()
-            self._open()
-        if self._bytes and self._bytes + len(data) > self._max_bytes:
-            self._file.close()
-            for n in range(KEPT_FILES - 1, 0, -1):
-                older = Path(f"{self._path}.{n}")
-                if older.exists():
-                    older.replace(f"{self._path}.{n + 1}")
-            self._path.replace(f"{self._path}.1")
-            self._open()
-        self._file.write(data)
-        self._bytes += len(data)
-
-    def _moved(self) -> bool:
-        try:
-            return self._path.stat().st_ino != self._inode
-        except FileNotFoundError:
-            return True
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class StreamOut:
-    """Lines to an open text stream (standard error): the same surface as LineFile."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, data: bytes) -> None:
-        self._stream.write(data.decode())
-        self._stream.flush()
-
-    def close(self) -> None:
-        """The stream is not ours to close."""
-
-
-class Writer:
-    """A bounded queue and the one thread that writes it out. `put` never blocks; what does not fit is counted."""
-
-    def __init__(self, out: LineFile | StreamOut, max_lines: int = QUEUE_LINES) -> None:
-        self._out = out
-        self._queue: queue.Queue[str | None] = queue.Queue(max_lines)
-        self.dropped = 0  # written by any thread: a lost increment is acceptable, a lock here is not
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-        self._thread.start()
-
-    def put(self, line: str) -> None:
-        try:
-            self._queue.put_nowait(line)
-        except queue.Full:
-            self.dropped += 1
-
-    def _run(self) -> None:
-        reported = 0
-        while True:
-            lines = [self._queue.get()]
-            while len(lines) < 1000 and not self._queue.empty():
-                lines.append(self._queue.get_nowait())
-            text = [line for line in lines if line is not None]
-            dropped = self.dropped
-            if dropped > reported:
-                text.append(_render({"event": "log lines dropped", "level": "warning", "dropped": dropped - reported}))
-            try:
-                self._out.write("".join(line + "\n" for line in text).encode("utf-8", "backslashreplace"))
-                reported = dropped
-            except (OSError, ValueError):  # disk full, directory gone, stream closed: count, and report when it heals
-                self.dropped += len(text)
-            if None in lines:
-                return
-
-    def close(self, timeout_s: float) -> None:
-        try:
-            self._queue.put(None, timeout=timeout_s)
-        except queue.Full:
-            return
-        self._thread.join(timeout_s)
-        if not self._thread.is_alive():
-            self._out.close()
-
 
 # ── structlog and the standard library's logging, both into `_emit` ──────────────────────────────────────────────
 _program = ""
@@ -184,7 +48,11 @@ def _render(fields: MutableMapping[str, Any]) -> str:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = {"time": now, "level": fields.pop("level", "info"), "program": _program, "event": fields.pop("event", "")}
     line.update(fields)
-    return json.dumps(_clean(line), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(clean(line), ensure_ascii=False, separators=(",", ":"))
+
+
+def _dropped(count: int) -> str:
+    return _render({"event": "log lines dropped", "level": "warning", "dropped": count})
 
 
 def _process(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> str:
@@ -202,7 +70,11 @@ class _Library(logging.Handler):
     """A library's own warning: its text without query strings and cut short; never its arguments or a traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = QUERY.sub("?…", record.getMessage())[:LIBRARY_TEXT]
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # arguments that do not fit the format must not break the library's thread
+            text = str(record.msg)
+        text = QUERY.sub("?…", text)[:LIBRARY_TEXT]
         error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
         fields: dict[str, Any] = {"level": record.levelname.lower(), "event": text, "module": record.name}
         _emit(_render(fields | ({"error": error} if error else {})))
@@ -248,7 +120,7 @@ def configure(settings: Settings, program: str) -> None:
         except OSError as error:
             raise SettingsError(f"FLEET_LOG_DIR={settings.log_dir}: {path.name}: {error.strerror}") from error
     close()
-    _program, _writer = program, Writer(out)
+    _program, _writer = program, Writer(out, _dropped)
     _set_up(level)
     root = logging.getLogger()
     root.handlers[:] = [_Library()]

@@ -33,6 +33,7 @@ LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+AnyMetric = Counter | Gauge | Histogram
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 Family = TypeVar("Family", Counter, Gauge, Histogram)
 
@@ -54,7 +55,7 @@ class Metrics:
     def __init__(self, namespace: str = "prometheus") -> None:
         self._namespace = namespace
         self._registry = CollectorRegistry()
-        self._children: dict[tuple[object, ...], Counter | Gauge | Histogram] = {}
+        self._children: dict[AnyMetric, dict[tuple[str, ...], AnyMetric]] = {}  # dict calls are atomic: no lock
         ProcessCollector(registry=self._registry)
         own, fleet = self._original, self._fleet
         self._marketdata_reconnects = own(Counter, "marketdata_reconnects", "Market data reconnects", "status")
@@ -101,13 +102,15 @@ class Metrics:
         return Histogram(name, text, labels, namespace="fleet", registry=self._registry, buckets=buckets)
 
     def _child(self, metric: Metric, *values: str) -> Metric:
-        key = (metric, *values)
-        child = self._children.get(key)
+        family = self._children.get(metric)
+        if family is None:
+            family = self._children.setdefault(metric, {})
+        child = family.get(values)
         if child is None:
-            if sum(1 for known in self._children if known[0] is metric) >= MAX_CHILDREN:
+            if len(family) >= MAX_CHILDREN:
                 values = ("other",) * len(values)
-            child = self._children.setdefault(key, metric.labels(*values))
-        return child  # type: ignore[return-value]  # the key's first item is the metric, so the kinds agree
+            child = family.setdefault(values, metric.labels(*values))
+        return child  # type: ignore[return-value]  # a family holds children of its own kind
 
     # ── the six originals ────────────────────────────────────────────────────────────────────────────────────────
     def marketdata_reconnects(self, status: str) -> Counter:

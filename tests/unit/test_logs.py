@@ -16,6 +16,7 @@ from fleet.core import names
 from fleet.core.errors import SettingsError
 from fleet.core.model import Credentials
 from fleet.runtime import logs
+from fleet.runtime.log_writer import LineFile, StreamOut, Writer
 from fleet.runtime.settings import Settings
 
 LISTEN_KEY = "pqia91ma19a5s61cv6a81va65sdf19v8a65a1a5s61cv6a81va65sdf19v8a65A1"
@@ -111,7 +112,11 @@ def test_fencing_tokens_and_ids_survive_redaction(tmp_path: Path) -> None:
     assert line["token"] == "00000000004294967301" and line["id"] == digest and line["stream"].startswith("6f7a3c1e")
 
 
-class Stuck(logs.StreamOut):
+def report(count: int) -> str:
+    return json.dumps({"event": "log lines dropped", "dropped": count})
+
+
+class Stuck(StreamOut):
     """An output that takes nothing until it is let go."""
 
     def __init__(self) -> None:
@@ -125,7 +130,7 @@ class Stuck(logs.StreamOut):
 
 def test_a_stuck_output_blocks_nobody_and_drops_are_counted_and_reported() -> None:
     out = Stuck()
-    writer = logs.Writer(out, max_lines=100)
+    writer = Writer(out, report, max_lines=100)
     started = time.monotonic()
     for n in range(5_000):
         writer.put(f'{{"n":{n}}}')
@@ -149,7 +154,7 @@ def test_a_full_disk_is_counted_and_reported_when_it_heals() -> None:
         out.taken.append(data)
 
     out.write = write  # type: ignore[method-assign]
-    writer = logs.Writer(out)
+    writer = Writer(out, report)
     writer.put("lost")
     deadline = time.monotonic() + 5
     while not writer.dropped and time.monotonic() < deadline:
@@ -157,11 +162,11 @@ def test_a_full_disk_is_counted_and_reported_when_it_heals() -> None:
     writer.put("kept")
     writer.close(5)
     text = b"".join(out.taken).decode()
-    assert "kept" in text and "lost" not in text and '"dropped":1' in text
+    assert "kept" in text and "lost" not in text and '"dropped": 1' in text
 
 
 def test_files_rotate_by_size_and_keep_whole_lines(tmp_path: Path) -> None:
-    file = logs.LineFile(tmp_path / "p.log", max_bytes=100)
+    file = LineFile(tmp_path / "p.log", max_bytes=100)
     for n in range(50):
         file.write(f"line {n:04d}\n".encode())
     file.close()
@@ -172,7 +177,7 @@ def test_files_rotate_by_size_and_keep_whole_lines(tmp_path: Path) -> None:
 
 
 def test_a_renamed_file_is_opened_anew(tmp_path: Path) -> None:
-    file = logs.LineFile(tmp_path / "p.log")
+    file = LineFile(tmp_path / "p.log")
     file.write(b"one\n")
     (tmp_path / "p.log").rename(tmp_path / "p.log.old")
     file.write(b"two\n")
@@ -183,15 +188,16 @@ def test_a_renamed_file_is_opened_anew(tmp_path: Path) -> None:
 def test_libraries_log_warnings_without_payload_or_query(tmp_path: Path) -> None:
     path = configured(tmp_path)
     logging.getLogger("kafka.conn").info("payload")
+    logging.getLogger("kafka.conn").warning("%d records", "many")
     logging.getLogger("urllib3").warning("retrying %s", "/fapi/v1/order?signature=canary " + "x" * 1000)
     try:
         raise RuntimeError("canary")
     except RuntimeError:
         logging.getLogger("websocket").exception("lost")
     found = lines(path)
-    assert [line["module"] for line in found] == ["urllib3", "websocket"]
-    assert "canary" not in json.dumps(found) and len(found[0]["event"]) <= logs.LIBRARY_TEXT
-    assert found[1]["error"] == "RuntimeError"
+    assert [line["module"] for line in found] == ["kafka.conn", "urllib3", "websocket"]
+    assert "canary" not in json.dumps(found) and len(found[1]["event"]) <= logs.LIBRARY_TEXT
+    assert found[2]["error"] == "RuntimeError"
 
 
 def test_an_exception_that_ends_a_thread_is_logged(tmp_path: Path) -> None:
