@@ -548,3 +548,44 @@ def _catch_up(venue: Venue, mark: Watermark, told: dict[str, UserRecord], now_ms
             told[event.id] = event
             mark.advance(event)
     mark.prove(found.snapshot, now_ms)
+
+
+def test_never_proven_and_positions_known_from_the_stream_only() -> None:
+    venue = Venue()
+    mark = Watermark(proven_ms=T0)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    venue.positions.clear()
+    assert [e for e in venue.read(mark, T0 + 100).events if isinstance(e, Position)] == []
+    assert [e.qty for e in venue.read(mark, T0 + 9000).events if isinstance(e, Position)] == ["0"]
+
+
+def test_open_order_that_changed_while_the_list_and_the_history_disagree() -> None:
+    """The newer of two answers about one order counts; an order found open again is not closed."""
+    venue = Venue()
+    mark = based(venue)
+    row = venue.order("BTCUSDT", "BUY", "2", T0 + 10)
+    mark.open_orders = {"1": "BTCUSDT"}
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
+    answer, shown = venue.answer, [True]
+
+    def disagree(call: HttpCall) -> Any:
+        if call.path.endswith("allOrders"):
+            return [row | {"updateTime": T0 + 99}]
+        return [] if call.path.endswith("openOrders") and not shown[0] else answer(call)
+
+    venue.answer = disagree  # type: ignore[method-assign]
+    for shown[0] in (True, False):
+        found = venue.read(mark, T0 + 100)
+        assert [e.ts_event for e in found.events if isinstance(e, Order) and e.order_id == "1"] == [T0 + 99]
+        assert found.snapshot.closed_orders == ()
+
+
+def test_trades_before_the_watermark_are_left_out() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
+    answer = venue.answer
+    early = venue.trades[0] | {"id": 99, "time": T0 - 5}
+    venue.answer = lambda call: [early, *answer(call)] if call.path.endswith("userTrades") else answer(call)  # type: ignore[method-assign]
+    assert len(ids(venue.read(mark, T0 + 100).events, Fill)) == 1
