@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 from hypothesis import settings
 
-from fleet.services import ServiceMissing, Services
+from fleet.services import Broker, ServiceMissing, Services
 from tests.support.services import Shared, SharedServices, free_ports, missing, stop_keeper
 
 RUN_DIR = "STREAMFLEET_TEST_RUN"  # set by the controller, inherited by the xdist workers
@@ -53,10 +53,12 @@ def services() -> SharedServices:
 def own_services(tmp_path: Path) -> Iterator[Callable[..., Services]]:
     """A function like `Services.start(only=…)` whose services belong to this test: to stop, kill, pause and flush."""
     started: list[Services] = []
+    prefer: Broker | None = "kafka" if os.environ.get("CI") == "true" else None
 
     def start(*only: str) -> Services:
         try:
-            started.append(Services.start(tmp_path / f"services-{len(started)}", only=only))
+            directory = tmp_path / f"services-{len(started)}"
+            started.append(Services.start(directory, only=only, prefer_broker=prefer))
         except ServiceMissing as error:
             missing(error)
         return started[-1]

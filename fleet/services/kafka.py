@@ -39,7 +39,7 @@ SETTINGS = {
     "log.cleaner.dedupe.buffer.size": "8388608",
     "log.segment.bytes": "268435456",
     "broker.heartbeat.interval.ms": "500",
-    "broker.session.timeout.ms": "3000",  # a killed broker is let in again after this
+    "broker.session.timeout.ms": "6000",  # a killed broker is let in again after this; a starved one is not put out
 }
 
 
