@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -102,6 +104,29 @@ def test_a_block_at_fault_is_told_from_a_store_that_is_away(store: ClickHouse) -
         store.insert_lines("no_such_table", good)
     (row,) = store.query("SELECT count() AS n FROM market_trades")
     assert row["n"] == 0
+
+
+def test_a_server_by_url_is_the_same_interface(directory: str) -> None:
+    command = [sys.executable, "-m", "tests.support.clickhouse_server", directory]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            dsn = f"http://user:hunter2@127.0.0.1:{int(server.stdout.readline())}/default"
+            opened = clickhouse.open(dsn)
+            opened.migrate(30, 3)
+            opened.insert_lines("market_trades", b"\n".join(map(msgspec.json.encode, trades("U", 0, 10))))
+            opened.insert("market_trades", ["id", "ts_event"], [["x", 1]])
+            with pytest.raises(RowsRefused):
+                opened.insert_lines("market_trades", b"{")
+            with pytest.raises(StoreUnavailable) as caught:
+                opened.query("SELECT * FROM no_such_table")
+            assert "hunter2" not in str(caught.value)
+            opened.close()
+            assert count_rows(dsn)["market_trades"] == (11, 11)
+        finally:
+            server.kill()
+    with pytest.raises(StoreUnavailable):
+        clickhouse.open(dsn)
 
 
 @pytest.mark.parametrize("dsn", ["ftp://x/y", "http://", "/proc/nowhere/at/all"])
