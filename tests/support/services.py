@@ -15,6 +15,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -57,6 +58,8 @@ class Keeper:
                 path.unlink(missing_ok=True)
                 for services in self.running.values():
                     services.stop()
+                if self.watched:  # the directory is the run's; a controller that was killed does not remove it
+                    shutil.rmtree(self.directory, ignore_errors=True)
 
     def _answer(self, connection: socket.socket) -> None:
         names = connection.makefile().readline().split()
