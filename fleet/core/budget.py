@@ -20,7 +20,11 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 def share(rate: Rate, part: float) -> Rate:
-    """The part of a rate one process may use alone; at least one token, so that the last process is not shut out."""
+    """The part of a rate one process may use alone; at least one token, so that the last process is not shut out. A windowed
+    rate becomes a steady one that fits into any window: half of it at once, the other half over the window."""
+    if rate.window_s:
+        half = max(1.0, rate.burst * part / 2)
+        return Rate(half, half / rate.window_s)
     return Rate(max(1.0, rate.burst * part), rate.per_s * part)
 
 

@@ -341,11 +341,11 @@ class RedisStore:
     def bucket_take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate) -> float:
         """Take from the shared bucket: 0.0 = granted, else seconds until it is worth asking again."""
         key = self.keys.budget(kind, exchange, egress_ip)
-        return int(self._run("bucket_take", [key], [amount, rate.burst, rate.per_s, 0])[0]) / 1000
+        return int(self._run("bucket_take", [key], [amount, rate.burst, rate.per_s, 0, rate.window_s])[0]) / 1000
 
     def bucket_block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
         """Nobody takes from this bucket for `seconds`; a shorter block never shortens a longer one."""
-        self._run("bucket_take", [self.keys.budget(kind, exchange, egress_ip)], [0, 1, 1, seconds])
+        self._run("bucket_take", [self.keys.budget(kind, exchange, egress_ip)], [0, 1, 1, seconds, 0])
 
     # ── one door ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _slot_keys(self, index: Mapping[str, int]) -> list[str]:

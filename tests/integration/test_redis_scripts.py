@@ -371,6 +371,18 @@ def test_the_bucket_keeps_the_limit_over_time(store: RedisStore) -> None:
     assert granted >= 15
 
 
+def test_a_windowed_bucket_keeps_the_limit_of_every_clock_window(store: RedisStore) -> None:
+    rate = Rate(5, 5, window_s=1.0)
+    granted: dict[int, int] = {}
+    started = time.monotonic()
+    while time.monotonic() - started < 2.5:
+        if store.bucket_take("weight", "x", "ip", 1, rate) == 0.0:
+            second = int(time.time())
+            granted[second] = granted.get(second, 0) + 1
+    assert max(granted.values()) == 5 and sum(granted.values()) >= 10
+    assert store.bucket_take("weight", "y", "ip", 6, Rate(5, 5, 1.0)) <= 1.2  # more than a window: the whole of one
+
+
 def test_budget_lives_on_its_share_while_redis_is_away(own_services: Callable[..., Services]) -> None:
     server = own_services("redis").redis
     budget = Budget(fresh(server.url), share=0.5)

@@ -50,3 +50,9 @@ def test_a_share_still_lets_one_through() -> None:
 def test_an_amount_above_the_burst_is_the_whole_burst() -> None:
     _, wait_s = budget.take(None, 0.0, 100, Rate(5, 1))
     assert wait_s == 0.0
+
+
+def test_the_share_of_a_windowed_rate_fits_into_any_window() -> None:
+    share = budget.share(Rate(2200, 2200 / 60, 60.0), 0.5)
+    assert share.burst + 60 * share.per_s == 1100
+    assert share.window_s == 0.0
