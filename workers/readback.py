@@ -31,6 +31,9 @@ THREADS = 6
 LIVE_LAG_MS = 5000  # REST may tell an event a little before the socket does: that is not loss
 URGENT, ROUTINE = 0, 10
 
+Job = Callable[[], None]
+Priority = tuple[int, int]  # URGENT or ROUTINE, then lower first
+
 
 class Readable(Protocol):
     """What of an account stream a read-back needs."""
@@ -79,8 +82,9 @@ class ReadBack:
             random,
             stop,
         )
-        self._ready = threading.Condition()  # guards _queue
-        self._queue: list[tuple[float, int, int, Callable[[], None]]] = []  # (due, priority, number, job)
+        self._changed = threading.Condition()  # guards _later and _ready
+        self._later: list[tuple[float, int, Priority, Job]] = []  # heap of jobs that are not due yet, by time
+        self._ready: list[tuple[Priority, int, Job]] = []  # heap of jobs that are, by urgency, then in order of arrival
         self._numbers = itertools.count()
         self._log = get("readback")
         self._threads = [threading.Thread(target=self._run, name=f"rest-{n}") for n in range(threads)]
@@ -91,8 +95,8 @@ class ReadBack:
         return self
 
     def join(self, timeout_s: float) -> None:
-        with self._ready:
-            self._ready.notify_all()
+        with self._changed:
+            self._changed.notify_all()
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -100,14 +104,18 @@ class ReadBack:
     def request(self, stream: Readable, subscribed_ms: int, *, audit: bool = False) -> Reading:
         """Ask for a read-back since the stream's watermark; it starts as soon as a thread is free."""
         reading = Reading(stream, subscribed_ms, audit=audit)
-        self.submit(lambda: self._read(reading), 0.0, ROUTINE if audit else URGENT)
+        self.submit(lambda: self._read(reading), 0.0, self._priority(reading))
         return reading
 
-    def submit(self, job: Callable[[], None], delay_s: float = 0.0, priority: int = URGENT) -> None:
-        """Run `job` in a REST thread after `delay_s` (listen-key renewals and probes too)."""
-        with self._ready:
-            heapq.heappush(self._queue, (time.monotonic() + delay_s, priority, next(self._numbers), job))
-            self._ready.notify()
+    def submit(self, job: Job, delay_s: float = 0.0, priority: Priority = (URGENT, 0)) -> None:
+        """Run `job` in a REST thread after `delay_s` (listen-key renewals too)."""
+        with self._changed:
+            heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._numbers), priority, job))
+            self._changed.notify()
+
+    def _priority(self, reading: Reading) -> Priority:
+        """Gaps before audits; among them the account that traded last comes first: it has most to lose."""
+        return (ROUTINE if reading.audit else URGENT, -reading.stream.progress.last_event_ms)
 
     # ── the threads ──────────────────────────────────────────────────────────────────────────────────────────────
     def _run(self) -> None:
@@ -122,19 +130,19 @@ class ReadBack:
             except Exception:  # noqa: BLE001  # a bug in one account's job must not take the REST threads from the others
                 self._log.exception("REST job failed", action="rest")
 
-    def _next(self) -> Callable[[], None] | None:
-        with self._ready:
-            now = time.monotonic()
-            if not self._queue or self._queue[0][0] > now:
-                self._ready.wait(min(0.5, self._queue[0][0] - now) if self._queue else 0.5)
-                now = time.monotonic()
-            if not self._queue or self._queue[0][0] > now:
-                return None
-            due = [entry for entry in self._queue[:64] if entry[0] <= now]
-            entry = min(due, key=lambda e: (e[1], e[0], e[2]))
-            self._queue.remove(entry)
-            heapq.heapify(self._queue)
-            return entry[3]
+    def _next(self) -> Job | None:
+        with self._changed:
+            self._collect_due()
+            if not self._ready:
+                self._changed.wait(min(0.5, self._later[0][0] - time.monotonic()) if self._later else 0.5)
+                self._collect_due()
+            return heapq.heappop(self._ready)[2] if self._ready else None
+
+    def _collect_due(self) -> None:
+        now_s = time.monotonic()
+        while self._later and self._later[0][0] <= now_s:
+            _, number, priority, job = heapq.heappop(self._later)
+            heapq.heappush(self._ready, (priority, number, job))
 
     def _read(self, reading: Reading) -> None:
         stream = reading.stream
@@ -171,7 +179,7 @@ class ReadBack:
             # disagree, and is read again from the margin before this.
             stream.progress.prove(found.snapshot, reading.subscribed_ms - self._margin_ms)
             wait_s = max(0.5, (reading.subscribed_ms - stream.rest.now_ms()) / 1000 + self._second_read_s + 0.2)
-            self.submit(lambda: self._read(reading), wait_s)
+            self.submit(lambda: self._read(reading), wait_s, self._priority(reading))
 
     def _carry_out(self, reading: Reading) -> Recovered:
         """Drive the venue's plan: each yielded call is carried out and its OK reply sent back in."""
@@ -211,7 +219,8 @@ class ReadBack:
             attempt=reading.attempt,
             error=why,
         )
-        self.submit(lambda: self._read(reading), delay_s(reading.attempt, self._random, cap_s=30.0))
+        pause_s = delay_s(reading.attempt, self._random, cap_s=30.0)
+        self.submit(lambda: self._read(reading), pause_s, self._priority(reading))
 
     def _complete(self, reading: Reading, found: Recovered) -> None:
         """The second read is in: the account is complete up to where the socket took over (an audit: up to its snapshot)."""

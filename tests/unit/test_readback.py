@@ -39,6 +39,7 @@ class FakeRest:
 
 class FakeProgress:
     overflowed = False
+    last_event_ms = 0
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -151,3 +152,23 @@ def test_a_cancelled_reading_does_nothing_more(back: ReadBack) -> None:
     back.submit(stream.done.set, 0.2)
     assert stream.done.wait(5.0) and len(stream.rest.calls) == calls
     assert "closed" not in stream.progress.log
+
+
+def test_gaps_come_before_audits_and_the_last_trader_first() -> None:
+    stop = threading.Event()
+    back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop, threads=1)
+    order: list[str] = []
+    streams = []
+    for name, last_ms, audit in (("audit", 9, True), ("quiet", 0, False), ("trader", 5, False)):
+        stream = FakeStream(plan)
+        stream.progress.last_event_ms = last_ms
+        stream.proven = lambda reading, name=name: order.append(name)  # type: ignore[method-assign]
+        back.request(stream, 0, audit=audit)  # type: ignore[arg-type]
+        streams.append(stream)
+    back.start()
+    deadline_s = time.monotonic() + 5.0
+    while len(order) < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    stop.set()
+    back.join(2.0)
+    assert order == ["trader", "quiet", "audit"]
