@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +19,7 @@ from fleet.core.exchange import HttpReply, HttpRequest
 from fleet.runtime.http import Http
 from fleet.runtime.settings import Settings
 
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 MAX_TEXT = 4096  # characters of one message
 DEFAULT_WAIT_S = 5.0  # after a 429 that does not say how long
 
@@ -81,6 +83,11 @@ def from_settings(settings: Settings) -> Telegram | None:
         raise SettingsError(f"FLEET_TELEGRAM_TOKEN_FILE={settings.telegram_token_file}: {reason}") from error
     if not token or not all(c.isascii() and (c.isalnum() or c in ":_-") for c in token):
         raise SettingsError(f"FLEET_TELEGRAM_TOKEN_FILE={settings.telegram_token_file}: holds no bot token")
+    url = urlsplit(settings.telegram_api_url)
+    if not url.hostname or url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOOPBACK_NAMES):
+        raise SettingsError(
+            f"FLEET_TELEGRAM_API_URL={settings.telegram_api_url!r}: an https:// URL is expected (http:// for loopback only)"
+        )
     return Telegram(settings.telegram_api_url, token, ca_file=settings.tls_ca_file)
 
 

@@ -321,3 +321,8 @@ def test_a_token_file_that_cannot_be_used_is_a_clear_error(settings: Settings, t
     with pytest.raises(SettingsError, match="holds no bot token") as caught:
         telegram.from_settings(Settings(telegram_token_file=str(tmp_path / "odd")))
     assert "not a token" not in str(caught.value)
+    (tmp_path / "token").write_text(TOKEN)
+    with pytest.raises(SettingsError, match="FLEET_TELEGRAM_API_URL='http://api.example'"):
+        telegram.from_settings(
+            Settings(telegram_token_file=str(tmp_path / "token"), telegram_api_url="http://api.example")
+        )

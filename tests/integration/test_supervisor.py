@@ -143,6 +143,13 @@ def test_starts_and_stops_in_order_from_any_directory(stand_ins: StandIns, tmp_p
         assert all(starts["marketdata"]["at"] < starts[f"worker_{n}"]["at"] for n in range(3))
         assert {entry["python"] for entry in starts.values()} == {sys.prefix}
         assert {entry["cwd"] for entry in starts.values()} == {str(elsewhere)}
+        status = subprocess.run(
+            [str(SUPERVISORD.with_name("supervisorctl")), "-c", str(stand_ins.root / "supervisord.conf"), "status"],
+            env={"PATH": "/usr/bin:/bin", **stand_ins.env()}, capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+        assert {line.split()[0].rpartition(":")[2] for line in status.stdout.splitlines()} == PROGRAMS | {
+            f"worker_{n:02d}" for n in range(3)
+        }
         children = family(process.pid)
         process.terminate()
         assert process.wait(20) == 0
