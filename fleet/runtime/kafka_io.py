@@ -25,7 +25,9 @@ Done = Callable[[Exception | None], None]
 Headers = list[tuple[str, bytes]]
 
 MAX_BLOCK_S = 3.0  # longest time one call of ours may spend on a broker that is away
-DELIVERY_TIMEOUT_S = 30.0  # an accepted record is acknowledged or reported failed within this
+DELIVERY_TIMEOUT_S = (
+    3600.0  # an accepted record waits this long for its broker: in order, in bounded memory, under one id
+)
 MAX_PENDING_BYTES = 32 * 1024 * 1024  # accepted and not acknowledged; kafka-python itself has no bound
 RECORD_OVERHEAD_BYTES = 512  # what one pending record costs besides its key and value
 MISSING_TOPIC_RETRY_S = 1.0
@@ -96,6 +98,7 @@ class Producer:
         self._partitions: dict[tuple[str, bytes], int] = {}
         self._missing_until: dict[str, float] = {}  # topic -> time.monotonic() before which it is not asked for again
         self._closed = False
+        self._use = threading.Lock()  # guards sending through _kafka against abort()
         self._changed = threading.Condition()  # guards the next three fields
         self._pending_bytes = 0
         self._round = 0  # every flush starts a round; it waits for the records of earlier rounds only
@@ -118,7 +121,10 @@ class Producer:
             done(StoreUnavailable(f"{topic}: {self._max_pending_bytes} bytes are waiting for Kafka"))
             return
         try:
-            future = self._kafka.send(topic, value=value, key=key, headers=headers, partition=partition)
+            with self._use:
+                if self._broken:  # aborted a moment ago: its thread reports nothing any more
+                    raise kafka_errors.IllegalStateError("aborted")
+                future = self._kafka.send(topic, value=value, key=key, headers=headers, partition=partition)
         except (kafka_errors.KafkaError, ValueError, TypeError, AssertionError) as error:
             refused = isinstance(error, (ValueError, TypeError))
             self._leave(entry, size)
@@ -138,6 +144,16 @@ class Producer:
             before = self._round
             self._round += 1
             return self._changed.wait_for(lambda: all(r > before for r in self._pending), timeout_s)
+
+    def abort(self) -> None:
+        """Report everything not acknowledged as failed, now; sending goes on over a new KafkaProducer. From any thread.
+
+        For an owner that lost its lease: nothing of it may reach Kafka later. What is on the wire already still may.
+        """
+        with self._use:
+            self._broken = True
+            if self._kafka is not None:
+                self._kafka._sender.force_close()
 
     def close(self, timeout_s: float) -> None:
         """Flush, then stop; what is left after `timeout_s` is reported failed."""

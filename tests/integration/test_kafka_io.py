@@ -143,7 +143,7 @@ def test_an_error_the_client_does_not_survive_makes_a_new_one(bootstrap: str) ->
     producer.close(5)
 
 
-def test_a_broker_killed_and_restarted_loses_nothing_and_memory_stays_bounded(own_broker: Kafka) -> None:
+def test_a_broker_stopped_and_started_loses_nothing_and_memory_stays_bounded(own_broker: Kafka) -> None:
     if own_broker.kind != "kafka":
         pytest.skip("Tansu keeps records in memory only")
     broker = own_broker
@@ -161,7 +161,7 @@ def test_a_broker_killed_and_restarted_loses_nothing_and_memory_stays_bounded(ow
     consumer = Consumer(broker.bootstrap, "restart", [TOPIC])
     assert wait_until(lambda: consumer.poll(0.2, 1000), 10, "the consumer reads")
     consumer.commit()
-    broker.kill()
+    broker.stop()
     send(500)  # fits
     assert producer.pending() == 500
     started = time.monotonic()
@@ -231,3 +231,21 @@ def test_commit_and_rewind(bootstrap: str) -> None:
     again = Consumer(bootstrap, group + "-late", [TOPIC], from_beginning=False)
     assert again.lag()[TOPIC] == 0
     again.close()
+
+
+def test_abort_fails_what_is_pending_and_sending_goes_on(own_broker: Kafka) -> None:
+    results, producer = Results(), Producer(own_broker.bootstrap, "test")
+    producer.send(TOPIC, b"k", b"0", [], results.done(0))
+    assert producer.flush(10)
+    own_broker.pause()
+    try:
+        for n in range(1, 20):
+            producer.send(TOPIC, b"k", b"%d" % n, [], results.done(n))
+        producer.abort()
+        wait_until(lambda: len(results.of) == 20, 5, "every record is reported")
+    finally:
+        own_broker.resume()
+    assert len(results.failed()) == 19
+    producer.send(TOPIC, b"k", b"20", [], results.done(20))
+    assert producer.flush(10) and results.of[20] is None
+    producer.close(5)
