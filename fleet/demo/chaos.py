@@ -1,7 +1,8 @@
 """Seeded faults: the simulator's and those of processes. In: a seed and a length; out: a schedule, then faults when they are due.
 
-One seed is one schedule. Every kind comes up before any repeats. Nothing that loses data at the exchange itself is in here
-(`drop_event`). No fault begins after SPAN of the time, and none but a dead socket lasts longer, so that the rest heals.
+One seed is one schedule. The FIRST kinds come first, and every kind before any repeats. Nothing that loses data at the exchange
+itself is in here (`drop_event`). No fault begins after SPAN of the time, and none but a dead socket lasts longer, so that the
+rest heals.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SIMULATOR_FAULTS: dict[str, dict[str, Any]] = {
     "refuse": {"seconds": 2},
     "maintenance": {"seconds": 3},
 }
+FIRST = ("cut", "half_open", "kill_worker", "rest_error")  # what a short run must have seen
 LASTING = frozenset(("half_open", "stall"))  # such a socket never gets well again: the fleet has to find and replace it
 ON_ONE = frozenset((*LASTING, "slow", "expire_listen_key"))  # one account's socket, or the market sockets of one path
 MARKET_PATHS = ("/market", "/public")
@@ -68,11 +70,12 @@ def schedule(seed: int, length_s: float) -> list[Fault]:
     rng = random.Random(seed)
     end_s = length_s * SPAN
     faults: list[Fault] = []
-    kinds: list[str] = []
+    kinds = list(FIRST)
+    rng.shuffle(kinds)
     at_s = min(FIRST_S, length_s * 0.1)
     while at_s < end_s:
         if not kinds:
-            kinds = [*SIMULATOR_FAULTS, *PROCESS_FAULTS]
+            kinds = [*SIMULATOR_FAULTS, *PROCESS_FAULTS] if faults[len(FIRST) :] else rest_of(FIRST)
             rng.shuffle(kinds)
         kind = kinds.pop()
         body = {"kind": kind, **SIMULATOR_FAULTS[kind]} if kind in SIMULATOR_FAULTS else {}
@@ -83,6 +86,10 @@ def schedule(seed: int, length_s: float) -> list[Fault]:
         faults.append(Fault(round(at_s, 3), kind, round(seconds, 3), rng.random(), body))
         at_s += rng.uniform(*EVERY_S)
     return faults
+
+
+def rest_of(first: tuple[str, ...]) -> list[str]:
+    return [kind for kind in (*SIMULATOR_FAULTS, *PROCESS_FAULTS) if kind not in first]
 
 
 class Chaos:
