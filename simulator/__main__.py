@@ -1,4 +1,5 @@
-"""`python -m simulator`: the simulated exchanges as one process. In: the command line; out: listening ports, told in the endpoints file.
+"""`python -m simulator`: the simulated exchanges as one process. In: the command line; out: listening ports, told in
+the endpoints file.
 
 Stops on SIGTERM or SIGINT, or when its parent dies. Exit 0 after a stop, 2 for wrong use.
 """
@@ -56,7 +57,8 @@ def options(argv: list[str]) -> Options:
     if given.rate < 0:
         parser.error("--rate: at least 0")
     return Options(
-        names, given.endpoints, given.plain, given.seed, given.rate, tuple(given.replay), given.replay_loop, given.replay_keep_times,
+        names, given.endpoints, given.plain, given.seed, given.rate, tuple(given.replay), given.replay_loop,
+        given.replay_keep_times,
         given.echo_port, given.admin_port,
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
-"""The control interface (contracts.md, Simulator). In: HTTP calls on loopback; out: accounts, orders, load, faults, ledger, connections, calls.
+"""The control interface (contracts.md, Simulator). In: HTTP calls on loopback; out: accounts, orders, load, faults,
+ledger, connections, calls.
 
-Beside the contract's calls: GET / (summary), GET /faults, GET /accounts, DELETE /orders/ID?api_key=, POST /deposits, GET and POST /replay,
-GET and PATCH /settings, GET /load. Ledger: `since`, and `api_key`, `type` (comma-separated), `market=0` to narrow it.
+Beside the contract's calls: GET / (summary), GET /faults, GET /accounts, DELETE /orders/ID?api_key=,
+POST /deposits, GET and POST /replay, GET and PATCH /settings, GET /load. Ledger: `since`, and `api_key`, `type` (comma-separated), `market=0` to narrow it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Admin:
         self.load = Load(world)
         self._routes: dict[tuple[str, str], Callable[[Request, str], Response]] = {
             ("GET", ""): self._summary,
-            ("GET", "accounts"): self._list_accounts, ("POST", "accounts"): self._add_account, ("PATCH", "accounts"): self._change_account,
+            ("GET", "accounts"): self._list_accounts, ("POST", "accounts"): self._add_account, ("PATCH",
+            "accounts"): self._change_account,
             ("POST", "orders"): self._order, ("DELETE", "orders"): self._cancel, ("POST", "deposits"): self._deposit,
             ("POST", "load"): self._set_load, ("GET", "load"): self._get_load,
             ("POST", "faults"): self._add_fault, ("DELETE", "faults"): self._end_fault, ("GET", "faults"): self._list_faults,
@@ -81,7 +83,8 @@ class Admin:
 
     def _list_accounts(self, request: Request, ident: str) -> Response:
         return reply([
-            {"exchange": v.exchange, "market": v.market, "api_key": a.api_key, "state": a.state} for v in self._world.venues.values() for a in v.accounts.values()
+            {"exchange": v.exchange, "market": v.market, "api_key": a.api_key,
+            "state": a.state} for v in self._world.venues.values() for a in v.accounts.values()
         ])  # fmt: skip
 
     def _add_account(self, request: Request, ident: str) -> Response:
@@ -107,7 +110,8 @@ class Admin:
         spec = request.json()
         ticket = OrderTicket(
             api_key=spec["api_key"], symbol=spec["symbol"], side=str(spec["side"]), qty=str(spec["qty"]), price=str(spec["price"]),
-            fills=int(spec.get("fills", 1)), order_type=str(spec.get("type", "LIMIT")).upper(), position_side=spec.get("position_side", ""),
+            fills=int(spec.get("fills", 1)), order_type=str(spec.get("type", "LIMIT")).upper(),
+            position_side=spec.get("position_side", ""),
             maker=bool(spec.get("maker", False)), filled_qty=str(spec["filled_qty"]) if "filled_qty" in spec else None,
             client_order_id=spec.get("client_order_id", ""),
         )  # fmt: skip
@@ -184,7 +188,8 @@ class Admin:
     def _replay(self, request: Request, ident: str) -> Response:
         replays = [entry for venue in self._world.venues.values() for entry in venue.replays()]
         return reply({
-            "frames": sum(r["frames"] for r in replays), "sent": sum(r["sent"] for r in replays), "done": all(r["done"] for r in replays), "replays": replays
+            "frames": sum(r["frames"] for r in replays), "sent": sum(r["sent"] for r in replays),
+            "done": all(r["done"] for r in replays), "replays": replays
         })  # fmt: skip
 
     def _restart_replay(self, request: Request, ident: str) -> Response:

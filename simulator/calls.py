@@ -1,4 +1,6 @@
-"""Who called what: counts of REST calls and handshakes, dials and weight per minute and address. In: one note per call; out: `/calls`."""
+"""Who called what: counts of REST calls and handshakes, dials and weight per minute and address. In: one note per
+call; out: `/calls`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The exchange's clock: wall time plus a skew that the fault `clock_skew` sets. In: nothing; out: UNIX ms. Runs in the simulator process."""
+"""The exchange's clock: wall time plus a skew that the fault `clock_skew` sets. In: nothing; out: UNIX ms. Runs in
+the simulator process.
+"""
 
 from __future__ import annotations
 

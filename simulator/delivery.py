@@ -1,4 +1,5 @@
-"""User events on their way to the sockets of one venue. In: an event, the sockets that should get it, its ledger rows; out: frames and rows.
+"""User events on their way to the sockets of one venue. In: an event, the sockets that should get it, its ledger
+rows; out: frames and rows.
 
 The faults drop_event, duplicate_event and reorder act here; a row tells the sockets the event was really written to.
 """

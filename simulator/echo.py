@@ -1,4 +1,5 @@
-"""A venue that echoes: the partner of Autobahn's fuzzingclient (`python -m simulator --echo-port N`). In: messages; out: the same messages.
+"""A venue that echoes: the partner of Autobahn's fuzzingclient (`python -m simulator --echo-port N`). In: messages;
+out: the same messages.
 
 It is served by the same sockets as the exchanges, so what the suite proves of it holds for them.
 """

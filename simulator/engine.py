@@ -1,4 +1,5 @@
-"""Accounts and their money: orders → fills → positions → balances, venue-agnostic, in Decimal. In: order requests; out: Change records.
+"""Accounts and their money: orders → fills → positions → balances, venue-agnostic, in Decimal. In: order requests;
+out: Change records.
 
 One change is one instant of the engine (`time_ms`, strictly increasing per account), so the stream and REST, which are both
 written from the same records, agree in ids, times and amounts. Every state is an immutable record and its past versions are
@@ -259,8 +260,10 @@ class Engine:
         reason = "FUNDING_FEE" if kind == "FUNDING_FEE" else "DEPOSIT" if amount >= 0 else "WITHDRAW"
         return Change(time_ms, reason, assets=[changed], delta=amount)
 
-    def place(self, account: Account, *, symbol: str, side: str, qty: Decimal, price: Decimal, now_ms: int, order_type: str = "LIMIT",
-              time_in_force: str = "GTC", client_id: str = "", position_side: str = "BOTH", reduce_only: bool = False) -> Change:  # fmt: skip
+    def place(self, account: Account, *, symbol: str, side: str, qty: Decimal, price: Decimal, now_ms: int,
+    order_type: str = "LIMIT",
+              time_in_force: str = "GTC", client_id: str = "", position_side: str = "BOTH",
+              reduce_only: bool = False) -> Change:  # fmt: skip
         """A new order, accepted and resting."""
         time_ms = account.instant(now_ms)
         self._next_order_id += 1

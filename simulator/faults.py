@@ -1,4 +1,5 @@
-"""Faults on demand. In: `POST /faults` bodies; out: effects on sockets now, and answers to "what befalls this event, call or handshake?".
+"""Faults on demand. In: `POST /faults` bodies; out: effects on sockets now, and answers to "what befalls this event,
+call or handshake?".
 
 Three families: at once (cut, close, garbage, expire_listen_key), attached to sockets (half_open, stall: those open at that moment;
 fragment, slow: later ones too), and asked for at each occurrence (the rest). A fault ends when its `count` is used up, its
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 KINDS = frozenset(
     (
-        "cut", "half_open", "stall", "close", "refuse", "reject", "rest_error", "rest_lag", "drop_event", "duplicate_event", "reorder",
+        "cut", "half_open", "stall", "close", "refuse", "reject", "rest_error", "rest_lag", "drop_event",
+        "duplicate_event", "reorder",
         "garbage", "fragment", "slow", "maintenance", "expire_listen_key", "clock_skew",
     )
 )  # fmt: skip

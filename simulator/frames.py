@@ -29,7 +29,9 @@ def payload_of(frame: bytes) -> bytes:
 
 
 def fragmented(frame: bytes, pieces: int = 3) -> list[bytes]:
-    """The same message as up to `pieces` fragments with a ping between the first two, as a proxy or a stressed server may send it."""
+    """The same message as up to `pieces` fragments with a ping between the first two, as a proxy or a stressed
+    server may send it.
+    """
     payload = payload_of(frame)
     opcode = frame[0] & 0x0F
     step = max(1, len(payload) // pieces)

@@ -1,4 +1,5 @@
-"""One listening port: TCP connections in, HTTP requests and WebSockets of one role of one venue out. Runs on the simulator's event loop.
+"""One listening port: TCP connections in, HTTP requests and WebSockets of one role of one venue out. Runs on the
+simulator's event loop.
 
 A second socket stays bound to the port without listening, so that `refuse` can close the listening one (the kernel then
 refuses connections) without anybody else getting the port.
@@ -45,13 +46,18 @@ class Listener:
         self.port: int = self._holder.getsockname()[1]
         self._server: asyncio.Server | None = None
         self._refusing = False
-        self._change = asyncio.Lock()  # guards the switch between listening and refusing
 
     async def start(self) -> None:
         """Listen."""
-        loop = asyncio.get_running_loop()
+        await self._accept(self._listening())
+
+    def _listening(self) -> socket.socket:
         sock = bound_socket(self.port)
         sock.listen(BACKLOG)
+        return sock
+
+    async def _accept(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self), sock=sock, ssl=self._tls, backlog=BACKLOG)
 
     def set_refusing(self, refusing: bool) -> None:
@@ -63,12 +69,13 @@ class Listener:
             self._server.close()
             self._server = None
         elif not refusing:
-            self.world.spawn(self._resume())
+            self.world.spawn(self._resume(self._listening()))  # the kernel takes connections from here on
 
-    async def _resume(self) -> None:
-        async with self._change:
-            if not self._refusing and self._server is None:
-                await self.start()
+    async def _resume(self, sock: socket.socket) -> None:
+        await self._accept(sock)
+        if self._refusing and self._server is not None:
+            self._server.close()  # refused again meanwhile
+            self._server = None
 
     async def stop(self) -> None:
         """Stop listening and free the port."""

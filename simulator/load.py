@@ -1,4 +1,5 @@
-"""Random orders over all accounts. In: `POST /load` {events_per_s, seconds}; out: orders, fills and cancellations at that rate of user events.
+"""Random orders over all accounts. In: `POST /load` {events_per_s, seconds}; out: orders, fills and cancellations at
+that rate of user events.
 
 Runs as one task of the simulator's event loop.
 """

@@ -1,7 +1,9 @@
-"""Seeded markets, venue-agnostic: trades, candles and an order book per symbol that agree with each other. In: a random generator and the
+"""Seeded markets, venue-agnostic: trades, candles and an order book per symbol that agree with each other. In: a
+random generator and the
 time; out: plain numbers (prices in ticks, quantities in steps) that a venue formats. Pure; runs in the simulator process.
 
-Trade ids and aggregate ids are contiguous, candles are built from the trades, the book's changes carry update ids from one counter per
+Trade ids and aggregate ids are contiguous, candles are built from the trades, the book's changes carry update ids
+from one counter per
 venue, and trades happen at the book's best prices.
 """
 
@@ -18,7 +20,8 @@ MINUTE = 60_000
 DAY = 86_400_000
 INTERVALS = {
     "1m": MINUTE, "3m": 3 * MINUTE, "5m": 5 * MINUTE, "15m": 15 * MINUTE, "30m": 30 * MINUTE, "1h": 60 * MINUTE, "2h": 120 * MINUTE,
-    "4h": 240 * MINUTE, "6h": 360 * MINUTE, "8h": 480 * MINUTE, "12h": 720 * MINUTE, "1d": DAY, "3d": 3 * DAY, "1w": 7 * DAY, "1M": 31 * DAY,
+    "4h": 240 * MINUTE, "6h": 360 * MINUTE, "8h": 480 * MINUTE, "12h": 720 * MINUTE, "1d": DAY, "3d": 3 * DAY,
+    "1w": 7 * DAY, "1M": 31 * DAY,
 }  # fmt: skip
 HISTORY_MINUTES = 1500
 TRADES_KEPT = 10_000

@@ -1,4 +1,5 @@
-"""Recorded traffic. In: a capture file (gzip, one frame a line; /work/shared/captures); out: its sockets' frames and REST replies with their times.
+"""Recorded traffic. In: a capture file (gzip, one frame a line; /work/shared/captures); out: its sockets' frames and
+REST replies with their times.
 
 A venue decides whether a capture is its own and which stream each frame belongs to. Pure apart from reading the file.
 """
@@ -29,7 +30,9 @@ class Frame:
 
 @dataclass
 class Capture:
-    """Everything of one recording: the sockets' URLs, the frames received, and the REST replies by URL (`.http.gz` beside `.ws.gz`)."""
+    """Everything of one recording: the sockets' URLs, the frames received, and the REST replies by URL (`.http.gz`
+    beside `.ws.gz`).
+    """
 
     name: str
     urls: list[str] = field(default_factory=list)

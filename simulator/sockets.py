@@ -1,4 +1,5 @@
-"""One WebSocket of a simulated exchange, and the register of all of them. In: received bytes, frames to send; out: bytes on the transport,
+"""One WebSocket of a simulated exchange, and the register of all of them. In: received bytes, frames to send; out:
+bytes on the transport,
 calls into the venue, `/connections`. Runs in the simulator process, on its one event loop.
 
 `websockets`' sans-I/O ServerProtocol does the handshake, the receiving direction and control frames; data frames are encoded by
@@ -38,7 +39,8 @@ class StreamSocket:
 
     __slots__ = (
         "api_keys", "close_code", "closed_at", "form", "frames_sent", "id", "impaired", "ip", "last_pong", "next_ping", "opened_at",
-        "opened_mono", "out", "path", "query", "role", "session", "subscriptions", "venue", "_decoder", "_dirty", "_loop", "_message",
+        "opened_mono", "out", "path", "query", "role", "session", "subscriptions", "venue", "_decoder", "_dirty",
+        "_loop", "_message",
         "_message_opcode", "_paced", "_proto", "_pumping", "_transport",
     )  # fmt: skip
 

@@ -36,7 +36,9 @@ class Endpoint:
 
 @dataclass
 class SocketSettings:
-    """Timings and limits of a venue's sockets and REST, as documented; `PATCH /settings` changes them at run time. A venue may subclass it."""
+    """Timings and limits of a venue's sockets and REST, as documented; `PATCH /settings` changes them at run time. A
+    venue may subclass it.
+    """
 
     ping_interval_s: float = 180.0  # 0 = the server sends no protocol pings
     first_ping_s: float = 140.0
@@ -57,7 +59,9 @@ class SocketSettings:
 
 @dataclass(frozen=True)
 class OrderTicket:
-    """What `POST /orders` and the load ask for: `fills` executions at `price`; 0 = the order rests. `filled_qty` None = all of it."""
+    """What `POST /orders` and the load ask for: `fills` executions at `price`; 0 = the order rests. `filled_qty`
+    None = all of it.
+    """
 
     api_key: str
     symbol: str

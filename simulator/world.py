@@ -1,4 +1,6 @@
-"""Everything the simulated exchanges share, and the one periodic tick. In: options; out: running listeners. One per simulator process."""
+"""Everything the simulated exchanges share, and the one periodic tick. In: options; out: running listeners. One per
+simulator process.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,11 @@ def account(eng: Engine) -> Account:
     return made
 
 
-@given(st.lists(st.tuples(st.sampled_from(("BUY", "SELL")), st.integers(1, 50), st.integers(500, 1500)), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(("BUY", "SELL")), st.integers(1, 50), st.integers(500, 1500)), min_size=1, max_size=30
+    )
+)
 def test_wallet_equals_deposits_plus_profit_minus_fees(steps: list[tuple[str, int, int]]) -> None:
     eng = engine()
     acc = account(eng)

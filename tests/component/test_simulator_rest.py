@@ -83,7 +83,9 @@ def test_listen_keys(sim: Simulator) -> None:
     assert code(rest(sim, "PUT", path, key)) == (400, -1125)
     first = rest(sim, "POST", path, key)[1]["listenKey"]
     assert len(first) == 64
-    assert rest(sim, "POST", path, key)[1] == {"listenKey": first} == rest(sim, "PUT", path, key, listenKey="ignored")[1]
+    assert (
+        rest(sim, "POST", path, key)[1] == {"listenKey": first} == rest(sim, "PUT", path, key, listenKey="ignored")[1]
+    )
     assert rest(sim, "DELETE", path, key)[1] == {}
     assert code(rest(sim, "DELETE", path, key)) == (400, -1125)
     assert rest(sim, "POST", path, key)[1]["listenKey"] != first
@@ -145,7 +147,8 @@ def test_orders_by_rest(sim: Simulator) -> None:
     assert code(new(side="SELL", type="MARKET", quantity="1000000")) == (400, -2019)
     assert code(new(side="SELL", type="STOP_MARKET", quantity="1", stopPrice="1")) == (400, -4120)
     assert code(new(side="SELL", type="MARKET", quantity="1", reduceOnly="true")) == (400, -2022)
-    algo = rest(sim, "POST", "/fapi/v1/algoOrder", KEY, SECRET, algoType="CONDITIONAL", symbol="SOLUSDT", side="SELL", type="STOP_MARKET",
+    algo = rest(sim, "POST", "/fapi/v1/algoOrder", KEY, SECRET, algoType="CONDITIONAL", symbol="SOLUSDT", side="SELL",
+    type="STOP_MARKET",
                 quantity="1", triggerPrice="90")  # fmt: skip
     assert [o["algoId"] for o in rest(sim, "GET", "/fapi/v1/openAlgoOrders", KEY, SECRET)[1]] == [algo[1]["algoId"]]
     assert rest(sim, "DELETE", "/fapi/v1/algoOrder", KEY, SECRET, algoId=str(algo[1]["algoId"]))[0] == 200
@@ -156,7 +159,9 @@ def test_public_data(sim: Simulator) -> None:
     info = rest(sim, "GET", "/fapi/v1/exchangeInfo")[1]
     assert len(info["symbols"]) >= 20 and {"BTCUSDT", "ETHUSDT", "SUSHIUSDT"} <= {s["symbol"] for s in info["symbols"]}
     klines = rest(sim, "GET", "/fapi/v1/klines", symbol="BTCUSDT", interval="1m", limit="100")[1]
-    assert len(klines) == 100 and all(b[0] - a[0] == 60_000 and b[1] == a[4] for a, b in zip(klines, klines[1:], strict=False))
+    assert len(klines) == 100 and all(
+        b[0] - a[0] == 60_000 and b[1] == a[4] for a, b in zip(klines, klines[1:], strict=False)
+    )
     hour = rest(sim, "GET", "/fapi/v1/klines", symbol="BTCUSDT", interval="1h", limit="5")[1]
     assert all(row[6] - row[0] == 3_599_999 and row[0] % 3_600_000 == 0 for row in hour)
     assert code(rest(sim, "GET", "/fapi/v1/klines", symbol="BTCUSDT", interval="1s")) == (400, -1120)
@@ -175,7 +180,7 @@ def test_weight_limit_429_then_ban() -> None:
     with Simulator(rate=0) as sim:
         sim.account(KEY, SECRET)
         sim.settings(weight_limit=100, ban_after=3, ban_s=2)
-        if 59 <= time.time() % 60:
+        if time.time() % 60 >= 59:
             time.sleep(1.2)  # the window is the UTC minute: do not start at its very end
         first = rest(sim, "GET", "/fapi/v1/openOrders", KEY, SECRET)
         assert (first[0], first[2]["x-mbx-used-weight-1m"]) == (200, "40")
@@ -186,7 +191,9 @@ def test_weight_limit_429_then_ban() -> None:
             over = rest(sim, "GET", "/fapi/v1/time")
             assert code(over) == (429, -1003) and 0 < int(over[2]["retry-after"]) <= 60
         banned = rest(sim, "GET", "/fapi/v1/time")
-        assert code(banned) == (418, -1003) and "banned until" in banned[1]["msg"] and int(banned[2]["retry-after"]) == 2
+        assert (
+            code(banned) == (418, -1003) and "banned until" in banned[1]["msg"] and int(banned[2]["retry-after"]) == 2
+        )
         eventually(lambda: rest(sim, "GET", "/fapi/v1/time")[0] in (200, 429), 5, "the ban ends")
         assert sum(row["weight"] for row in sim.calls()["weight_per_minute"]) >= 100
         statuses = {(row["path"], row["status"]) for row in sim.calls()["rest"]}
@@ -205,6 +212,15 @@ def test_a_refused_order_says_why(sim: Simulator) -> None:
     from tests.support.simulator import ControlRefused
 
     for spec in ({"symbol": "NOPE"}, {"side": "up"}, {"qty": "0"}, {"api_key": "nobody"}):
-        body = {"api_key": KEY, "market": "usdm", "symbol": "BTCUSDT", "side": "buy", "qty": "1", "price": "1", "fills": 1, **spec}
+        body = {
+            "api_key": KEY,
+            "market": "usdm",
+            "symbol": "BTCUSDT",
+            "side": "buy",
+            "qty": "1",
+            "price": "1",
+            "fills": 1,
+            **spec,
+        }
         with pytest.raises(ControlRefused):
             sim.call("POST", "/orders", body)

@@ -28,7 +28,7 @@ def sim() -> Iterator[Simulator]:
 
 
 def dial(url: str) -> ClientConnection:
-    return connect(url, ping_interval=None, proxy=None, max_size=None, open_timeout=10)
+    return connect(url, ping_interval=None, proxy=None, max_size=None, open_timeout=10, legacy=True)
 
 
 def listen_key(sim: Simulator, api_key: str) -> str:
@@ -68,7 +68,11 @@ def test_one_order_is_told_in_the_exchanges_order_and_agrees_with_rest(sim: Simu
     with dial(f"{sim.ws_url}/private/ws?listenKey={listen_key(sim, key)}&events={EVENTS}") as socket:
         placed = sim.order(key, "BTCUSDT", "buy", "0.03", "84000", fills=3)
         events = take(socket, 10)
-    assert [e["e"] for e in events] == ["ORDER_TRADE_UPDATE"] + ["TRADE_LITE", "ACCOUNT_UPDATE", "ORDER_TRADE_UPDATE"] * 3
+    assert [e["e"] for e in events] == ["ORDER_TRADE_UPDATE"] + [
+        "TRADE_LITE",
+        "ACCOUNT_UPDATE",
+        "ORDER_TRADE_UPDATE",
+    ] * 3
     orders = [e["o"] for e in events if e["e"] == "ORDER_TRADE_UPDATE"]
     assert [o["X"] for o in orders] == ["NEW", "PARTIALLY_FILLED", "PARTIALLY_FILLED", "FILLED"]
     assert [str(o["t"]) for o in orders[1:]] == placed["trade_ids"] and orders[0]["t"] == 0
@@ -81,7 +85,9 @@ def test_one_order_is_told_in_the_exchanges_order_and_agrees_with_rest(sim: Simu
     assert (Decimal(update["a"]["B"][0]["wb"]), update["T"]) == (Decimal(balance["balance"]), balance["updateTime"])
     position = rest(sim, "GET", "/fapi/v3/positionRisk", key, SECRET)[1][0]
     told = update["a"]["P"][0]
-    assert [Decimal(told[f]) for f in ("pa", "ep", "bep")] == [Decimal(position[f]) for f in ("positionAmt", "entryPrice", "breakEvenPrice")]
+    assert [Decimal(told[f]) for f in ("pa", "ep", "bep")] == [
+        Decimal(position[f]) for f in ("positionAmt", "entryPrice", "breakEvenPrice")
+    ]
     assert position["updateTime"] == update["T"]
     rows = sim.ledger(api_key=key)
     assert [r["type"] for r in rows].count("fill") == 3
@@ -109,7 +115,9 @@ def test_every_private_url_form(sim: Simulator) -> None:
             event = event["data"]
         assert event["e"] == "ORDER_TRADE_UPDATE"
         socket.close()
-    eventually(lambda: not [c for c in sim.connections(only_open=True) if c["api_key"] == key], what="closed sockets are noted")
+    eventually(
+        lambda: not [c for c in sim.connections(only_open=True) if c["api_key"] == key], what="closed sockets are noted"
+    )
 
 
 def test_events_filter_and_two_accounts_on_one_socket(sim: Simulator) -> None:
@@ -119,7 +127,11 @@ def test_events_filter_and_two_accounts_on_one_socket(sim: Simulator) -> None:
     with dial(sim.ws_url + path) as socket:
         for key in (one, two):
             sim.order(key, "BTCUSDT", "sell", "0.01", "84000")
-        assert [(e["stream"], e["data"]["e"]) for e in take(socket, 3)] == [(a, "ORDER_TRADE_UPDATE"), (a, "ORDER_TRADE_UPDATE"), (b, "ACCOUNT_UPDATE")]
+        assert [(e["stream"], e["data"]["e"]) for e in take(socket, 3)] == [
+            (a, "ORDER_TRADE_UPDATE"),
+            (a, "ORDER_TRADE_UPDATE"),
+            (b, "ACCOUNT_UPDATE"),
+        ]
         assert silent(socket)
 
 
@@ -162,7 +174,8 @@ def test_other_user_events(sim: Simulator) -> None:
     with dial(f"{sim.ws_url}/private/ws?listenKey={listen_key(sim, key)}&events={EVENTS}") as socket:
         rest(sim, "POST", "/fapi/v1/leverage", key, SECRET, symbol="BTCUSDT", leverage="25")
         assert take(socket, 1)[0]["ac"] == {"s": "BTCUSDT", "l": 25}
-        rest(sim, "POST", "/fapi/v1/algoOrder", key, SECRET, algoType="CONDITIONAL", symbol="BTCUSDT", side="BUY", type="STOP_MARKET",
+        rest(sim, "POST", "/fapi/v1/algoOrder", key, SECRET, algoType="CONDITIONAL", symbol="BTCUSDT", side="BUY",
+        type="STOP_MARKET",
              quantity="0.1", triggerPrice="99000")  # fmt: skip
         assert take(socket, 1)[0]["o"]["X"] == "NEW"
         sim.call("POST", "/deposits", {"api_key": key, "asset": "USDT", "amount": "10"})
@@ -170,7 +183,18 @@ def test_other_user_events(sim: Simulator) -> None:
         assert (deposit["m"], deposit["B"][0]["bc"], deposit["P"]) == ("DEPOSIT", "10", [])
         placed = sim.order(key, "BTCUSDT", "buy", "0.5", "80000", fills=0)
         assert take(socket, 1)[0]["o"]["x"] == "NEW"
-        rest(sim, "PUT", "/fapi/v1/order", key, SECRET, symbol="BTCUSDT", side="BUY", orderId=placed["order_id"], quantity="0.5", price="81000")
+        rest(
+            sim,
+            "PUT",
+            "/fapi/v1/order",
+            key,
+            SECRET,
+            symbol="BTCUSDT",
+            side="BUY",
+            orderId=placed["order_id"],
+            quantity="0.5",
+            price="81000",
+        )
         assert take(socket, 1)[0]["o"]["x"] == "AMENDMENT"
         sim.cancel(key, placed["order_id"])
         assert take(socket, 1)[0]["o"]["x"] == "CANCELED"
@@ -233,7 +257,8 @@ def test_a_book_built_from_diffs_equals_the_next_snapshot(sim: Simulator) -> Non
 
 
 def test_every_kind_of_stream_delivers(sim: Simulator) -> None:
-    market = ["btcusdt@aggTrade", "btcusdt@kline_1m", "btcusdt@kline_1h", "btcusdt@markPrice@1s", "btcusdt@ticker", "btcusdt@miniTicker",
+    market = ["btcusdt@aggTrade", "btcusdt@kline_1m", "btcusdt@kline_1h", "btcusdt@markPrice@1s", "btcusdt@ticker",
+    "btcusdt@miniTicker",
               "!markPrice@arr@1s", "!miniTicker@arr", "!ticker@arr", "btcusdt_perpetual@continuousKline_1m", "btcusdt@forceOrder",
               "!forceOrder@arr"]  # fmt: skip
     public = ["btcusdt@bookTicker", "btcusdt@depth5@100ms", "btcusdt@depth20", "btcusdt@depth@100ms", "!bookTicker"]
@@ -265,12 +290,22 @@ def test_wrong_path_wrong_name_and_unrouted(sim: Simulator) -> None:
 def test_control_messages(sim: Simulator) -> None:
     with dial(sim.ws_url + "/market/ws") as socket:
         assert ask(socket, {"method": "GET_PROPERTY", "params": ["combined"], "id": 2}) == {"result": False, "id": 2}
-        assert ask(socket, {"method": "SET_PROPERTY", "params": ["combined", True], "id": 5}) == {"result": None, "id": 5}
-        assert ask(socket, {"method": "SUBSCRIBE", "params": ["btcusdt@aggTrade"], "id": 1}) == {"result": None, "id": 1}
+        assert ask(socket, {"method": "SET_PROPERTY", "params": ["combined", True], "id": 5}) == {
+            "result": None,
+            "id": 5,
+        }
+        assert ask(socket, {"method": "SUBSCRIBE", "params": ["btcusdt@aggTrade"], "id": 1}) == {
+            "result": None,
+            "id": 1,
+        }
         assert take(socket, 1)[0]["stream"] == "btcusdt@aggTrade"
         assert ask(socket, {"method": "UNSUBSCRIBE", "params": ["btcusdt@aggTrade"], "id": 3})["result"] is None
         assert silent(socket)
-        assert ask(socket, {"method": "SET_PROPERTY", "params": ["x", True], "id": 6}) == {"code": 0, "msg": "Unknown property", "id": 6}
+        assert ask(socket, {"method": "SET_PROPERTY", "params": ["x", True], "id": 6}) == {
+            "code": 0,
+            "msg": "Unknown property",
+            "id": 6,
+        }
         assert ask(socket, {"method": "SET_PROPERTY", "params": ["combined", 1], "id": 6})["code"] == 1
         assert ask(socket, {"method": "NOPE", "id": 7})["code"] == 2
         assert ask(socket, "{not json")["code"] == 3
@@ -280,7 +315,9 @@ def test_limits_close_with_1008(sim: Simulator) -> None:
     with dial(sim.ws_url + "/market/ws") as socket:
         for i in range(3):
             ask(socket, {"method": "SUBSCRIBE", "params": [f"s{i}x{j}@aggTrade" for j in range(341)], "id": i})
-        assert ask(socket, {"method": "SUBSCRIBE", "params": ["a@aggTrade", "b@aggTrade"], "id": 9})["error"]["code"] == 4
+        assert (
+            ask(socket, {"method": "SUBSCRIBE", "params": ["a@aggTrade", "b@aggTrade"], "id": 9})["error"]["code"] == 4
+        )
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(5)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
@@ -290,7 +327,10 @@ def test_limits_close_with_1008(sim: Simulator) -> None:
                 socket.send(json.dumps({"method": "LIST_SUBSCRIPTIONS", "id": i}))
             while True:
                 socket.recv(5)
-        assert closed.value.rcvd is not None and (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "Too many requests")
+        assert closed.value.rcvd is not None and (closed.value.rcvd.code, closed.value.rcvd.reason) == (
+            1008,
+            "Too many requests",
+        )
 
 
 def test_pings_pong_deadline_and_lifetime() -> None:
@@ -325,7 +365,11 @@ def test_closed_candle_comes_once() -> None:
         final = [f["k"] for f in frames if f["k"]["x"]]
         assert len(final) == 1 and frames[-1]["k"]["t"] == final[0]["T"] + 1
         assert all(f["k"]["t"] == final[0]["t"] for f in frames[: [f["k"]["x"] for f in frames].index(True)])
-        row = next(r for r in rest(sim, "GET", "/fapi/v1/klines", symbol="BTCUSDT", interval="1m", limit="5")[1] if r[0] == final[0]["t"])
+        row = next(
+            r
+            for r in rest(sim, "GET", "/fapi/v1/klines", symbol="BTCUSDT", interval="1m", limit="5")[1]
+            if r[0] == final[0]["t"]
+        )
         assert row[1:6] == [final[0][n] for n in "ohlcv"] and row[8] == final[0]["n"]
 
 
@@ -340,7 +384,9 @@ def test_load_makes_about_the_wanted_rate_and_stops() -> None:
         rows = sim.ledger(market="0")
         assert {r["api_key"] for r in rows} == {key for key, _ in keys}
         for key, secret in keys[:2]:
-            told = [r["trade_id"] for r in rows if r["type"] == "fill" and r["api_key"] == key and r["symbol"] == "BTCUSDT"]
+            told = [
+                r["trade_id"] for r in rows if r["type"] == "fill" and r["api_key"] == key and r["symbol"] == "BTCUSDT"
+            ]
             found = rest(sim, "GET", "/fapi/v1/userTrades", key, secret, symbol="BTCUSDT", limit="1000")[1]
             assert [str(t["id"]) for t in found] == told
 
@@ -349,9 +395,12 @@ def test_load_makes_about_the_wanted_rate_and_stops() -> None:
 def test_replay_sends_every_frame_of_the_capture() -> None:
     with Simulator(rate=10, replay=[CAPTURE]) as sim:
         streams: list[str] = sim.replay()["replays"][0]["streams"]
-        groups = {"/public": [s for s in streams if "depth" in s or "book" in s], "/market": [s for s in streams if "depth" not in s and "book" not in s]}
+        groups = {
+            "/public": [s for s in streams if "depth" in s or "book" in s],
+            "/market": [s for s in streams if "depth" not in s and "book" not in s],
+        }
         sockets = [dial(f"{sim.ws_url}{path}/stream?streams={'/'.join(names)}") for path, names in groups.items()]
-        frames = []
+        frames: list[dict[str, Any]] = []
         while len(frames) < 1535:
             for socket in sockets:
                 try:

@@ -1,4 +1,5 @@
-"""The simulated exchanges as a process, for tests. In: options; out: FLEET_* settings and the control calls. Runs in the test process.
+"""The simulated exchanges as a process, for tests. In: options; out: FLEET_* settings and the control calls. Runs in
+the test process.
 
 with Simulator(rate=50) as sim:
     sim.account("key-1", "secret-1")
@@ -252,15 +253,30 @@ def alive(pid: int) -> bool:
 
 
 def rest(
-    sim: Simulator, method: str, path: str, api_key: str = "", secret: str = "", *, now_ms: int | None = None, **params: str
+    sim: Simulator,
+    method: str,
+    path: str,
+    api_key: str = "",
+    secret: str = "",
+    *,
+    now_ms: int | str | None = None,
+    **params: str,
 ) -> tuple[int, Any, dict[str, str]]:
-    """One Binance REST call straight to the simulator: (status, decoded body or text, headers in lower case). Signed when there is a secret."""
-    query = signed_query(secret, params, now_ms) if secret else urlencode(params)
+    """One Binance REST call straight to the simulator: (status, decoded body or text, headers in lower case). Signed
+    when there is a secret.
+    """
+    query = signed_query(secret, params, None if now_ms is None else int(now_ms)) if secret else urlencode(params)
     headers = {"X-MBX-APIKEY": api_key} if api_key else {}
-    request = urllib.request.Request(sim.rest_url + path + ("?" + query if query else ""), method=method, headers=headers)
+    request = urllib.request.Request(
+        sim.rest_url + path + ("?" + query if query else ""), method=method, headers=headers
+    )
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             return response.status, json.loads(response.read()), {k.lower(): v for k, v in response.headers.items()}
     except urllib.error.HTTPError as error:
         body = error.read().decode()
-        return error.code, json.loads(body) if body[:1] in "{[" else body, {k.lower(): v for k, v in error.headers.items()}
+        return (
+            error.code,
+            json.loads(body) if body[:1] in "{[" else body,
+            {k.lower(): v for k, v in error.headers.items()},
+        )

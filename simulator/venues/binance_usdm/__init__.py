@@ -1,4 +1,6 @@
-"""Binance USDⓈ-M futures, simulated from ../../../shared/exchanges/binance.md. In: a World; out: the venue. Runs in the simulator process."""
+"""Binance USDⓈ-M futures, simulated from ../../../shared/exchanges/binance.md. In: a World; out: the venue. Runs in
+the simulator process.
+"""
 
 from __future__ import annotations
 

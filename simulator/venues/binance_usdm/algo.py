@@ -1,4 +1,5 @@
-"""Conditional orders of Binance USDⓈ-M's Algo service (sheet 0, 4.2, 5.2). In: authenticated calls; out: JSON values and ALGO_UPDATE events.
+"""Conditional orders of Binance USDⓈ-M's Algo service (sheet 0, 4.2, 5.2). In: authenticated calls; out: JSON values
+and ALGO_UPDATE events.
 
 They rest untriggered until cancelled: `openOrders` does not show them, `openAlgoOrders` does.
 """
@@ -49,7 +50,8 @@ class AlgoCalls:
         row = {
             "algoId": self._next_id, "clientAlgoId": p.get("clientAlgoId") or f"algo{self._next_id:x}", "algoType": "CONDITIONAL",
             "orderType": p["type"], "symbol": symbol, "side": p["side"], "positionSide": p.get("positionSide", "BOTH"),
-            "timeInForce": p.get("timeInForce", "GTC"), "quantity": p.get("quantity", "0"), "algoStatus": "NEW", "actualOrderId": "",
+            "timeInForce": p.get("timeInForce", "GTC"), "quantity": p.get("quantity", "0"), "algoStatus": "NEW",
+            "actualOrderId": "",
             "actualPrice": "0.00000", "triggerPrice": p["triggerPrice"], "price": p.get("price", "0.000"), "icebergQuantity": None,
             "tpTriggerPrice": "0.000", "tpPrice": "0.000", "slTriggerPrice": "0.000", "slPrice": "0.000", "tpOrderType": "",
             "selfTradePreventionMode": "EXPIRE_MAKER", "workingType": p.get("workingType", "CONTRACT_PRICE"), "priceMatch": "NONE",
@@ -99,8 +101,10 @@ class AlgoCalls:
             "e": "ALGO_UPDATE", "T": now_ms, "E": max(now_ms, venue.clock.now_ms()),
             "o": {
                 "caid": row["clientAlgoId"], "aid": row["algoId"], "at": row["algoType"], "o": row["orderType"], "s": row["symbol"],
-                "S": row["side"], "ps": row["positionSide"], "f": row["timeInForce"], "q": row["quantity"], "X": row["algoStatus"], "ai": "",
-                "tp": f"{Decimal(row['triggerPrice']):f}", "p": row["price"], "V": "EXPIRE_MAKER", "wt": row["workingType"], "pm": "NONE",
+                "S": row["side"], "ps": row["positionSide"], "f": row["timeInForce"], "q": row["quantity"],
+                "X": row["algoStatus"], "ai": "",
+                "tp": f"{Decimal(row['triggerPrice']):f}", "p": row["price"], "V": "EXPIRE_MAKER",
+                "wt": row["workingType"], "pm": "NONE",
                 "cp": row["closePosition"], "pP": False, "R": row["reduceOnly"], "tt": 0, "gtd": 0,
             },
         })  # fmt: skip

@@ -1,6 +1,7 @@
 """Market data of Binance USDⓈ-M. In: time and who is subscribed; out: published frames (sheet section 3) and their ledger rows.
 
-A tick lets every symbol trade, moves books, closes candles at the minute, and pushes each subscribed stream when its period is over.
+A tick lets every symbol trade, moves books, closes candles at the minute, and pushes each subscribed stream when its
+period is over.
 `rate` is the wanted number of frames a second over all streams: what the periodic streams leave is filled with trades.
 """
 
@@ -58,7 +59,8 @@ class Feed:
         self._idle_debt = 0.0
         self._window: tuple[float, int] = (0.0, 0)
         self._push: dict[str, Callable[[StreamName, Channel, int], None]] = {
-            "kline": self._push_kline, "continuous_kline": self._push_kline, "mark_price": self._push_mark, "ticker": self._push_ticker,
+            "kline": self._push_kline, "continuous_kline": self._push_kline, "mark_price": self._push_mark,
+            "ticker": self._push_ticker,
             "mini_ticker": self._push_mini_ticker, "partial_depth": self._push_partial, "depth": self._push_depth,
             "mark_prices": self._push_marks, "tickers": self._push_tickers, "mini_tickers": self._push_mini_tickers,
             "book_tickers": self._push_book_tickers,
@@ -156,7 +158,8 @@ class Feed:
 
     def _trade_row(self, channel: Channel, market: SymbolMarket, trade: Trade) -> Row:
         return Row(
-            0, self._exchange, self._market, None, "trade", market.spec.symbol, None, str(trade.id), trade.time_ms, (), channel.name,
+            0, self._exchange, self._market, None, "trade", market.spec.symbol, None, str(trade.id), trade.time_ms,
+            (), channel.name,
             "sell" if trade.sells else "buy", market.price(trade.price), market.qty(trade.qty),
         )  # fmt: skip
 

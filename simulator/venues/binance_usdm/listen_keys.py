@@ -1,4 +1,6 @@
-"""Listen keys. In: accounts and time; out: keys, and the sockets attached to each. One key per account, valid 60 min from create or extend."""
+"""Listen keys. In: accounts and time; out: keys, and the sockets attached to each. One key per account, valid 60 min
+from create or extend.
+"""
 
 from __future__ import annotations
 

@@ -81,9 +81,11 @@ def ticker_numbers(market: SymbolMarket, now_ms: int) -> dict[str, str | int]:
     weighted = market.day_quote // market.day_volume if market.day_volume else last
     change = last - opened
     return {
-        "priceChange": market.price(change), "priceChangePercent": f"{change / opened * 100:.3f}", "weightedAvgPrice": market.price(weighted),
+        "priceChange": market.price(change), "priceChangePercent": f"{change / opened * 100:.3f}",
+        "weightedAvgPrice": market.price(weighted),
         "lastPrice": market.price(last), "lastQty": market.qty(market.last_qty), "openPrice": market.price(opened),
-        "highPrice": market.price(market.day_high), "lowPrice": market.price(market.day_low), "volume": market.qty(market.day_volume),
+        "highPrice": market.price(market.day_high), "lowPrice": market.price(market.day_low),
+        "volume": market.qty(market.day_volume),
         "quoteVolume": market.quote(market.day_quote), "openTime": now_ms - DAY, "closeTime": now_ms,
         "firstId": market.next_trade_id - market.day_trades, "lastId": market.next_trade_id - 1, "count": market.day_trades,
     }  # fmt: skip
@@ -130,9 +132,9 @@ def coin_m_mark_price(market: SymbolMarket, now_ms: int) -> bytes:
 
 
 def force_order(market: SymbolMarket, sells: bool, price: int, qty: int, now_ms: int, all_market: bool) -> bytes:
-    symbol, text, size = market.spec.symbol, market.price(price), market.qty(qty)
+    symbol, text, size, side = market.spec.symbol, market.price(price), market.qty(qty), "SELL" if sells else "BUY"
     extra = f',"ps":"{symbol}","st":1' if all_market else ""
     return (
-        f'{{"e":"forceOrder","E":{now_ms},"o":{{"s":"{symbol}","S":"{"SELL" if sells else "BUY"}","o":"LIMIT","f":"IOC","q":"{size}",'
+        f'{{"e":"forceOrder","E":{now_ms},"o":{{"s":"{symbol}","S":"{side}","o":"LIMIT","f":"IOC","q":"{size}",'
         f'"p":"{text}","ap":"{text}","X":"FILLED","l":"{size}","z":"{size}","T":{now_ms - 5}}}{extra}}}'
     ).encode()

@@ -1,7 +1,9 @@
-"""Replay of a recorded Binance USDⓈ-M capture. In: a Capture; out: its frames on the sockets that subscribed, re-timed, and its order-book
+"""Replay of a recorded Binance USDⓈ-M capture. In: a Capture; out: its frames on the sockets that subscribed,
+re-timed, and its order-book
 snapshots at /fapi/v1/depth.
 
-Starts when every recorded stream has a subscriber, or START_AFTER_MS after the first one has (streams nobody wants are skipped). Frames
+Starts when every recorded stream has a subscriber, or START_AFTER_MS after the first one has (streams nobody wants
+are skipped). Frames
 go out at their recorded distances; their times are moved by whole minutes to now, unless the recording's times are kept. A
 snapshot asked for after its moment is the recorded book brought up to date with what was sent since.
 """
@@ -34,9 +36,7 @@ class RecordedBook:
     def __init__(self, snapshot: dict[str, Any]) -> None:
         self.last_id: int = snapshot["lastUpdateId"]
         self._times = {name: snapshot[name] for name in ("E", "T") if name in snapshot}
-        self._sides = {
-            name: {price: qty for price, qty in snapshot[long]} for name, long in (("b", "bids"), ("a", "asks"))
-        }
+        self._sides: dict[str, dict[str, str]] = {"b": dict(snapshot["bids"]), "a": dict(snapshot["asks"])}
 
     def apply(self, data: dict[str, Any]) -> None:
         """Take one diff, if the snapshot does not hold it already."""
@@ -194,8 +194,10 @@ class Recorded:
     def as_json(self) -> dict[str, Any]:
         """One entry of `GET /replay`."""
         return {
-            "capture": self._capture.name, "exchange": self._venue.exchange, "market": self._venue.market, "frames": len(self._frames),
-            "sent": self.sent, "skipped": self.skipped, "done": self.done, "started": self._begun_ms is not None, "loops": self.loops,
+            "capture": self._capture.name, "exchange": self._venue.exchange, "market": self._venue.market,
+            "frames": len(self._frames),
+            "sent": self.sent, "skipped": self.skipped, "done": self.done, "started": self._begun_ms is not None,
+            "loops": self.loops,
             "streams": sorted(self._streams),
         }  # fmt: skip
 

@@ -17,7 +17,7 @@ from simulator.engine import Account
 from simulator.http1 import Request, Response
 from simulator.venues.binance_usdm.rest_account import AccountCalls
 from simulator.venues.binance_usdm.rest_market import MarketCalls
-from simulator.venues.binance_usdm.rules import ApiError, WeightLimiter, mandatory
+from simulator.venues.binance_usdm.rules import ApiError, WeightLimiter, banned, mandatory
 from simulator.venues.binance_usdm.trading import TradingCalls
 
 if TYPE_CHECKING:
@@ -169,11 +169,7 @@ class Rest:
         if account is None or account.state in ("invalid", "no_permission"):
             raise ApiError(401, -2015, f"Invalid API-key, IP, or permissions for action, request ip: {request.ip}")
         if account.state == "ip_banned":
-            until = now_ms + int(self._venue.settings.ban_s * 1000)
-            raise ApiError(
-                418, -1003, f"Way too many requests; IP({request.ip}) banned until {until}. Please use the websocket for live updates to avoid bans.",
-                retry_after_s=int(self._venue.settings.ban_s),
-            )  # fmt: skip
+            raise banned(request.ip, now_ms + int(self._venue.settings.ban_s * 1000), now_ms)
         return account
 
     @staticmethod

@@ -1,4 +1,5 @@
-"""Account REST of Binance USDⓈ-M (sheet 4.1, 5.2): listen keys, balances, positions, configuration, income. In: authenticated calls;
+"""Account REST of Binance USDⓈ-M (sheet 4.1, 5.2): listen keys, balances, positions, configuration, income. In:
+authenticated calls;
 out: JSON values from the same records the stream was written from.
 """
 
@@ -119,7 +120,8 @@ class AccountCalls:
             m = self._margins(call.account, view, asset)
             rows.append({
                 "accountAlias": f"sim{call.account.uid}", "asset": asset.asset, "balance": eight(asset.wallet),
-                "crossWalletBalance": eight(asset.wallet), "crossUnPnl": eight(m["unrealized"]), "availableBalance": eight(m["available"]),
+                "crossWalletBalance": eight(asset.wallet), "crossUnPnl": eight(m["unrealized"]),
+                "availableBalance": eight(m["available"]),
                 "maxWithdrawAmount": eight(m["available"]), "marginAvailable": True, "updateTime": asset.updated_ms,
             })  # fmt: skip
         return rows
@@ -199,7 +201,8 @@ class AccountCalls:
         for symbol in self._venue.markets:
             held.setdefault((symbol, "BOTH"), Position(symbol, "BOTH"))
         return [
-            {**self._risk(call.account, p), "leverage": str(call.account.leverage.get(p.symbol, DEFAULT_LEVERAGE)), "marginType": "cross",
+            {**self._risk(call.account, p), "leverage": str(call.account.leverage.get(p.symbol, DEFAULT_LEVERAGE)),
+            "marginType": "cross",
              "isAutoAddMargin": "false", "maxNotionalValue": "1000000"}
             for p in held.values() if wanted in ("", p.symbol)
         ]  # fmt: skip
@@ -217,8 +220,10 @@ class AccountCalls:
         return {
             "symbol": p.symbol, "positionSide": p.side, "positionAmt": self._qty(p), "entryPrice": text(p.entry),
             "breakEvenPrice": text(p.break_even), "markPrice": eight(mark), "unRealizedProfit": eight(self._unrealized(p)),
-            "liquidationPrice": "0", "isolatedMargin": "0", "notional": eight(notional), "marginAsset": p.margin_asset, "isolatedWallet": "0",
-            "initialMargin": eight(margin), "maintMargin": eight(abs(notional) * MAINTENANCE), "positionInitialMargin": eight(margin),
+            "liquidationPrice": "0", "isolatedMargin": "0", "notional": eight(notional),
+            "marginAsset": p.margin_asset, "isolatedWallet": "0",
+            "initialMargin": eight(margin), "maintMargin": eight(abs(notional) * MAINTENANCE),
+            "positionInitialMargin": eight(margin),
             "openOrderInitialMargin": "0", "adl": 2, "bidNotional": "0", "askNotional": "0", "updateTime": p.updated_ms,
         }  # fmt: skip
 
@@ -232,7 +237,8 @@ class AccountCalls:
     def symbol_config(self, call: Call) -> list[dict[str, Any]]:
         wanted = self._wanted(call.params)
         return [
-            {"symbol": s, "marginType": "CROSSED", "isAutoAddMargin": False, "leverage": call.account.leverage.get(s, DEFAULT_LEVERAGE),
+            {"symbol": s, "marginType": "CROSSED", "isAutoAddMargin": False, "leverage": call.account.leverage.get(s,
+            DEFAULT_LEVERAGE),
              "maxNotionalValue": "1000000"}
             for s in self._venue.markets if wanted in ("", s)
         ]  # fmt: skip

@@ -80,7 +80,8 @@ class MarketCalls:
         now_ms = self._venue.clock.now_ms()
         return {
             "lastUpdateId": market.book.last_id, "E": now_ms, "T": now_ms,
-            "bids": [(market.price(p), market.qty(q)) for p, q in bids], "asks": [(market.price(p), market.qty(q)) for p, q in asks],
+            "bids": [(market.price(p), market.qty(q)) for p, q in bids], "asks": [(market.price(p),
+            market.qty(q)) for p, q in asks],
         }  # fmt: skip
 
     def klines(self, params: Params) -> list[list[Any]]:
@@ -150,10 +151,14 @@ def _symbol_info(market: SymbolMarket) -> dict[str, Any]:
     spec = market.spec
     tick, step = market.price(1), market.qty(1)
     return {
-        "symbol": spec.symbol, "pair": spec.symbol, "contractType": "PERPETUAL", "deliveryDate": 4133404800000, "onboardDate": 1569398400000,
-        "status": "TRADING", "maintMarginPercent": "2.5000", "requiredMarginPercent": "5.0000", "baseAsset": spec.base, "quoteAsset": spec.quote,
-        "marginAsset": spec.quote, "pricePrecision": spec.price_decimals, "quantityPrecision": spec.qty_decimals, "baseAssetPrecision": 8,
-        "quotePrecision": 8, "underlyingType": "COIN", "underlyingSubType": [], "triggerProtect": "0.0500", "liquidationFee": "0.015000",
+        "symbol": spec.symbol, "pair": spec.symbol, "contractType": "PERPETUAL", "deliveryDate": 4133404800000,
+        "onboardDate": 1569398400000,
+        "status": "TRADING", "maintMarginPercent": "2.5000", "requiredMarginPercent": "5.0000",
+        "baseAsset": spec.base, "quoteAsset": spec.quote,
+        "marginAsset": spec.quote, "pricePrecision": spec.price_decimals, "quantityPrecision": spec.qty_decimals,
+        "baseAssetPrecision": 8,
+        "quotePrecision": 8, "underlyingType": "COIN", "underlyingSubType": [], "triggerProtect": "0.0500",
+        "liquidationFee": "0.015000",
         "marketTakeBound": "0.05", "maxMoveOrderLimit": 10000,
         "filters": [
             {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": "1000000", "tickSize": tick},
@@ -178,6 +183,7 @@ def _kline_row(market: SymbolMarket, c: Candle, interval: str) -> list[Any]:
 def _agg_row(market: SymbolMarket, trade: Trade) -> dict[str, Any]:
     qty = market.qty(trade.qty)
     return {
-        "a": trade.id, "p": market.price(trade.price), "q": qty, "nq": qty, "f": trade.first_id, "l": trade.last_id, "T": trade.time_ms,
+        "a": trade.id, "p": market.price(trade.price), "q": qty, "nq": qty, "f": trade.first_id, "l": trade.last_id,
+        "T": trade.time_ms,
         "m": trade.sells,
     }  # fmt: skip

@@ -72,7 +72,7 @@ class WeightLimiter:
         """Raises ApiError 418 while the address is banned."""
         address = self._addresses.get(ip)
         if address is not None and now_ms < address.banned_until_ms:
-            raise _banned(ip, address.banned_until_ms, now_ms)
+            raise banned(ip, address.banned_until_ms, now_ms)
 
     def spend(self, ip: str, weight: int, now_ms: int) -> None:
         """Count `weight`. Raises ApiError 429 past the limit, and 418 for an address that goes on regardless."""
@@ -89,7 +89,7 @@ class WeightLimiter:
             address.refused = 0
             ban_s = min(MAX_BAN_S, self._settings.ban_s * 2 ** (address.bans - 1))
             address.banned_until_ms = now_ms + int(ban_s * 1000)
-            raise _banned(ip, address.banned_until_ms, now_ms)
+            raise banned(ip, address.banned_until_ms, now_ms)
         raise ApiError(
             429, -1003,
             f"Too many requests; current limit of IP({ip}) is {self._settings.weight_limit} requests per minute. "
@@ -98,8 +98,8 @@ class WeightLimiter:
         )  # fmt: skip
 
 
-def _banned(ip: str, until_ms: int, now_ms: int) -> ApiError:
-    return ApiError(
-        418, -1003, f"Way too many requests; IP({ip}) banned until {until_ms}. Please use the websocket for live updates to avoid bans.",
-        retry_after_s=max(1, (until_ms - now_ms + 999) // 1000),
-    )  # fmt: skip
+def banned(ip: str, until_ms: int, now_ms: int) -> ApiError:
+    """418: the address is banned until `until_ms`; the time is in the text as well as in Retry-After."""
+    wait_s = max(1, (until_ms - now_ms + 999) // 1000)
+    advice = "Please use the websocket for live updates to avoid bans."
+    return ApiError(418, -1003, f"Way too many requests; IP({ip}) banned until {until_ms}. {advice}", wait_s)

@@ -1,4 +1,5 @@
-"""Names of public streams. In: a stream name; out: what it carries, on which path it lives and how often it ticks (sheet 1.1, 3.0), or None.
+"""Names of public streams. In: a stream name; out: what it carries, on which path it lives and how often it ticks
+(sheet 1.1, 3.0), or None.
 
 None means: acknowledged like any other and silent for ever, as the real server does.
 """

@@ -1,4 +1,5 @@
-"""Orders by REST at Binance USDⓈ-M (sheet 5.2): placing, cancelling, amending, and reading orders and fills. In: authenticated calls; out:
+"""Orders by REST at Binance USDⓈ-M (sheet 5.2): placing, cancelling, amending, and reading orders and fills. In:
+authenticated calls; out:
 JSON values, and engine changes told to the stream.
 """
 
@@ -47,12 +48,16 @@ class TradingCalls:
         spec = self._venue.markets[order.symbol].spec
         price, qty = f".{spec.price_decimals}f", f".{spec.qty_decimals}f"
         return {
-            "orderId": order.id, "symbol": order.symbol, "pair": order.symbol, "status": order.status, "clientOrderId": order.client_id,
+            "orderId": order.id, "symbol": order.symbol, "pair": order.symbol, "status": order.status,
+            "clientOrderId": order.client_id,
             "price": f"{order.price:{price}}", "avgPrice": f"{order.average:.8f}" if order.filled else "0.00000",
-            "origQty": f"{order.qty:{qty}}", "executedQty": f"{order.filled:{qty}}", "cumQuote": f"{order.cost:.8f}", "cumBase": f"{order.filled:{qty}}",
-            "timeInForce": order.time_in_force, "type": order.type, "reduceOnly": order.reduce_only, "closePosition": False, "side": order.side,
+            "origQty": f"{order.qty:{qty}}", "executedQty": f"{order.filled:{qty}}", "cumQuote": f"{order.cost:.8f}",
+            "cumBase": f"{order.filled:{qty}}",
+            "timeInForce": order.time_in_force, "type": order.type, "reduceOnly": order.reduce_only,
+            "closePosition": False, "side": order.side,
             "positionSide": order.position_side, "stopPrice": f"{order.stop_price:{price}}", "workingType": "CONTRACT_PRICE",
-            "priceProtect": False, "origType": order.type, "priceMatch": "NONE", "selfTradePreventionMode": "EXPIRE_MAKER", "goodTillDate": 0,
+            "priceProtect": False, "origType": order.type, "priceMatch": "NONE",
+            "selfTradePreventionMode": "EXPIRE_MAKER", "goodTillDate": 0,
             "time": order.created_ms, "updateTime": order.updated_ms,
         }  # fmt: skip
 
@@ -60,7 +65,8 @@ class TradingCalls:
         spec = self._venue.markets[fill.symbol].spec
         qty = f"{fill.qty:.{spec.qty_decimals}f}"
         return {
-            "symbol": fill.symbol, "id": fill.id, "orderId": fill.order_id, "side": fill.side, "price": f"{fill.price:.{spec.price_decimals}f}",
+            "symbol": fill.symbol, "id": fill.id, "orderId": fill.order_id, "side": fill.side,
+            "price": f"{fill.price:.{spec.price_decimals}f}",
             "qty": qty, "realizedPnl": f"{fill.realized:.8f}", "quoteQty": f"{fill.price * fill.qty:.8f}", "baseQty": qty,
             "commission": f"{fill.fee:.8f}", "commissionAsset": fill.fee_asset, "marginAsset": fill.fee_asset, "pair": fill.symbol,
             "time": fill.time_ms, "positionSide": fill.position_side, "buyer": fill.side == "BUY", "maker": fill.is_maker,

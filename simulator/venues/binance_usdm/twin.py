@@ -1,4 +1,5 @@
-"""Binance USDⓈ-M, simulated: ties engine, market feed, listen keys, sockets and REST together. In: calls of the Venue protocol; out: what
+"""Binance USDⓈ-M, simulated: ties engine, market feed, listen keys, sockets and REST together. In: calls of the
+Venue protocol; out: what
 the exchange would do. Runs on the simulator's event loop.
 """
 
