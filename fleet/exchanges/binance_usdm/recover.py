@@ -105,9 +105,10 @@ def _missing_trades(found: _Findings) -> Dialogue[None]:
     known |= {key.partition("|")[0] for key in mark.positions}
     if mark.base is not None:
         active = {s for s, at_ms in mark.symbols.items() if at_ms >= mark.base.at_ms}
-        yield from _trades_of(found, active | _unexplained_symbols(found))
-        if _explained(found):
-            return
+        for likely in (_unexplained_symbols(found), active):
+            yield from _trades_of(found, likely - found.read)
+            if _explained(found):
+                return
     else:
         known |= yield from _ordered_symbols(found)
     yield from _trades_of(found, known - found.read)
@@ -145,9 +146,7 @@ def _explained(found: _Findings) -> bool:
     mark = found.mark
     if mark.base is None:
         return False
-    trial = Watermark(mark.proven_ms, mark.base)
-    trial.moved = {key: qty for key, qty in mark.moved.items() if key.partition("|")[0] not in found.read}
-    trial.booked = dict(mark.booked)
+    trial = mark.without(found.read)
     for trade in found.trades.values():
         if trade.trade_ms < found.snapshot.at_ms:
             trial.advance(rows.fill(trade, "", found.account_id, found.now_ms))
