@@ -109,6 +109,16 @@ class Watermark(msgspec.Struct):
         if len(self.recent) > 2 * MAX_RECENT:
             del self.recent[:MAX_RECENT]
 
+    def without(self, symbols: set[str]) -> Watermark:
+        """A copy to try an explanation on: the same base, without what the fills of `symbols` changed since."""
+        trial = Watermark(self.proven_ms, self.base)
+        trial.moved = {key: qty for key, qty in self.moved.items() if key.partition("|")[0] not in symbols}
+        trial.booked = dict(self.booked)
+        for booking in self.recent:  # where older ones were cut off, the explanation fails and more is read
+            if booking.key and booking.key.partition("|")[0] not in symbols:
+                _add(trial.earned, booking.asset, Decimal(booking.amount))
+        return trial
+
     def explains(self, now: Snapshot) -> bool:
         """True if the fills since the base account for every position and wallet in `now`: no fill is missing."""
         if self.base is None:

@@ -589,3 +589,14 @@ def test_trades_before_the_watermark_are_left_out() -> None:
     early = venue.trades[0] | {"id": 99, "time": T0 - 5}
     venue.answer = lambda call: [early, *answer(call)] if call.path.endswith("userTrades") else answer(call)  # type: ignore[method-assign]
     assert len(ids(venue.read(mark, T0 + 100).events, Fill)) == 1
+
+
+def test_only_the_unexplained_symbol_is_read_while_others_traded_too() -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("ETHUSDT", "BUY", "3", T0 + 10, pnl="1")):
+        mark.advance(event)
+    lost = items(venue.trade("BTCUSDT", "BUY", "1", T0 + 20))
+    found = venue.read(mark, T0 + 100)
+    assert ids(found.events, Fill) == ids(lost, Fill)
+    assert [dict(c.params)["symbol"] for c in venue.calls if c.path.endswith("userTrades")] == ["BTCUSDT"]

@@ -179,3 +179,14 @@ def test_any_proof_on_the_way_explains_the_end(rows: list[tuple[int, str, int, i
         mark.advance(fill(at_ms, side, str(qty), "0.1", str(pnl)))
     mark.prove(state(cut), cut)
     assert mark.explains(state(1000))
+
+
+def test_without_takes_the_fills_of_some_symbols_out() -> None:
+    mark = Watermark(proven_ms=0)
+    mark.prove(Snapshot(10, {}, {"U": "100"}), 10)
+    mark.advance(fill(20, fee="1", symbol="A"))
+    mark.advance(fill(21, fee="2", symbol="B"))
+    mark.advance(balance(22, "90", "5"))
+    trial = mark.without({"B"})
+    assert (trial.moved, trial.earned, trial.booked) == ({"A|both": "1"}, {"U": "-1"}, {"U": "5"})
+    assert trial.base == mark.base and mark.earned == {"U": "-3"}

@@ -257,7 +257,7 @@ def _account_event(kind: str, row: dict[str, Any], account_id: str, now_ms: int)
         key = hashlib.blake2b(text, digest_size=12).hexdigest()
     return AccountEvent(
         id=ids.account_event_id(account_id, kind, key), exchange=_X, market=_M, symbol=symbol if isinstance(symbol, str) else "",
-        ts_event=at_ms if isinstance(at_ms, int) and 0 <= at_ms < 2**53 else now_ms, ts_recv=now_ms, account_id=account_id,
+        ts_event=at_ms if type(at_ms) is int and 0 <= at_ms < 2**53 else now_ms, ts_recv=now_ms, account_id=account_id,
         event=kind, data=data,
     )  # fmt: skip
 
@@ -292,7 +292,7 @@ def _control(row: dict[str, Any]) -> Control:
     bad name, too many streams, broken JSON."""
     key = str(row.get("id", ""))[:40]
     error = row.get("error", row)
-    if isinstance(error, dict) and isinstance(error.get("code"), int):
+    if isinstance(error, dict) and type(error.get("code")) is int:
         return Reply(key, Verdict(CODES.get(error["code"], Outcome.PERMANENT), str(error["code"])[:20]))
     if "result" not in row:
         return Unknown("")
