@@ -11,12 +11,12 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from fleet.core import wire
 from fleet.core.errors import StoreUnavailable
 from fleet.core.exchange import Rate
-from fleet.core.model import Ownership, StreamState, StreamStatus, WorkerView, token_of
+from fleet.core.model import Desired, Ownership, StreamState, StreamStatus, WorkerView, token_of
 from fleet.core.names import Keys
 from fleet.core.wire import Generation, pack_leader
 from fleet.runtime.redis_store import BATCH, Budget, Change, NotLeader, Poke, RedisStore
@@ -83,6 +83,17 @@ class Scripts(RuleBasedStateMachine):
         self.store = fresh(self.url)
         self.model = Model()
         self.raw = redis.Redis.from_url(self.url, decode_responses=True)
+
+    @initialize(sound=st.sampled_from([True, True, True, False]))
+    def begin(self, sound: bool) -> None:
+        """Mostly a fleet that runs: two workers, a leader, a ready generation, an owner for each account."""
+        if not sound:
+            return
+        self.register("h:0", "i1", False)
+        self.register("h:1", "i1", False)
+        self.lead(("c1", 1))
+        everyone: dict[str, Own] = dict.fromkeys(("a", "b", "c"), ("h:0", "i1", 1, "run", 1, 1))
+        self.rebuild(("c1", 1), ("g1", True), everyone)
 
     def teardown(self) -> None:
         names = list(self.raw.scan_iter(match=self.store.keys.prefix.replace("{", "[{]") + "*"))
@@ -156,12 +167,27 @@ class Scripts(RuleBasedStateMachine):
     @rule(
         leader=leaders,
         gen=gens,
+        present=st.sampled_from([True, True, False]),
         changes=st.lists(st.tuples(names, st.none() | owns, st.none() | owns), min_size=1, max_size=4),
     )
     def apply_anything(
-        self, leader: tuple[str, int], gen: tuple[str, bool], changes: list[tuple[str, Own | None, Own | None]]
+        self,
+        leader: tuple[str, int],
+        gen: tuple[str, bool],
+        present: bool,
+        changes: list[tuple[str, Own | None, Own | None]],
     ) -> None:
+        """A leader whose picture of the records is wrong."""
+        if present and self.model.leader and self.model.gen:
+            leader, gen = self.model.leader, self.model.gen
         self._apply(leader, gen, changes)
+
+    @rule(account=names, slot=slots)
+    def an_entry_is_left_behind(self, account: str, slot: str) -> None:
+        """A desired view may hold what a former owner was told; `own` is the truth."""
+        entry = wire.pack_desired(Desired(9, "run"))
+        self.raw.hset(self.store.keys.desired(slot), account, entry)
+        self.model.d.setdefault(slot, {})[account] = (9, "run")
 
     @rule(
         picks=st.lists(
@@ -248,7 +274,7 @@ def test_scripts_do_what_the_model_does(url: str) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
