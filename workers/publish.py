@@ -41,6 +41,7 @@ class RecordProducer(Protocol):
         self, topic: str, key: bytes, value: bytes, headers: Headers, done: Callable[[Exception | None], None]
     ) -> None: ...
     def flush(self, timeout_s: float) -> bool: ...
+    def abort(self) -> None: ...
     def close(self, timeout_s: float) -> None: ...
 
 
@@ -104,8 +105,10 @@ class Publisher:
         return self._bytes
 
     def clear(self) -> None:
-        """Forget what is not yet handed to Kafka: the incarnation that read it may publish no more."""
+        """Forget what Kafka has not acknowledged: the incarnation that read it may publish no more."""
         self._generation += 1
+        if self._producer is not None:
+            self._producer.abort()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until every record taken so far is acknowledged; False = not within `timeout_s`."""

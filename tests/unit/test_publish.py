@@ -36,6 +36,11 @@ class FakeKafka:
     def flush(self, timeout_s: float) -> bool:
         return True
 
+    def abort(self) -> None:
+        for done in self.waiting:
+            done(StoreUnavailable("aborted"))
+        self.waiting.clear()
+
     def close(self, timeout_s: float) -> None:
         self.hold = False
 
@@ -129,3 +134,19 @@ def test_records_wait_for_a_lease_that_comes_back(parts: tuple[Publisher, FakeKa
     offer(publisher, b"patient")
     threading.Timer(0.1, lambda: setattr(lease, "open", True)).start()
     until(lambda: kafka.sent == [b"patient"])
+
+
+def test_a_given_up_incarnation_takes_back_what_kafka_has_not_acknowledged(
+    parts: tuple[Publisher, FakeKafka, Lease],
+) -> None:
+    publisher, kafka, _ = parts
+    kafka.hold = True
+    acked: list[str] = []
+    offer(publisher, b"old", lambda: acked.append("old"))
+    until(lambda: len(kafka.waiting) == 1)
+    publisher.clear()
+    kafka.hold = False
+    offer(publisher, b"new", lambda: acked.append("new"))
+    until(lambda: acked == ["new"])
+    until(lambda: publisher.pending_bytes() == 0)
+    assert kafka.sent == [b"old", b"new"]  # "old" was on the wire already, and is not sent again
