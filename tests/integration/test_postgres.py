@@ -77,6 +77,18 @@ def test_a_transaction_does_not_go_on_over_a_new_connection(pg: Postgres, databa
     other.close()
 
 
+def test_a_commit_whose_backend_died_is_never_reported_as_done(pg: Postgres, database: str) -> None:
+    pg.execute("CREATE TABLE t (n integer)")
+    other = Postgres(database, application="tests")
+    with pytest.raises(StoreUnavailable), pg.transaction() as tx:
+        tx.execute("INSERT INTO t VALUES (1)")
+        pid = int(tx.fetch("SELECT pg_backend_pid() AS p")[0]["p"])
+        other.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        wait_until(lambda: not other.fetch("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)), 5, "backend gone")
+    assert pg.fetch("SELECT n FROM t") == []
+    other.close()
+
+
 def test_slow_statements_are_cancelled_and_the_connection_stays(pg: Postgres) -> None:
     before = backend(pg)
     with pytest.raises(StoreUnavailable):
