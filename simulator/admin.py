@@ -2,7 +2,8 @@
 ledger, connections, calls.
 
 Beside the contract's calls: GET / (summary), GET /faults, GET /accounts, DELETE /orders/ID?api_key=,
-POST /deposits, GET and POST /replay, GET and PATCH /settings, GET /load. Ledger: `since`, and `api_key`, `type` (comma-separated), `market=0` to narrow it.
+POST /deposits, GET and POST /replay, GET and PATCH /settings, GET /load.
+Ledger: `since`, and `api_key`, `type` (comma-separated), `market=0` to narrow it.
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import logging
 import socket as socket_module
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import ConnectionClosed
@@ -32,6 +34,21 @@ if TYPE_CHECKING:
 CLOSED_KEPT = 20_000
 MAX_BACKLOG = 64 * 1024 * 1024  # a client further behind than this is dropped, as exchanges do
 CLOSE_WAIT_S = 5.0
+log = logging.getLogger("simulator")
+
+
+class FrameProtocol(ServerProtocol):
+    """The sans-I/O protocol, handing on each frame the moment it is parsed: answers leave in the order of what they answer."""
+
+    def __init__(self, on_frame: Callable[[Frame], None], max_size: int) -> None:
+        super().__init__(max_size=max_size)
+        self._on_frame = on_frame
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None  # a close may come between the fragments of a message (RFC 6455, 5.4)
+        super().recv_frame(frame)
+        self._on_frame(frame)
 
 
 class StreamSocket:
@@ -74,7 +91,7 @@ class StreamSocket:
         self._message: list[bytes] = []
         self._message_opcode = Opcode.TEXT
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._proto = ServerProtocol(max_size=venue.settings.max_message_bytes)
+        self._proto = FrameProtocol(self._frame, venue.settings.max_message_bytes)
 
     # ── handshake ────────────────────────────────────────────────────────────────────────────────────────────────
     def accept(self, raw_head: bytes) -> int:
@@ -205,11 +222,8 @@ class StreamSocket:
     # ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────
     def received(self, data: bytes) -> None:
         """Bytes from the client."""
-        self._proto.receive_data(data)
-        deaf = any(fault.kind == "half_open" for fault in self.impaired)
-        for event in self._proto.events_received():
-            if not deaf and isinstance(event, Frame):
-                self._frame(event)
+        self._proto.receive_data(data)  # calls _frame
+        self._proto.events_received()
         self._write_protocol()
 
     def received_eof(self) -> None:
@@ -225,35 +239,36 @@ class StreamSocket:
         self._paced.clear()
 
     def _frame(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.CLOSE:
+        """One frame. Raises UnicodeDecodeError, which the protocol turns into a close with 1007."""
+        if any(fault.kind == "half_open" for fault in self.impaired):
             return
-        if not self.venue.inbound(self):
+        if frame.opcode in (Opcode.PING, Opcode.CLOSE):
+            self._write_protocol()  # the protocol has queued the answer
+        if frame.opcode is Opcode.CLOSE or not self.venue.inbound(self):
             return
         if frame.opcode is Opcode.PONG:
             self.last_pong = time.monotonic()
-            return
-        if frame.opcode is Opcode.PING:
-            return  # the protocol has queued the pong
+        elif frame.opcode is not Opcode.PING:
+            self._data_frame(frame)
+
+    def _data_frame(self, frame: Frame) -> None:
         if frame.opcode is not Opcode.CONT:
             self._message_opcode = frame.opcode
             self._message.clear()
+            self._decoder.reset()
         data = bytes(frame.data)
         self._message.append(data)
-        if self._message_opcode is Opcode.TEXT and not self._valid_text(data, frame.fin):
+        if self._message_opcode is Opcode.TEXT:
+            self._decoder.decode(data, frame.fin)
+        if not frame.fin or self._proto.state is not State.OPEN:
             return
-        if frame.fin:
-            message = b"".join(self._message)
-            self._message.clear()
-            self.venue.received(self, message, self._message_opcode is Opcode.TEXT)
-
-    def _valid_text(self, data: bytes, final: bool) -> bool:
+        message = b"".join(self._message)
+        self._message.clear()
         try:
-            self._decoder.decode(data, final)
-        except UnicodeDecodeError:
-            self._decoder.reset()
-            self._proto.fail(1007, "invalid UTF-8")
-            return False
-        return True
+            self.venue.received(self, message, self._message_opcode is Opcode.TEXT)
+        except Exception:  # noqa: BLE001 - a bug here must show as a traceback and a close, not end the simulation
+            log.exception("message on %s failed", self.path)
+            self.close(1011, "the simulator failed")
 
     def _write_protocol(self) -> None:
         if self.out:
