@@ -22,6 +22,7 @@ from fleet.runtime.http import Http
 from fleet.runtime.metrics import Metrics
 
 CLOCK_AGE_S = 1800.0
+RESERVED_SHARE = 0.15  # of the weight, for tickets, renewals and probes
 RATE_WAIT_S = 60.0  # where a 429 does not say how long
 MAX_PERMIT_POLL_S = 5.0
 
@@ -29,7 +30,9 @@ MAX_PERMIT_POLL_S = 5.0
 class Permits(Protocol):
     """What of the fleet's budget is used here (fleet.runtime.redis_store.Budget)."""
 
-    def take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate) -> float: ...
+    def take(
+        self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float = 0.0
+    ) -> float: ...
     def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None: ...
 
 
@@ -83,7 +86,7 @@ class VenueRest:
         """Carry out one call. Waits for its weight permit as long as needed. Raises ExchangeRefused (with the verdict) or
         ConnectionFailed. A clock refusal is resynchronised and retried once; a rate refusal blocks the whole fleet first."""
         for attempt in (0, 1):
-            self._permit("weight", float(call.weight), self.exchange.limits.weight, cancelled)
+            self._permit("weight", float(call.weight), self.exchange.limits.weight, cancelled, self._reserve(call))
             asked_ms = self.now_ms()
             reply = msgspec.structs.replace(self._exchange_of(call, credentials), at_ms=asked_ms)
             verdict = self.exchange.classify(reply)
@@ -105,11 +108,21 @@ class VenueRest:
     def block_dials(self, seconds: float) -> None:
         self._permits.block("dial", self.exchange.name, self._egress_ip, seconds)
 
-    def _permit(self, kind: str, amount: float, rate: Rate, cancelled: Callable[[], bool]) -> None:
+    def _reserve(self, call: HttpCall) -> float:
+        """Read-backs leave weight for what keeps streams alive: a crowd of them must not hold up the tickets of the next crowd."""
+        venue = self.exchange
+        vital = (
+            call == venue.ticket or call == venue.probe or (venue.renewal is not None and call == venue.renewal.call)
+        )
+        return 0.0 if vital else venue.limits.weight.burst * RESERVED_SHARE
+
+    def _permit(
+        self, kind: str, amount: float, rate: Rate, cancelled: Callable[[], bool], reserve: float = 0.0
+    ) -> None:
         while True:
             if self._stop.is_set() or cancelled():
                 raise ConnectionFailed("cancelled while waiting for a permit")
-            wait_s = self._permits.take(kind, self.exchange.name, self._egress_ip, amount, rate)
+            wait_s = self._permits.take(kind, self.exchange.name, self._egress_ip, amount, rate, reserve)
             if wait_s <= 0.0:
                 return
             self._stop.wait(min(wait_s, MAX_PERMIT_POLL_S))

@@ -338,10 +338,13 @@ class RedisStore:
         return rows
 
     # ── buckets ──────────────────────────────────────────────────────────────────────────────────────────────────
-    def bucket_take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate) -> float:
-        """Take from the shared bucket: 0.0 = granted, else seconds until it is worth asking again."""
+    def bucket_take(
+        self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float = 0.0
+    ) -> float:
+        """Take from the shared bucket, leaving `reserve` in it: 0.0 = granted, else seconds until it is worth asking again."""
         key = self.keys.budget(kind, exchange, egress_ip)
-        return int(self._run("bucket_take", [key], [amount, rate.burst, rate.per_s, 0, rate.window_s])[0]) / 1000
+        args = [amount, rate.burst, rate.per_s, 0, rate.window_s, reserve]
+        return int(self._run("bucket_take", [key], args)[0]) / 1000
 
     def bucket_block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
         """Nobody takes from this bucket for `seconds`; a shorter block never shortens a longer one."""
@@ -423,15 +426,16 @@ class Budget:
         self._local: dict[str, buckets.Bucket] = {}
         self._away_until = 0.0
 
-    def take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate) -> float:
-        """0.0 = granted; else how long to wait before asking again (spread, so that waiters do not come back together)."""
+    def take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float = 0.0) -> float:
+        """0.0 = granted; else how long to wait before asking again (spread, so that waiters do not come back together).
+        `reserve` is left in the shared bucket for takers who are in more of a hurry."""
         key = f"{kind}:{exchange}:{egress_ip}"
         with self._lock:
             now = self._clock()
             local, _ = buckets.take(self._local.get(key), now, 0.0, buckets.share(rate, self._share))
             if local.blocked_until > now:
                 return local.blocked_until - now
-            wait_s = self._shared(kind, exchange, egress_ip, amount, rate) if now >= self._away_until else None
+            wait_s = self._shared(kind, exchange, egress_ip, amount, rate, reserve) if now >= self._away_until else None
             if wait_s is None:
                 local, wait_s = buckets.take(local, now, amount, buckets.share(rate, self._share))
             self._local[key] = local
@@ -447,9 +451,11 @@ class Budget:
             except StoreUnavailable:
                 self._away_until = self._clock() + AWAY_S
 
-    def _shared(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate) -> float | None:
+    def _shared(
+        self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float
+    ) -> float | None:
         try:
-            return self._store.bucket_take(kind, exchange, egress_ip, amount, rate)
+            return self._store.bucket_take(kind, exchange, egress_ip, amount, rate, reserve)
         except StoreUnavailable:
             self._away_until = self._clock() + AWAY_S
             return None

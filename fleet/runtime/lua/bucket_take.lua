@@ -1,5 +1,6 @@
 -- Token bucket of one exchange host and egress address, shared by all processes; Redis' own clock refills it.
--- KEYS bucket    ARGV amount, burst, refill per second, block seconds (0 = take), window seconds (0 = refill steadily)
+-- KEYS bucket    ARGV amount, burst, refill per second, block seconds (0 = take), window seconds (0 = refill steadily),
+--      reserve: what this taker leaves for urgent ones, who leave nothing (0) and do not keep away from a window's edge
 -- With a window, `burst` is what one clock window (UTC) may use, as exchanges count; nothing is granted close to a window's
 -- edge, so that a call, the clocks' difference included, never lands in the neighbouring window.
 -- Returns {wait ms}: "0" = granted. A block only ever lengthens. Run twice it takes twice: stricter, never laxer.
@@ -17,15 +18,16 @@ if block > 0 then
   return {tostring(math.ceil((blocked_until - now) * 1000))}
 end
 if blocked_until > now then return {tostring(math.ceil((blocked_until - now) * 1000))} end
-local window = tonumber(ARGV[5]) or 0
+local window, reserve = tonumber(ARGV[5]) or 0, tonumber(ARGV[6]) or 0
 if window > 0 then
   local guard = math.min(1.5, window / 10)
   local start = math.floor(now / window) * window
   if not tokens or not at or at < start then tokens = burst end
-  if amount > burst then amount = burst end
+  if amount > burst - reserve then amount = burst - reserve end
+  if reserve == 0 then guard = 0 end
   local wait = 0
   if now < start + guard then wait = start + guard - now
-  elseif now > start + window - guard or tokens + 0.000001 < amount then wait = start + window + guard - now
+  elseif now > start + window - guard or tokens + 0.000001 < amount + reserve then wait = start + window + guard - now
   else tokens = tokens - amount end
   redis.call('HSET', KEYS[1], 'tokens', string.format('%.6f', tokens), 'at', string.format('%.6f', now),
              'burst', ARGV[2], 'per_s', ARGV[3])
@@ -34,9 +36,10 @@ if window > 0 then
 end
 if not tokens or not at then tokens, at = burst, now end
 if now > at then tokens = math.min(burst, tokens + (now - at) * per_s) end
-if amount > burst then amount = burst end
+if amount > burst - reserve then amount = burst - reserve end
 local wait = 0
-if tokens + 0.000001 >= amount then tokens = tokens - amount else wait = math.ceil((amount - tokens) / per_s * 1000) end
+if tokens + 0.000001 >= amount + reserve then tokens = tokens - amount
+else wait = math.ceil((amount + reserve - tokens) / per_s * 1000) end
 redis.call('HSET', KEYS[1], 'tokens', string.format('%.6f', tokens), 'at', string.format('%.6f', now),
            'burst', ARGV[2], 'per_s', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], math.ceil((burst - tokens) / per_s * 1000) + 60000)
