@@ -58,7 +58,7 @@ class NoBudget:
     def __init__(self) -> None:
         self.blocked: list[tuple[str, float]] = []
 
-    def take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate) -> float:
+    def take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float = 0.0) -> float:
         return 0.0
 
     def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
