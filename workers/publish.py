@@ -67,6 +67,7 @@ class Publisher:
         self._queue: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._acks: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._failed: deque[_Record] = deque()  # appended by Kafka's sender thread, taken by ours
+        self._retrying = 0  # so many of them are sent again before the next pause
         self._bytes_lock = threading.Lock()  # guards _bytes and _full
         self._bytes = 0
         self._full = False
@@ -152,7 +153,10 @@ class Publisher:
     def _next(self) -> _Record | None:
         """Failed records go first, so that an account's order holds as far as Kafka's own failures allow."""
         if self._failed:
-            self._stop.wait(RETRY_PAUSE_S)
+            if self._retrying <= 0:
+                self._stop.wait(RETRY_PAUSE_S)
+                self._retrying = len(self._failed)
+            self._retrying -= 1
             return self._failed.popleft()
         try:
             return self._queue.get(timeout=0.2)
