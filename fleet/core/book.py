@@ -29,11 +29,12 @@ MAX_WAITING = 20_000
 @dataclass(frozen=True)
 class Rules:
     """`link`: an update names its predecessor ("previous": prev_seq == last) or starts after it ("next": first_seq == last + 1).
-    `covers`: the first update after a snapshot may also begin before it, if it reaches it. `snapshots`: where they come from."""
+    `covers`: the first update after a snapshot may also begin before it, if it reaches it. `snapshots`: where they come from;
+    "either": the stream begins with one, and where it did not or a gap followed, REST has one of the same sequence."""
 
     link: Literal["previous", "next"]
     covers: bool
-    snapshots: Literal["rest", "stream"]
+    snapshots: Literal["rest", "stream", "either"]
 
     def follows(self, update: Depth, last_seq: int) -> bool:
         """Is `update` the direct continuation of a book at `last_seq`?"""
@@ -59,8 +60,8 @@ class Rules:
 RULES: dict[str, Rules] = {
     "binance_usdm": Rules(link="previous", covers=True, snapshots="rest"),
     "binance_spot": Rules(link="next", covers=True, snapshots="rest"),
-    "bybit_unified": Rules(link="next", covers=False, snapshots="stream"),
-    "okx_unified": Rules(link="previous", covers=False, snapshots="stream"),
+    "bybit": Rules(link="next", covers=False, snapshots="stream"),
+    "okx": Rules(link="previous", covers=True, snapshots="either"),
 }
 
 
@@ -116,12 +117,14 @@ class Book:
     @property
     def needs_snapshot(self) -> bool:
         """True while a REST snapshot would help: updates wait and none has met them."""
-        return self.state is BookState.BUFFERING and self.rules.snapshots == "rest"
+        return self.state is BookState.BUFFERING and self.rules.snapshots != "stream"
 
     def feed(self, update: Depth) -> list[Depth]:
         """Take in one message of the socket. → what may be published now: nothing while the book is not valid."""
         if update.kind == "snapshot":
-            return self.load(update)
+            if self.rules.snapshots == "either" and self.valid and update.last_seq <= self.last_seq:
+                return []  # a second socket begins while this one goes on: the book is further already
+            return self.load(update, in_stream=self.rules.snapshots != "rest")
         if self.state is BookState.VALID and self._advance(update):
             return [update]
         self.state = BookState.BUFFERING
@@ -129,10 +132,10 @@ class Book:
         # A snapshot that never comes must not fill the memory: the oldest go out, and the book stays invalid.
         return [self._waiting.popleft()] if len(self._waiting) > MAX_WAITING else []
 
-    def load(self, snapshot: Depth) -> list[Depth]:
+    def load(self, snapshot: Depth, *, in_stream: bool = False) -> list[Depth]:
         """Start from `snapshot` and apply what waited. → all of it, in order; nothing if the snapshot is older than what waited
-        (then `needs_snapshot` is still true)."""
-        seq, in_stream = snapshot.last_seq, self.rules.snapshots == "stream"  # in a stream, what came before is older
+        (then `needs_snapshot` is still true). `in_stream`: it came among the updates, so what waited is older."""
+        seq, in_stream = snapshot.last_seq, in_stream or self.rules.snapshots == "stream"
         fresh = [] if in_stream else [update for update in self._waiting if not self.rules.stale(update, seq)]
         if fresh and not self.rules.meets(fresh[0], seq):
             self.reason = "snapshot older than the updates"

@@ -25,8 +25,8 @@ class AccountSpec(msgspec.Struct, frozen=True):
 
     @property
     def venue(self) -> str:
-        """Key of the exchange folder, e.g. `binance_usdm`, `bybit_unified`."""
-        return f"{self.exchange}_{self.market}"
+        """Name of the exchange folder: `binance_usdm`; a venue with one unified market has none in its name: `okx`."""
+        return self.exchange if self.market == "unified" else f"{self.exchange}_{self.market}"
 
 
 class Credentials(msgspec.Struct, frozen=True):

@@ -353,7 +353,8 @@ def test_topics_and_splitting(venue: Exchange) -> None:
     frame = market.subscribe(chunk, 41)
     assert len(frame) < limits.max_frame_bytes and b"41" in frame
     text = frame.decode()
-    assert all(t.name in text for t in chunk)
+    # a venue may serve several topics by one argument (all liquidations of a product): then the channel is named
+    assert all(t.name in text or t.name.partition(":")[0] in text for t in chunk)
     assert limits.subscribe_chunk <= limits.streams_per_connection and limits.subscribe_interval_s > 0
     for path in {t.path for t in topics}:
         assert market.url(venue.hosts, path).startswith(venue.hosts.ws)
@@ -433,7 +434,7 @@ def test_stream_and_rest_agree_on_ids(venue: Exchange, pair: Pair) -> None:
 
 
 @each_venue
-def test_a_quiet_account_needs_one_call_and_tells_nothing_twice(venue: Exchange) -> None:
+def test_a_quiet_account_needs_few_calls_and_tells_nothing_twice(venue: Exchange) -> None:
     samples: Samples = samples_of(venue.name)
     now_ms = 1_790_000_000_000
     mark = Watermark(proven_ms=now_ms - DAY_MS)
@@ -442,4 +443,4 @@ def test_a_quiet_account_needs_one_call_and_tells_nothing_twice(venue: Exchange)
         mark.advance(event)
     mark.prove(first.snapshot, now_ms)
     second, calls = carry_out(venue, mark, now_ms + 1000, samples.quiet)
-    assert (second.events, second.unrecoverable, len(calls)) == ([], "", 1)
+    assert (second.events, second.unrecoverable, len(calls)) == ([], "", samples.quiet_calls)

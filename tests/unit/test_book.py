@@ -13,7 +13,7 @@ from fleet.core.book import RULES, Book, BookState
 from fleet.core.events import Depth
 from tests.support.captures import binance_depth
 
-USDM, SPOT, BYBIT, OKX = RULES["binance_usdm"], RULES["binance_spot"], RULES["bybit_unified"], RULES["okx_unified"]
+USDM, SPOT, BYBIT, OKX = RULES["binance_usdm"], RULES["binance_spot"], RULES["bybit"], RULES["okx"]
 Levels = list[tuple[str, str]]
 
 
@@ -109,7 +109,19 @@ def test_okx_reset_and_heartbeat() -> None:
     assert names(book.feed(update(110, 110, 110))) == ["110-110"]  # nothing changed for a minute
     assert names(book.feed(update(3, 3, 110))) == ["3-3"]  # maintenance: the sequence restarts
     assert book.last_seq == 3
-    assert book.feed(update(9, 9, 7)) == []
+    assert book.feed(update(9, 9, 7)) == [] and book.needs_snapshot
+    assert names(book.load(snapshot(8))) == ["s8", "9-9"]  # by REST, of the same sequence
+
+
+def test_snapshots_in_the_stream_or_by_rest() -> None:
+    book = Book(OKX)
+    assert book.feed(update(5, 9, 5)) == [] and book.needs_snapshot  # it began with an update
+    assert names(book.load(snapshot(7))) == ["s7", "5-9"]  # REST: the update begins before it and reaches it
+    assert book.feed(snapshot(8)) == [] and book.last_seq == 9  # a second socket begins; the book is further
+    assert names(book.feed(update(9, 12, 9))) == ["9-12"]
+    assert names(book.feed(snapshot(20))) == ["s20"] and book.last_seq == 20
+    book.invalidate("disconnected")
+    assert names(book.feed(snapshot(19))) == ["s19"] and book.valid
 
 
 def test_levels_best_and_deletion() -> None:

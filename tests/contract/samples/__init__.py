@@ -46,6 +46,7 @@ class Samples:
     clock: tuple[bytes, int]
     ticket: tuple[bytes, str] | None
     snapshot: bytes | None
+    quiet_calls: int = 1  # what a read-back of an account to which nothing happened may cost
     credentials: Credentials = field(
         default_factory=lambda: Credentials("key-canary-1", "secret-canary-2", "phrase-canary-3")
     )
