@@ -24,7 +24,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -160,40 +159,56 @@ def missing(error: ServiceMissing) -> NoReturn:
 
 
 @dataclass(frozen=True)
+class SharedPostgres:
+    dsn: str
+    port: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class SharedRedis:
+    url: str
+    port: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class SharedKafka:
+    bootstrap: str
+    kind: str  # 'kafka' or 'tansu'
+    port: int
+    pid: int
+
+
+@dataclass(frozen=True)
 class SharedServices:
     """The run's services, each started when a test first touches it. Shared: do not stop, pause or flush them
     (`own_services` gives a test its own)."""
 
     shared: Shared
 
-    def _get(self, name: str) -> SimpleNamespace:
+    def _get(self, *names: str) -> dict[str, dict[str, Any]]:
         try:
-            return SimpleNamespace(**self.shared.need(name)[name])
+            return self.shared.need(*names)
         except ServiceMissing as error:
             missing(error)
 
     @property
-    def postgres(self) -> SimpleNamespace:
-        """.dsn .port .pid"""
-        return self._get("postgres")
+    def postgres(self) -> SharedPostgres:
+        return SharedPostgres(**self._get("postgres")["postgres"])
 
     @property
-    def redis(self) -> SimpleNamespace:
-        """.url .port .pid"""
-        return self._get("redis")
+    def redis(self) -> SharedRedis:
+        return SharedRedis(**self._get("redis")["redis"])
 
     @property
-    def kafka(self) -> SimpleNamespace:
-        """.bootstrap .kind ('kafka'|'tansu') .port .pid"""
-        return self._get("kafka")
+    def kafka(self) -> SharedKafka:
+        return SharedKafka(**self._get("kafka")["kafka"])
 
     @property
     def env(self) -> dict[str, str]:
         """FLEET_* settings of all three; starts them together."""
-        try:
-            self.shared.need(*ALL)
-        except ServiceMissing as error:
-            missing(error)
+        self._get(*ALL)
         return {
             "FLEET_POSTGRES_DSN": self.postgres.dsn,
             "FLEET_REDIS_URL": self.redis.url,
