@@ -75,6 +75,7 @@ class Books:
 
     def __init__(self, venue: str, snapshots: SnapshotReader | None, announce: Announce) -> None:
         self._venue, self._snapshots, self._announce = venue, snapshots, announce
+        self._log = logs.get("market_books")
         self._books: dict[str, Book] = {}
         self._inbox: Inbox = queue.SimpleQueue()
         self._asked: set[str] = set()
@@ -139,8 +140,10 @@ class Books:
     def _turned(self, symbol: str, book: Book) -> None:
         if book.valid:
             self._attempts.pop(symbol, None)
+            self._log.info("order book valid", action="book", venue=self._venue, symbol=symbol)
             self._announce("book_valid", symbol=symbol)
         else:
+            self._log.info("order book invalid", action="book", venue=self._venue, symbol=symbol, reason=book.reason)
             self._announce("book_invalid", book.reason, symbol=symbol)
 
     def _ask(self, symbol: str) -> None:

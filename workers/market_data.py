@@ -103,6 +103,7 @@ class MarketData:
         self.log.info(names.MARKET_STARTED, action="start", lanes=len(self.streams), topics=self._topics())
         sweep_s = time.monotonic()
         while not stop.wait(1.0):
+            self.metrics.buffer_bytes().set(self.publisher.pending_bytes())
             if time.monotonic() - sweep_s >= self.settings.health_check_interval_s:
                 sweep_s = time.monotonic()
                 self.health.sweep()

@@ -8,6 +8,7 @@ Order per key is kept, also when Kafka fails a record: the failed ones are sent 
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections import deque
@@ -65,13 +66,16 @@ class _Queue:
 
 
 class _Record:
-    __slots__ = ("lines", "made_s", "queue", "size", "value")
+    __slots__ = ("lines", "made_s", "number", "queue", "size", "value")
 
-    def __init__(self, queue: _Queue, lines: list[bytes], size: int) -> None:
-        self.queue = queue
+    def __init__(self, number: int, queue: _Queue, lines: list[bytes], size: int) -> None:
+        self.number, self.queue = number, queue
         self.value = lines[0] if len(lines) == 1 else b"\n".join(lines)
         self.lines, self.size = len(lines), size
         self.made_s = time.monotonic()
+
+    def __lt__(self, other: _Record) -> bool:
+        return self.number < other.number
 
 
 class _Loss:
@@ -92,12 +96,13 @@ class MarketPublisher:
         self._ready: deque[_Queue] = deque()
         self._waiting_bytes = 0  # lines in the queues
         self._flight_bytes = 0  # records at the Kafka client, or failed and waiting to be sent again
-        self._failed: deque[_Record] = deque()
+        self._failed: list[_Record] = []  # a heap: the oldest first
+        self._numbers = 0
         self._losses: dict[tuple[str, str, str], _Loss] = {}
         self._broken_books: set[tuple[str, str, str]] = set()
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._away = False  # the last record failed: Kafka is away
+        self._away = False  # a record failed: Kafka is away until _settle
         self._log = logs.get("market_publish")
         self._thread = threading.Thread(target=self._loop, name="market-publish")
 
@@ -206,7 +211,7 @@ class MarketPublisher:
         """The next record to send, or None: nothing waits, or enough is in flight."""
         with self._lock:
             if self._failed:
-                return self._failed.popleft()
+                return heapq.heappop(self._failed)
             while self._ready and self._flight_bytes < IN_FLIGHT_BYTES:
                 queue = self._ready.popleft()
                 lines: list[bytes] = []
@@ -223,7 +228,8 @@ class MarketPublisher:
                 if lines:
                     self._waiting_bytes -= size
                     self._flight_bytes += size
-                    return _Record(queue, lines, size)
+                    self._numbers += 1
+                    return _Record(self._numbers, queue, lines, size)
             return None
 
     # ── the sending thread ───────────────────────────────────────────────────────────────────────────────────────
@@ -233,33 +239,39 @@ class MarketPublisher:
             self._wake.wait(0.5)
             self._wake.clear()
             self._stop.wait(LINGER_S)
-            while not self._stop.is_set():
+            if self._away:
+                self._settle()
+            while not self._stop.is_set() and not self._away:
                 record = self._take()
                 if record is None:
                     break
-                if self._away:
-                    self._stop.wait(RETRY_PAUSE_S)
                 queue = record.queue
                 self._producer.send(queue.topic, queue.key, record.value, [], self._done(record))
-            self._metrics.buffer_bytes().set(self.pending_bytes())
             now_s = time.monotonic()
             if self._losses and not self._away and self._waiting_bytes < self._limit // 2 and now_s >= confess_at_s:
                 confess_at_s = now_s + CONFESS_S
                 self._confess()
+
+    def _settle(self) -> None:
+        """Something failed: wait a little, then for the fate of everything sent, so that what failed goes again in order."""
+        self._stop.wait(RETRY_PAUSE_S)
+        while not self._producer.flush(1.0) and not self._stop.is_set():
+            pass  # bounded by Kafka's own delivery timeout
+        self._away = False
+        self._wake.set()
 
     def _done(self, record: _Record) -> Callable[[Exception | None], None]:
         """Runs in Kafka's sender thread: count or enqueue only."""
 
         def done(error: Exception | None) -> None:
             if error is None:
-                self._away = False
                 self._metrics.publish_latency().observe(time.monotonic() - record.made_s)
                 self._metrics.events(record.queue.cls).inc(record.lines)
             retry = isinstance(error, StoreUnavailable)
             with self._lock:
                 if retry:
                     self._away = True
-                    self._failed.append(record)
+                    heapq.heappush(self._failed, record)
                 else:
                     self._flight_bytes -= record.size
                     if error is not None:

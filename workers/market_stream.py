@@ -225,6 +225,8 @@ class MarketStream:
             return False
         self._socket = new
         self._drain(old)
+        if again:
+            old.connection.abort()  # nobody may be there to answer a close
         old.close()
         if not again:
             self._metrics.marketdata_reconnects("success").inc()

@@ -76,19 +76,11 @@ class TopicWatch:
             self._topics[name].strikes += 1
 
     def whole(self, stalled: Iterable[str], now_s: float) -> bool:
-        """Is nothing of this socket alive: are `stalled` all the topics that sent within the longest of their limits?"""
+        """Is nothing of this socket alive: was no other topic heard for half as long as the most patient of `stalled`?"""
         silent = set(stalled)
-        window_s = max((t.limit_s(now_s) or 0.0 for n, t in self._topics.items() if n in silent), default=0.0)
+        window_s = max((t.limit_s(now_s) or 0.0 for n, t in self._topics.items() if n in silent), default=0.0) / 2
         return all(
             topic.count == 0 or now_s - topic.last_s >= window_s
             for name, topic in self._topics.items()
             if name not in silent
         )
-
-    def silent_from_birth(self) -> list[str]:
-        """Topics with a rhythm that never sent anything on this socket."""
-        return [n for n, t in self._topics.items() if t.count == 0 and t.expect_s is not None]
-
-    def seen(self) -> int:
-        """How many topics sent something on this socket."""
-        return sum(1 for t in self._topics.values() if t.count)

@@ -153,6 +153,18 @@ def test_failed_records_are_sent_again_before_newer_ones(
     assert kafka.ids("market.trades") == ["t1", "t2", "t3"]
 
 
+def test_order_holds_over_an_outage_of_many_records(kafka: FakeKafka, start: Callable[..., MarketPublisher]) -> None:
+    publisher = start()
+    for n in range(0, 3000, 3):
+        kafka.failing = StoreUnavailable("away") if n % 500 < 250 else None
+        publisher.offer([trade(n), trade(n + 1), trade(n + 2)])
+        if n % 30 == 0:
+            time.sleep(0.001)
+    kafka.failing = None
+    assert publisher.flush(5.0)
+    assert kafka.ids("market.trades") == [f"t{n}" for n in range(3000)]
+
+
 def test_tickers_go_before_trades_oldest_first_and_the_loss_is_told(
     kafka: FakeKafka, start: Callable[..., MarketPublisher], monkeypatch: pytest.MonkeyPatch
 ) -> None:

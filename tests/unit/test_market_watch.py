@@ -83,7 +83,7 @@ def test_a_whole_socket_is_dead_only_if_rare_topics_are_silent_too() -> None:
     watch.note("trades", 5.5)
     assert watch.stalled(6.5) == ["mark"]
     assert not watch.whole(["mark"], 6.5)
-    assert watch.whole(["mark"], 11.0)
+    assert watch.whole(["mark"], 8.5)
 
 
 def test_a_wrong_name_does_not_become_a_reconnect_loop() -> None:
