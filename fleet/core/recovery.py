@@ -8,12 +8,13 @@ The *proof* is bookkeeping: position and wallet at the last proof, plus what the
 snapshot that REST gives now. If they do, no fill is missing and nothing more has to be read (a quiet account costs one
 cheap call). If they do not, everything since `proven_ms` is re-read. A wallet can also change for reasons other than fills:
 where the balance event says by how much (`Balance.change`: funding, transfers) that is booked too; where nothing says so,
-the read-back is only fuller than needed, never emptier.
+the read-back is only fuller than needed, never emptier. Where a fill moves no position but two wallets (spot: the base asset
+against the quote asset), the venue tells `explains` by `legs` which two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from decimal import Decimal
 
 import msgspec
@@ -23,6 +24,8 @@ from fleet.core.events import Balance, Fill, Order, Position, UserRecord
 TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
 MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
+Legs = Callable[[str], tuple[str, str] | None]
+"""Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -36,13 +39,15 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Booking(msgspec.Struct, frozen=True, array_like=True):
-    """What one event since the base changed: `key` of a position ("" for funding or a transfer) by `qty`, `asset` by `amount`."""
+    """What one event since the base changed: `key` of a position ("" for funding or a transfer) by `qty`, `asset` by `amount`.
+    `cost`: signed price × quantity of a fill, what a buyer settled in kind gave."""
 
     ts: int
     key: str
     qty: str
     asset: str
     amount: str
+    cost: str = "0"
 
 
 class Watermark(msgspec.Struct):
@@ -55,9 +60,10 @@ class Watermark(msgspec.Struct):
     booked: dict[
         str, str
     ] = {}  # asset -> what the balance events since base say came from elsewhere (funding, transfers)
+    paid: dict[str, str] = {}  # "SYMBOL|side" -> signed price × quantity of the fills since base
     recent: list[
         Booking
-    ] = []  # the last of those that made up the three above: those newer than the next base outlive it
+    ] = []  # the last of those that made up the four above: those newer than the next base outlive it
     symbols: dict[str, int] = {}  # symbol -> ts_event of its last order or fill (symbols of interest)
     positions: dict[str, str] = {}  # "SYMBOL|side" -> last known signed qty, flat ones absent
     wallets: dict[str, str] = {}  # asset -> last known wallet balance, zero ones absent
@@ -97,13 +103,16 @@ class Watermark(msgspec.Struct):
         self.symbols[fill.symbol] = max(self.symbols.get(fill.symbol, 0), fill.ts_event)
         signed = fill.qty if fill.side == "buy" else str(-Decimal(fill.qty))
         amount = Decimal(fill.realized_pnl or "0") - Decimal(fill.fee or "0")
-        self._book(Booking(fill.ts_event, f"{fill.symbol}|{fill.position_side}", signed, fill.fee_asset, str(amount)))
+        cost = Decimal(signed) * Decimal(fill.price or "0")
+        key = f"{fill.symbol}|{fill.position_side}"
+        self._book(Booking(fill.ts_event, key, signed, fill.fee_asset, str(amount), str(cost)))
 
     def _book(self, booking: Booking) -> None:
         if self.base is not None and booking.ts < self.base.at_ms:
             return  # already in the base
         if booking.key:
             _add(self.moved, booking.key, Decimal(booking.qty))
+            _add(self.paid, booking.key, Decimal(booking.cost))
         _add(self.earned if booking.key else self.booked, booking.asset, Decimal(booking.amount))
         self.recent.append(booking)
         if len(self.recent) > 2 * MAX_RECENT:
@@ -113,27 +122,37 @@ class Watermark(msgspec.Struct):
         """A copy to try an explanation on: the same base, without what the fills of `symbols` changed since."""
         trial = Watermark(self.proven_ms, self.base)
         trial.moved = {key: qty for key, qty in self.moved.items() if key.partition("|")[0] not in symbols}
+        trial.paid = {key: cost for key, cost in self.paid.items() if key.partition("|")[0] not in symbols}
         trial.booked = dict(self.booked)
         for booking in self.recent:  # where older ones were cut off, the explanation fails and more is read
             if booking.key and booking.key.partition("|")[0] not in symbols:
                 _add(trial.earned, booking.asset, Decimal(booking.amount))
         return trial
 
-    def explains(self, now: Snapshot) -> bool:
+    def explains(self, now: Snapshot, legs: Legs | None = None) -> bool:
         """True if the fills since the base account for every position and wallet in `now`: no fill is missing."""
-        if self.base is None:
-            return False
-        wallets = dict(self.base.wallets)
+        return self.base is not None and not any(self.unexplained(now, legs))
+
+    def unexplained(self, now: Snapshot, legs: Legs | None = None) -> tuple[dict[str, str], dict[str, str]]:
+        """By how much positions ("SYMBOL|side") and wallets (asset) in `now` differ from what is known to have happened."""
+        base = self.base or Snapshot(0, {}, {})
+        moved, wallets = dict(self.moved), dict(self.earned)
         for asset, amount in self.booked.items():
             _add(wallets, asset, Decimal(amount))
-        return _sums_to(self.base.positions, self.moved, now.positions) and _sums_to(wallets, self.earned, now.wallets)
+        for key, qty in self.moved.items() if legs else ():
+            pair = legs(key) if legs else None
+            if pair is not None:
+                del moved[key]
+                _add(wallets, pair[0], Decimal(qty))
+                _add(wallets, pair[1], -Decimal(self.paid.get(key, "0")))
+        return _differences(base.positions, moved, now.positions), _differences(base.wallets, wallets, now.wallets)
 
     def prove(self, now: Snapshot, proven_ms: int) -> None:
         """Everything before `proven_ms` is in Kafka and `now` is what it led to: the new base."""
         self.proven_ms = max(self.proven_ms, proven_ms)
         self.base = now
         recent, self.recent = self.recent, []
-        self.moved, self.earned, self.booked = {}, {}, {}
+        self.moved, self.earned, self.booked, self.paid = {}, {}, {}, {}
         for booking in recent:  # of events that were acknowledged after the snapshot was taken
             self._book(booking)
         self.positions = dict(now.positions)
@@ -147,9 +166,14 @@ def _add(sums: dict[str, str], key: str, amount: Decimal) -> None:
         sums[key] = str(Decimal(sums.get(key, "0")) + amount)
 
 
-def _sums_to(base: dict[str, str], change: dict[str, str], now: dict[str, str]) -> bool:
-    keys = base.keys() | change.keys() | now.keys()
-    return all(Decimal(base.get(k, "0")) + Decimal(change.get(k, "0")) == Decimal(now.get(k, "0")) for k in keys)
+def _differences(base: dict[str, str], change: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    """now - (base + change), where that is not 0."""
+    left: dict[str, str] = {}
+    for key in base.keys() | change.keys() | now.keys():
+        amount = Decimal(now.get(key, "0")) - Decimal(base.get(key, "0")) - Decimal(change.get(key, "0"))
+        if amount:
+            left[key] = str(amount)
+    return left
 
 
 def missed(events: list[UserRecord], known: Container[str]) -> list[UserRecord]:

@@ -190,3 +190,21 @@ def test_without_takes_the_fills_of_some_symbols_out() -> None:
     trial = mark.without({"B"})
     assert (trial.moved, trial.earned, trial.booked) == ({"A|both": "1"}, {"U": "-1"}, {"U": "5"})
     assert trial.base == mark.base and mark.earned == {"U": "-3"}
+
+
+def test_fills_settled_in_kind_move_two_wallets_and_no_position() -> None:
+    """Spot: base against quote, the fee in either or in a third asset; `legs` says which symbol is which two assets."""
+    legs = {"BTCUSDT|both": ("BTC", "USDT")}.get
+    mark = Watermark(proven_ms=0)
+    mark.prove(Snapshot(100, {}, {"USDT": "1000", "BNB": "1"}), 100)
+    mark.advance(msgspec.structs.replace(fill(150, qty="0.5", fee="0.01", symbol="BTCUSDT", asset="BNB"), price="100"))
+    now = Snapshot(200, {}, {"USDT": "950", "BNB": "0.99", "BTC": "0.5"})
+    assert mark.explains(now, legs)
+    assert not mark.explains(now)  # without legs it is a position, and there is none
+    assert mark.unexplained(Snapshot(200, {}, {"USDT": "940", "BNB": "0.99", "BTC": "0.6"}), legs) == (
+        {},
+        {"USDT": "-10", "BTC": "0.1"},
+    )
+    assert mark.without({"BTCUSDT"}).unexplained(now, legs)[1] == {"USDT": "-50", "BNB": "-0.01", "BTC": "0.5"}
+    mark.prove(now, 200)
+    assert mark.paid == {} and mark.explains(now, legs)
