@@ -42,7 +42,13 @@ def options(argv: list[str]) -> Options:
         help="market frames a second and venue (default 200)",
     )
     parser.add_argument(
-        "--replay", nargs="+", type=Path, default=[], metavar="CAPTURE", help="recorded captures (*.ws.gz)"
+        "--replay",
+        nargs="+",
+        action="extend",
+        type=Path,
+        default=[],
+        metavar="CAPTURE",
+        help="recorded captures (*.ws.gz)",
     )
     parser.add_argument("--replay-loop", action="store_true", help="replay again and again")
     parser.add_argument("--replay-keep-times", action="store_true", help="leave the recorded event times as they are")
@@ -63,6 +69,12 @@ def options(argv: list[str]) -> Options:
     )  # fmt: skip
 
 
+def captures(paths: tuple[Path, ...]) -> list[Path]:
+    """The recordings to load: a `.http` file whose `.ws` sibling is named too comes with that one."""
+    siblings = {path.with_name(path.name.replace(".ws", ".http")) for path in paths if ".ws" in path.name}
+    return [path for path in dict.fromkeys(paths) if path not in siblings]
+
+
 async def serve(chosen: Options) -> int:
     """Run until told to stop."""
     world = World(chosen)
@@ -75,7 +87,7 @@ async def serve(chosen: Options) -> int:
         endpoints["FLEET_TLS_CA_FILE"] = str(ca_file)
     for name in chosen.exchanges:
         world.venues[name] = venue.create(name, world)
-    for path in chosen.replay:
+    for path in captures(chosen.replay):
         capture = Capture.load(path)
         if not any(v.replay(capture) for v in world.venues.values()):
             raise BadCapture(f"{path}: of none of the simulated exchanges")

@@ -125,9 +125,8 @@ class Admin:
 
     def _deposit(self, request: Request, ident: str) -> Response:
         spec = request.json()
-        self._owner(spec["api_key"]).deposit(
-            spec["api_key"], str(spec.get("asset", "USDT")), Decimal(str(spec["amount"]))
-        )
+        asset, kind = str(spec.get("asset", "USDT")), str(spec.get("kind", "TRANSFER"))
+        self._owner(spec["api_key"]).deposit(spec["api_key"], asset, Decimal(str(spec["amount"])), kind)
         return reply({}, 201)
 
     def _set_load(self, request: Request, ident: str) -> Response:

@@ -81,13 +81,13 @@ class Echo:
     def cancel(self, api_key: str, order_id: str) -> None:
         raise Refused("the echo has no orders")
 
-    def deposit(self, api_key: str, asset: str, amount: Decimal) -> None:
+    def deposit(self, api_key: str, asset: str, amount: Decimal, kind: str) -> None:
         raise Refused("the echo has no accounts")
 
     def random_ticket(self, account: Account) -> OrderTicket:
         raise Refused("the echo has no orders")
 
-    def expire_sessions(self, api_key: str | None) -> int:
+    def expire_sessions(self, api_key: str | None, limit: int | None) -> int:
         return 0
 
     def replay(self, capture: Capture) -> bool:

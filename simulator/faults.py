@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from simulator.frames import BINARY, encode
@@ -99,7 +100,8 @@ class Fault:
 class Faults:
     """The faults in force."""
 
-    def __init__(self, sockets: Sockets, venues: dict[str, Venue]) -> None:
+    def __init__(self, sockets: Sockets, venues: dict[str, Venue], random: Random) -> None:
+        self._random = random
         self._sockets = sockets
         self._venues = venues
         self._active: dict[int, Fault] = {}
@@ -153,34 +155,48 @@ class Faults:
         if kind in ("cut", "close", "garbage"):
             self._strike(fault)
         elif kind in ATTACHED_NOW or kind in ATTACHED_ALWAYS:
-            for socket in self._in_scope(fault)[: fault.left if kind in ATTACHED_NOW else None]:
+            for socket in self._some(fault) if kind in ATTACHED_NOW else self._in_scope(fault):
                 self._attach(fault, socket)
         elif kind == "maintenance":
             for socket in self._in_scope(fault):
                 socket.close(1001, "maintenance")
         elif kind == "expire_listen_key":
             for venue in self._venues_of(fault):
-                fault.hits += venue.expire_sessions(fault.api_key)
+                fault.hits += venue.expire_sessions(
+                    fault.api_key, None if fault.left is None else fault.left - fault.hits
+                )
+            self._over_at_once(fault)
         elif kind == "clock_skew":
             self._set_skew()
         elif kind == "refuse":
             self._set_refusing()
 
     def _strike(self, fault: Fault) -> None:
-        count = fault.left or 1
-        for socket in self._in_scope(fault)[: fault.left if fault.kind != "garbage" else None]:
+        """Cut, close or send garbage now; `count` limits the sockets, or the garbage frames over all of them."""
+        sockets = self._some(fault)
+        if fault.kind == "garbage" and fault.left is not None and sockets:
+            sockets = [sockets[i % len(sockets)] for i in range(fault.left)]
+        for socket in sockets:
             fault.hits += 1
             if fault.kind == "cut":
                 socket.abort()
             elif fault.kind == "close":
                 socket.close(int(fault.params.get("code", 1001)), str(fault.params.get("reason", "")))
             else:
-                for i in range(count):
-                    socket.send_raw(
-                        GARBAGE_BYTES.get(fault.params.get("form", ""), encode(GARBAGE[(fault.id + i) % len(GARBAGE)]))
-                    )
-        if fault.timer is None and not (fault.kind == "garbage" and fault.path):
+                default = encode(GARBAGE[(fault.id + fault.hits) % len(GARBAGE)])
+                socket.send_raw(GARBAGE_BYTES.get(fault.params.get("form", ""), default))
+        if not (fault.kind == "garbage" and fault.path):  # with a path it may be meant for REST calls to come
+            self._over_at_once(fault)
+
+    def _over_at_once(self, fault: Fault) -> None:
+        if fault.timer is None:
             self.end(fault.id)
+
+    def _some(self, fault: Fault) -> list[StreamSocket]:
+        """The open sockets in scope, in random order; at most `count` of them."""
+        sockets = self._in_scope(fault)
+        self._random.shuffle(sockets)
+        return sockets[: fault.left]
 
     def _in_scope(self, fault: Fault) -> list[StreamSocket]:
         return [socket for socket in self._sockets.open() if fault.hits_socket(socket)]

@@ -44,14 +44,16 @@ class Capture:
         """Read `X.ws.gz` and, where it exists, `X.http.gz`. Raises BadCapture."""
         capture = cls(path.name)
         capture._read(path)
-        sibling = path.with_name(path.name.replace(".ws.gz", ".http.gz"))
+        sibling = path.with_name(path.name.replace(".ws", ".http"))
         if sibling != path and sibling.exists():
             capture._read(sibling)
         return capture
 
     def _read(self, path: Path) -> None:
         try:
-            data = gzip.decompress(path.read_bytes())
+            data = path.read_bytes()
+            if path.suffix == ".gz":
+                data = gzip.decompress(data)
         except (OSError, EOFError, gzip.BadGzipFile) as error:
             raise BadCapture(f"{path}: {error}") from error
         for number, line in enumerate(data.split(b"\n"), 1):

@@ -146,14 +146,14 @@ class Venue(Protocol):
     def cancel(self, api_key: str, order_id: str) -> None:
         """Cancel a resting order. Raises Refused."""
 
-    def deposit(self, api_key: str, asset: str, amount: Decimal) -> None:
-        """Add to a balance (additive call `POST /deposits`). Raises Refused."""
+    def deposit(self, api_key: str, asset: str, amount: Decimal, kind: str) -> None:
+        """Add to a balance (additive call `POST /deposits`); `kind` TRANSFER or FUNDING_FEE. Raises Refused."""
 
     def random_ticket(self, account: Account) -> OrderTicket:
         """An order the load may place on `account`."""
 
-    def expire_sessions(self, api_key: str | None) -> int:
-        """Fault `expire_listen_key`: how many sessions were expired (0 where the venue has none)."""
+    def expire_sessions(self, api_key: str | None, limit: int | None) -> int:
+        """Fault `expire_listen_key`: how many sessions, at most `limit`, were expired (0 where the venue has none)."""
 
     def replay(self, capture: Capture) -> bool:
         """Take a capture for replay if it is this venue's; False when it is not."""

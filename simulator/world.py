@@ -49,7 +49,7 @@ class World:
         self.calls = Calls()
         self.sockets = Sockets()
         self.venues: dict[str, Venue] = {}
-        self.faults = Faults(self.sockets, self.venues)
+        self.faults = Faults(self.sockets, self.venues, self.random)
         self._date = (0, "")
         self._tasks: set[asyncio.Task[Any]] = set()
 

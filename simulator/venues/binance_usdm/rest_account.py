@@ -246,6 +246,28 @@ class AccountCalls:
     def position_mode(self, call: Call) -> dict[str, bool]:
         return {"dualSidePosition": call.account.hedge_mode}
 
+    def change_position_mode(self, call: Call) -> dict[str, Any]:
+        wanted = call.params.get("dualSidePosition", "").lower()
+        if wanted not in ("true", "false"):
+            raise mandatory("dualSidePosition")
+        if (wanted == "true") == call.account.hedge_mode:
+            raise ApiError(400, -4059, "No need to change position side.")
+        if call.account.open_ids:
+            raise ApiError(400, -4067, "Position side cannot be changed if there exists open orders.")
+        if any(position.qty for position in call.account.view(0, 0).positions()):
+            raise ApiError(400, -4068, "Position side cannot be changed if there exists position.")
+        call.account.hedge_mode = wanted == "true"
+        return {"code": 200, "msg": "success"}
+
+    def multi_assets(self, call: Call) -> dict[str, bool]:
+        return {"multiAssetsMargin": False}
+
+    def change_margin_type(self, call: Call) -> dict[str, Any]:
+        """Only cross margin is simulated."""
+        if not self._wanted(call.params):
+            raise mandatory("symbol")
+        raise ApiError(400, -4046, "No need to change margin type.")
+
     def commission_rate(self, call: Call) -> dict[str, str]:
         if not self._wanted(call.params):
             raise mandatory("symbol")

@@ -116,6 +116,23 @@ class MarketCalls:
         rows = [t for t in rows if (start is None or t.time_ms >= start) and (end is None or t.time_ms <= end)]
         return [_agg_row(market, trade) for trade in (rows[:limit] if start is not None else rows[-limit:])]
 
+    def trades(self, params: Params) -> list[dict[str, Any]]:
+        market = self._market(params)
+        rows = list(market.trades)[-limit_of(params, 500, 1000) :]
+        return [
+            {"id": t.last_id, "price": market.price(t.price), "qty": market.qty(t.qty), "quoteQty": market.quote(t.price * t.qty),
+             "time": t.time_ms, "isBuyerMaker": t.sells}
+            for t in rows
+        ]  # fmt: skip
+
+    def funding_rate(self, params: Params) -> list[dict[str, Any]]:
+        """The last funding of each symbol; it has its own pool of 500 calls in 5 min and no weight."""
+        last_ms = messages.next_funding(self._venue.clock.now_ms()) - messages.EIGHT_HOURS
+        return [
+            {"symbol": m.spec.symbol, "fundingRate": "0.00010000", "fundingTime": last_ms, "markPrice": m.price(m.last)}
+            for m in self._some(params)
+        ]
+
     def premium_index(self, params: Params) -> Any:
         now_ms = self._venue.clock.now_ms()
         rows = [

@@ -218,11 +218,11 @@ class BinanceUsdm:
         assert change.order is not None
         return change.order
 
-    def deposit(self, api_key: str, asset: str, amount: Decimal) -> None:
+    def deposit(self, api_key: str, asset: str, amount: Decimal, kind: str) -> None:
         account = self.accounts.get(api_key)
         if account is None:
             raise Refused("no such api_key")
-        self.tell(account, self.engine.deposit(account, asset, amount, self.clock.now_ms()))
+        self.tell(account, self.engine.deposit(account, asset, amount, self.clock.now_ms(), kind))
 
     def events_sent(self) -> int:
         return self.delivery.sent
@@ -311,8 +311,10 @@ class BinanceUsdm:
         return [row, other]
 
     # ── listen keys ──────────────────────────────────────────────────────────────────────────────────────────────
-    def expire_sessions(self, api_key: str | None) -> int:
+    def expire_sessions(self, api_key: str | None, limit: int | None) -> int:
         keys = [key for key in self.keys.all() if api_key is None or self.accounts.get(api_key) is key.account]
+        self.world.random.shuffle(keys)
+        keys = keys[:limit]
         for key in keys:
             self._expire(key)
         return len(keys)
