@@ -2,8 +2,9 @@
 
 Connected is not alive: an exchange may answer pings and send nothing, and acknowledges names it does not know. Each topic has
 the longest silence its venue's adapter believes (`expect_s`), counted from the subscription, so a topic silent from birth is
-found too. A topic that is seen to tick every second gets a tighter limit, learned on this socket. A topic that was replaced
-and is still silent waits twice as long each time: a wrong name must not become a reconnect loop.
+found too. A topic that is seen to tick every second gets a tighter limit, learned on this socket; one whose silence turned out
+to be real (a new socket was silent too) is not held to a rhythm again. A topic that is still silent on its new socket waits
+twice as long each time: a wrong name must not become a reconnect loop.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from collections.abc import Iterable
 
 from fleet.core.exchange import Topic
 
-LEARN_AFTER = 60  # events on this socket, and
-LEARN_SPAN_S = 30.0  # this long, before a rhythm is believed
+LEARN_AFTER = 20  # events on this socket, and
+LEARN_SPAN_S = 10.0  # this long, before a rhythm is believed
 RHYTHM_S = 2.0  # longest silence so far for a topic to count as ticking every second
-LEARNED_LIMIT_S = 12.0
+LEARNED_LIMIT_S = 10.0
 MAX_LIMIT_S = 600.0
 
 
 class _Topic:
-    __slots__ = ("born_s", "count", "expect_s", "last_s", "longest_s", "strikes")
+    __slots__ = ("born_s", "count", "expect_s", "last_s", "longest_s", "steady", "strikes")
 
     def __init__(self, expect_s: float | None, now_s: float) -> None:
         self.expect_s = expect_s
         self.strikes = 0  # replacements without a single event since
+        self.steady = True
         self.restart(now_s)
 
     def restart(self, now_s: float) -> None:
@@ -34,7 +36,12 @@ class _Topic:
 
     def limit_s(self, now_s: float) -> float | None:
         limit = self.expect_s
-        if self.count >= LEARN_AFTER and self.last_s - self.born_s >= LEARN_SPAN_S and self.longest_s <= RHYTHM_S:
+        if (
+            self.steady
+            and self.count >= LEARN_AFTER
+            and self.last_s - self.born_s >= LEARN_SPAN_S
+            and self.longest_s <= RHYTHM_S
+        ):
             limit = min(limit or LEARNED_LIMIT_S, LEARNED_LIMIT_S)
         return None if limit is None else min(limit * 2.0**self.strikes, MAX_LIMIT_S)
 
@@ -59,7 +66,9 @@ class TopicWatch:
                 topic.longest_s = silence_s
             topic.last_s = now_s
             topic.count += 1
-            topic.strikes = 0
+            if topic.strikes:
+                topic.strikes = 0
+                topic.steady = topic.steady and now_s - topic.born_s <= RHYTHM_S
 
     def stalled(self, now_s: float) -> list[str]:
         """Topics whose silence is not believable any more."""

@@ -121,3 +121,15 @@ def test_a_topic_with_pauses_is_not_held_to_a_rhythm() -> None:
         now_s += 0.2 if n % 50 else 4.0
         watch.note("trades", now_s)
     assert watch.stalled(now_s + 500) == []
+
+
+def test_a_silence_that_was_real_ends_the_rhythm_for_good() -> None:
+    watch = TopicWatch([topic("trades", None)], 0.0)
+    for second in range(LEARN_AFTER + 5):
+        watch.note("trades", float(second))
+    alarm_s = float(LEARN_AFTER + 4) + LEARNED_LIMIT_S + 1
+    watch.strike(watch.stalled(alarm_s))
+    watch.restart(alarm_s)
+    for second in range(LEARN_AFTER + 5):
+        watch.note("trades", alarm_s + 30 + second)
+    assert watch.stalled(alarm_s + 1000) == []
