@@ -261,6 +261,33 @@ def test_a_gap_is_one_row_whatever_comes_last(
     ]
 
 
+def test_the_end_of_a_gap_ends_what_a_former_owner_left_open(
+    own: Services, pg: Postgres, sink: Callable[[str], subprocess.Popen[bytes]]
+) -> None:
+    account, other = str(uuid.uuid4()), str(uuid.uuid4())
+
+    def event(of: str, name: str, at: int, **data: Any) -> tuple[str, bytes, bytes]:
+        e = StreamEvent(
+            id=f"{of}:{name}:{at}", exchange="binance", market="usdm", symbol="", ts_event=at, ts_recv=at,
+            stream=of, event=name, account_id=of, data={"gap_id": f"{of}:{data['opened_ms']}", "reason": "cut"} | data,
+        )  # fmt: skip
+        return "fleet.streams", of.encode(), msgspec.json.encode(e)
+
+    publish(own.kafka.bootstrap, [
+        event(account, "gap_opened", 2000, opened_ms=2000),  # its owner dies
+        event(other, "gap_opened", 2000, opened_ms=2000),
+        event(account, "gap_opened", 3000, opened_ms=1000),  # the next owner starts from an older watermark
+        event(account, "gap_closed", 5000, opened_ms=1000, closed_ms=5000, recovered_events=2, recoverable=False),
+        event(account, "gap_opened", 9000, opened_ms=8000),
+    ])  # fmt: skip
+    process = sink("postgres")
+    sql = "SELECT extract(epoch FROM closed_at)::float8 AS s, recoverable FROM stream_gaps WHERE account_id = %s ORDER BY opened_at"
+    wait_until(lambda: len(pg.fetch(sql, (account,))) == 3, 20, "all gaps stored")
+    stop(process)
+    assert [(g["s"], g["recoverable"]) for g in pg.fetch(sql, (account,))] == [(5.0, False), (5.0, False), (None, True)]
+    assert [g["s"] for g in pg.fetch(sql, (other,))] == [None]
+
+
 def test_an_unwritten_schema_is_waited_for(
     own: Services, env: dict[str, str], sink: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:

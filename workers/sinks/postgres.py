@@ -86,7 +86,7 @@ class PostgresSink:
             if error.is_data:
                 raise DataRefused(str(error)) from error
             raise
-        return {statement: len(rows) for statement, rows in by_statement.items()}
+        return {statement: len(rows) for statement, rows in by_statement.items() if statement != "superseded_gaps"}
 
     def refused(self, item: Rows, reason: str) -> DeadLetter:
         return DeadLetter(item.record, item.record.value, reason[:MAX_REASON])
@@ -171,7 +171,7 @@ def _read_stream(record: KafkaRecord) -> tuple[tuple[str, ...], Values]:
     if e.event == "gap_closed" and gap.closed_ms is None:
         raise ValueError("gap_closed without closed_ms")
     closed_ms = gap.closed_ms if e.event == "gap_closed" else None
-    return ("stream_gaps",), (
+    return ("stream_gaps", "superseded_gaps"), (
         gap.gap_id, e.account_id, e.stream, e.exchange, e.market, gap.opened_ms, closed_ms, gap.reason or e.reason,
         gap.recovered_events, gap.recoverable,
     )  # fmt: skip

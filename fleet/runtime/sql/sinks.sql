@@ -106,6 +106,21 @@ ON CONFLICT (id) DO UPDATE SET
     recoverable = EXCLUDED.recoverable
 WHERE EXCLUDED.closed_at IS NOT NULL AND (stored.closed_at IS NULL OR EXCLUDED.closed_at > stored.closed_at);
 
+-- name: superseded_gaps
+-- A stream that is complete up to a gap's end has no gap open that began before: whoever opened it died or lost the account, and the next owner read back from a watermark that lies before both.
+UPDATE stream_gaps AS older
+SET closed_at = later.closed_at, recoverable = older.recoverable AND later.recoverable
+FROM (
+    SELECT stored.id, min(to_timestamp(page.closed_ms::bigint / 1000.0)) AS closed_at, bool_and(page.recoverable) AS recoverable
+    FROM (VALUES %s) AS page (
+        id, account_id, stream, exchange, market, opened_ms, closed_ms, reason, recovered_events, recoverable)
+    JOIN stream_gaps AS stored USING (exchange, market, stream)
+    WHERE page.closed_ms IS NOT NULL AND stored.closed_at IS NULL AND stored.id <> page.id
+      AND stored.opened_at < to_timestamp(page.closed_ms::bigint / 1000.0)
+    GROUP BY stored.id
+) AS later
+WHERE older.id = later.id;
+
 -- name: dead_letter
 -- Put records aside; its place in the topic identifies a record.
 INSERT INTO dead_letter (sink, topic, partition, "offset", key, value, reason)
