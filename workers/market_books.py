@@ -23,6 +23,7 @@ from workers.rest import VenueRest
 
 RETRY_FIRST_S = 0.5
 RETRY_CAP_S = 15.0
+RENEW_S = 5.0  # a snapshot that was asked for on the socket has this long to come
 
 Inbox = queue.SimpleQueue[tuple[str, Depth | None]]
 
@@ -81,6 +82,7 @@ class Books:
         self._asked: set[str] = set()
         self._attempts: dict[str, int] = {}
         self._ask_at_s: dict[str, float] = {}  # symbols to ask for again, and when
+        self._renew_at_s: dict[str, float] = {}  # symbols subscribed anew, and when to do it again
 
     @property
     def waiting(self) -> bool:
@@ -122,6 +124,12 @@ class Books:
                 self._again(symbol, now_s)
         return out
 
+    def to_renew(self, now_s: float) -> list[str]:
+        """Symbols to subscribe anew now: their books wait for a snapshot that only the stream can bring."""
+        found = [s for s, b in self._books.items() if b.needs_stream and now_s >= self._renew_at_s.get(s, 0.0)]
+        self._renew_at_s |= dict.fromkeys(found, now_s + RENEW_S)
+        return found
+
     def invalidate(self, symbol: str, reason: str) -> None:
         """The continuity of one book is broken, for its consumers or for us."""
         book = self._books.get(symbol)
@@ -140,6 +148,7 @@ class Books:
     def _turned(self, symbol: str, book: Book) -> None:
         if book.valid:
             self._attempts.pop(symbol, None)
+            self._renew_at_s.pop(symbol, None)
             self._log.info("order book valid", action="book", venue=self._venue, symbol=symbol)
             self._announce("book_valid", symbol=symbol)
         else:

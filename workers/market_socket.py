@@ -6,6 +6,7 @@ transport is dead. Whether the *data* is alive is `workers.market_watch`'s busin
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -34,10 +35,11 @@ class MarketSocket:
         self._parse = venue.market_data.parse
         self._liveness = venue.market_data.liveness
         limits = venue.limits
-        self._to_send = deque(enumerate(chunks(lane.topics, limits.subscribe_chunk), 1))
+        self._numbers = itertools.count(1)
+        self._to_send = deque(chunks(lane.topics, limits.subscribe_chunk))
         self._interval_s = limits.subscribe_interval_s
         self._send_at_s = self.opened_s
-        self._ping_at_s = self.opened_s + self._liveness.interval_s
+        self._pinged_s = self.opened_s
         self._awaited: dict[str, tuple[Sequence[Topic], float]] = {}  # request id -> topics, reply deadline
         self._log = logs.get("market_socket")
         self._reported: set[str] = set()
@@ -67,20 +69,32 @@ class MarketSocket:
                     self._control(item, frame)
         return events
 
+    def again(self, topics: Sequence[Topic]) -> None:
+        """Have the venue send these topics anew, from a snapshot. Raises ConnectionFailed."""
+        frames_of = self._venue.market_data.again
+        if frames_of is not None and topics:
+            number = next(self._numbers)
+            for frame in frames_of(topics, number):
+                self.connection.send(frame)
+            self._awaited[str(number)] = (topics, time.monotonic() + REPLY_TIMEOUT_S)
+
     def close(self) -> None:
         self.connection.close()
 
     def _send_due(self, now_s: float) -> None:
         if self._to_send and now_s >= self._send_at_s:
-            number, topics = self._to_send.popleft()
+            number, topics = next(self._numbers), self._to_send.popleft()
             self.connection.send(self._venue.market_data.subscribe(topics, number))
             self._awaited[str(number)] = (topics, now_s + REPLY_TIMEOUT_S)
             self._send_at_s = now_s + self._interval_s
         silent_s = now_s - self.connection.last_rx
         if silent_s > self._liveness.timeout_s:
             raise ConnectionFailed(f"half-open: nothing came for {silent_s:.0f} s, pongs included")
-        if silent_s >= self._liveness.interval_s and now_s >= self._ping_at_s:
-            self._ping_at_s = now_s + self._liveness.interval_s
+        pinged_s = now_s - self._pinged_s
+        keepalive_s = self._liveness.keepalive_s
+        quiet = silent_s >= self._liveness.interval_s and pinged_s >= self._liveness.interval_s
+        if quiet or (keepalive_s and pinged_s >= keepalive_s):
+            self._pinged_s = now_s
             if self._liveness.ping is None:
                 self.connection.ping()
             else:

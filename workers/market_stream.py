@@ -71,6 +71,7 @@ class MarketStream:
         self._watch = TopicWatch(lane.topics, time.monotonic())
         self._books = Books(venue.name, snapshots, self._announce)
         self._topic_of = venue.market_data.topic_of
+        self._market = lane.topics[0].market or venue.market
         self._recent: set[str] = set()
         self._older: set[str] = set()
         self._rotate_at_s = 0.0
@@ -182,8 +183,10 @@ class MarketStream:
             )
             self._announce("subscription_refused", str(reply.verdict), data={"topics": where})
         socket.refused.clear()
-        for symbol in self._publisher.broken_books(self._venue.exchange, self._venue.market):
+        for symbol in self._publisher.broken_books(self._venue.exchange, self._market):
             self._books.invalidate(symbol, "updates were dropped while Kafka was away")
+        if renew := set(self._books.to_renew(now_s)):
+            socket.again([t for t in self.lane.topics if t.kind == "depth" and t.symbol in renew])
         self._stalled = stalled = self._watch.stalled(now_s)
         if stalled:
             self._meet_stall(socket, stalled, now_s)
@@ -353,7 +356,5 @@ class MarketStream:
 
     def _announce(self, event: str, reason: str = "", *, symbol: str = "", data: dict[str, Any] | None = None) -> None:
         self._publisher.announce(
-            stream_event(
-                self.lane.name, self._venue.exchange, self._venue.market, event, reason, symbol=symbol, data=data
-            )
+            stream_event(self.lane.name, self._venue.exchange, self._market, event, reason, symbol=symbol, data=data)
         )

@@ -441,7 +441,9 @@ class AccountStream:
         silent_s = now_s - socket.connection.last_rx
         if silent_s > liveness.timeout_s:
             raise ConnectionFailed("silent")
-        if silent_s >= liveness.interval_s and now_s - socket.pinged_s >= liveness.interval_s:
+        pinged_s = now_s - socket.pinged_s
+        quiet = silent_s >= liveness.interval_s and pinged_s >= liveness.interval_s
+        if quiet or (liveness.keepalive_s and pinged_s >= liveness.keepalive_s):
             socket.pinged_s = now_s
             if liveness.ping is None:
                 socket.connection.ping()

@@ -24,6 +24,7 @@ from typing import Literal
 from fleet.core.events import Depth, plain
 
 MAX_WAITING = 20_000
+RESTART_SEQ = 1  # Bybit: the service restarted, its count begins anew with a snapshot
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,15 @@ class Book:
         """True while a REST snapshot would help: updates wait and none has met them."""
         return self.state is BookState.BUFFERING and self.rules.snapshots != "stream"
 
+    @property
+    def needs_stream(self) -> bool:
+        """True while only a new subscription would help: updates wait, and snapshots come in the stream alone."""
+        return self.state is BookState.BUFFERING and self.rules.snapshots == "stream"
+
     def feed(self, update: Depth) -> list[Depth]:
         """Take in one message of the socket. → what may be published now: nothing while the book is not valid."""
         if update.kind == "snapshot":
-            if self.rules.snapshots == "either" and self.valid and update.last_seq <= self.last_seq:
+            if self.rules.snapshots != "rest" and self.valid and RESTART_SEQ < update.last_seq <= self.last_seq:
                 return []  # a second socket begins while this one goes on: the book is further already
             return self.load(update, in_stream=self.rules.snapshots != "rest")
         if self.state is BookState.VALID and self._advance(update):

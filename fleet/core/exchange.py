@@ -9,7 +9,7 @@ the dialogue after the handshake (login, subscribe); a *topic* is one public sub
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -145,11 +145,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Liveness(msgspec.Struct, frozen=True):
-    """How to prove that a quiet socket is alive. `ping` None = a WebSocket protocol ping, else an application text frame."""
+    """How to prove that a quiet socket is alive. `ping` None = a WebSocket protocol ping, else an application text frame.
+    `keepalive_s`: a venue that wants to hear from us too gets a ping this often while data flows (0 = it does not mind)."""
 
     ping: bytes | None
     interval_s: float
     timeout_s: float  # nothing of any kind received for this long = dead
+    keepalive_s: float = 0.0
 
 
 class Hosts(msgspec.Struct, frozen=True):
@@ -201,18 +203,21 @@ MARKET_KINDS = ("ticker", "book_ticker", "depth", "trade", "liquidation", "mark_
 
 class Topic(msgspec.Struct, frozen=True):
     """One public subscription. `path` groups topics that may share a socket; `expect_s` is the longest believable silence
-    (None = silence is normal)."""
+    (None = silence is normal); `market` is that of its events where it is not the venue's (all topics of a path have one)."""
 
     name: str
     path: str
     kind: MarketKind
     symbol: str
     expect_s: float | None
+    market: str = ""
 
 
 @dataclass(frozen=True)
 class Market:
-    """The public half of an exchange."""
+    """The public half of an exchange. `markets`: what its events' `market` may be, empty = the venue's. `comes_with`: kinds
+    that share a topic with another one, which is subscribed once for both. `again`: frames that make the venue send topics anew
+    from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id)."""
 
     kinds: tuple[MarketKind, ...]
     topics: Callable[[Sequence[str], Sequence[MarketKind]], list[Topic]]  # symbols, kinds -> topics
@@ -223,6 +228,9 @@ class Market:
     liveness: Liveness
     snapshot: Callable[[str], HttpCall] | None = None  # symbol -> REST order-book snapshot, where the venue needs one
     parse_snapshot: Callable[[HttpReply, str, int], Depth] | None = None  # reply, symbol, ts_recv
+    markets: tuple[str, ...] = ()
+    comes_with: Mapping[MarketKind, MarketKind] = field(default_factory=dict)
+    again: Callable[[Sequence[Topic], int], list[bytes]] | None = None  # topics, request id
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Pair:
 
     name: str
     frames: list[bytes]
-    replies: dict[str, bytes]  # REST path -> body; paths not listed answer with `empty`
+    replies: dict[str, bytes]  # REST path, or path?beginning of the query -> body; others answer with `empty`
     types: tuple[str, ...]
     symbol: str = ""
 
