@@ -1,0 +1,41 @@
+"""Deterministic event ids of Bybit: one exchange event, one id, whether the socket or REST told us (section 7).
+
+The category is part of each id: BTCUSDT exists on spot and on linear. Numbers enter an id by `plain`. No id holds a secret.
+"""
+
+from __future__ import annotations
+
+from fleet.core.events import plain
+from fleet.exchanges.bybit.limits import EXCHANGE, MARKET
+
+VENUE = f"{EXCHANGE}:{MARKET}"
+
+
+def fill_id(account_id: str, category: str, symbol: str, exec_id: str) -> str:
+    return f"{VENUE}:{account_id}:fill:{category}:{symbol}:{exec_id}"
+
+
+def order_id(account_id: str, category: str, order: str, status: str, filled: str, update_ms: int) -> str:
+    """One state of an order. Without the time once it is filled: a cancel that comes too late makes the venue send the filled
+    order a second time with a later one (5.1)."""
+    at = "" if status == "filled" else f":{update_ms}"
+    return f"{VENUE}:{account_id}:order:{category}:{order}:{status}:{plain(filled)}{at}"
+
+
+def position_id(account_id: str, category: str, symbol: str, side: str, update_ms: int, qty: str) -> str:
+    """The venue repeats an unchanged position at every order: the same id again."""
+    return f"{VENUE}:{account_id}:position:{category}:{symbol}:{side}:{update_ms}:{plain(qty)}"
+
+
+def balance_id(account_id: str, asset: str, at_ms: int, wallet: str) -> str:
+    """A wallet has no update time of its own (5.4): the message's or the reply's."""
+    return f"{VENUE}:{account_id}:balance:{asset}:{at_ms}:{plain(wallet)}"
+
+
+def account_event_id(account_id: str, event: str, key: str) -> str:
+    return f"{VENUE}:{account_id}:account:{event}:{key}"
+
+
+def market_id(category: str, kind: str, symbol: str, *parts: object) -> str:
+    """Id of a public event."""
+    return ":".join((EXCHANGE, category, kind, symbol, *map(str, parts)))

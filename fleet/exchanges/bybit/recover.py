@@ -1,0 +1,311 @@
+"""Read-back of one Bybit account after a gap: a pure dialogue of REST calls and replies (`RecoveryPlan`).
+
+In: the account, its watermark (moved back by the caller's margin), exchange time. Out: what was missed, with the stream's ids.
+Driven by workers/readback.py. Sources: exchanges/bybit.md sections 6.3, 6.4, 7.
+
+One call tells the fills of all symbols of a category, so they are always read: a quiet account costs ten calls of weight 1.
+1. Executions and order history of each category since the watermark, in windows of seven days, page by page.
+2. Open orders; then each order that is known as open or has a fill here, and was in neither list.
+3. Positions by settlement coin, which lists open ones only; each known one that is not listed is asked for by symbol.
+4. The wallet.
+Categories are linear and spot; inverse too where the stream or the watermark has shown an inverse symbol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TypeVar
+
+import msgspec
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.events import UserRecord
+from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
+from fleet.core.model import AccountSpec
+from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed
+from fleet.exchanges.bybit import rows, wire
+from fleet.exchanges.bybit.limits import FILL_PAGE, LIMITS, ORDER_PAGE, POSITION_PAGE, WINDOW_MS
+from fleet.exchanges.bybit.parse import UNREADABLE
+
+T = TypeVar("T")
+Dialogue = Generator[HttpCall, HttpReply, T]
+Params = tuple[tuple[str, str], ...]
+
+EXECUTIONS, HISTORY, OPEN = "/v5/execution/list", "/v5/order/history", "/v5/order/realtime"
+POSITIONS, WALLET = "/v5/position/list", "/v5/account/wallet-balance"
+SETTLE_COINS: Params = (("settleCoin", "USDT"), ("settleCoin", "USDC"))  # a linear list needs a symbol or one of these
+REST_LAG_MS = 5000
+FORGOTTEN_MS = 60_000  # an order that is in no list is forgotten only if its symbol was quiet this long (REST lags)
+MAX_PAGES = 2000
+
+
+@dataclass
+class _Findings:
+    """What one read-back knows so far. Local to one plan."""
+
+    account_id: str
+    mark: Watermark
+    now_ms: int
+    since_ms: int
+    at_ms: int = 0  # exchange time before the first call
+    fills: dict[tuple[str, str], msgspec.Raw] = field(default_factory=dict)  # category, execution id
+    orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)  # category, order id
+    open: set[str] = field(default_factory=set)
+    closed: list[str] = field(default_factory=list)
+    positions: dict[str, tuple[wire.PositionRow, str]] = field(default_factory=dict)  # "SYMBOL|side" -> row, category
+    coins: dict[str, wire.CoinRow] = field(default_factory=dict)
+    told_ms: int = 0  # server time of the wallet's reply
+    lost: list[str] = field(default_factory=list)
+
+
+def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+    """Yields calls, is sent OK replies. Raises ConnectionFailed for a reply that is not what the sheet says (try again later)."""
+    oldest_ms = now_ms - int(LIMITS.history_s * 1000)
+    found = _Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms))
+    if mark.proven_ms < oldest_ms:
+        found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
+    categories = _categories(mark)
+    for category in categories:
+        yield from _fills(found, category)
+    for category in categories:
+        yield from _orders(found, category)
+    for category in categories:
+        yield from _open_orders(found, category)
+    yield from _single_orders(found)
+    known_positions = yield from _positions(found, categories)
+    known_wallets = yield from _wallet(found)
+    events = _history(found) + _changes(found, known_positions, known_wallets)
+    return Recovered(missed(events, set()), _snapshot(found, known_positions, known_wallets), "; ".join(found.lost))
+
+
+def _categories(mark: Watermark) -> list[str]:
+    known = {*mark.symbols, *mark.open_orders.values(), *(key.partition("|")[0] for key in mark.positions)}
+    return ["linear", "spot", *(["inverse"] if any(map(rows.is_inverse, known)) else [])]
+
+
+# ── Calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _answer(found: _Findings, path: str, params: Params, shape: type[T]) -> Dialogue[tuple[T, int]]:
+    """One call's result and the server's time of it. Raises ConnectionFailed for a reply of another shape."""
+    reply = yield HttpCall("GET", path, params, auth="signed")
+    found.at_ms = found.at_ms or reply.at_ms or found.now_ms
+    try:
+        answer = msgspec.json.decode(reply.body, type=wire.Answer[shape])  # type: ignore[valid-type]
+    except UNREADABLE as error:
+        raise ConnectionFailed(f"{path}: unreadable reply") from error
+    return answer.result, answer.time or found.now_ms
+
+
+def _pages(found: _Findings, path: str, params: Params, row: type[T]) -> Dialogue[list[T]]:
+    """All rows of a list, following its cursor, which is sent back as it came."""
+    collected: list[T] = []
+    cursor: Params = ()
+    for _ in range(MAX_PAGES):
+        page, _ = yield from _answer(found, path, params + cursor, wire.Page[row])  # type: ignore[valid-type]
+        collected += page.rows
+        if not page.cursor or not page.rows:
+            return collected
+        cursor = (("cursor", page.cursor),)
+    raise ConnectionFailed(f"{path}: pages do not end")
+
+
+def _windows(since_ms: int, now_ms: int) -> list[Params]:
+    """startTime and endTime of calls that may span seven days; the last is open-ended, so that nothing newer is cut off."""
+    windows: list[Params] = []
+    while since_ms + WINDOW_MS < now_ms:
+        windows.append((("startTime", str(since_ms)), ("endTime", str(since_ms + WINDOW_MS))))
+        since_ms += WINDOW_MS + 1
+    return [*windows, (("startTime", str(since_ms)),)]
+
+
+def _list(category: str, limit: int) -> Params:
+    return (("category", category), ("limit", str(limit)))
+
+
+def _settled(category: str) -> list[Params]:
+    """What a list of open things needs beside its category."""
+    return [(coin,) for coin in SETTLE_COINS] if category == "linear" else [()]
+
+
+# ── Fills and orders ─────────────────────────────────────────────────────────────────────────────────────────────
+def _fills(found: _Findings, category: str) -> Dialogue[None]:
+    try:
+        for window in _windows(found.since_ms, found.now_ms):
+            for raw in (yield from _pages(found, EXECUTIONS, _list(category, FILL_PAGE) + window, msgspec.Raw)):
+                row = _row(raw)
+                if int(row.exec_time or 0) >= found.since_ms:
+                    found.fills[category, row.exec_id] = raw
+    except ExchangeRefused as refused:
+        found.lost.append(f"fills of {category}: {refused.verdict}")
+
+
+def _row(raw: msgspec.Raw) -> wire.ExecutionRow:
+    try:
+        return msgspec.json.decode(raw, type=wire.ExecutionRow)
+    except UNREADABLE as error:
+        raise ConnectionFailed(f"{EXECUTIONS}: unreadable row") from error
+
+
+def _orders(found: _Findings, category: str) -> Dialogue[None]:
+    try:
+        for window in _windows(found.since_ms, found.now_ms):
+            _keep(
+                found,
+                category,
+                (yield from _pages(found, HISTORY, _list(category, ORDER_PAGE) + window, wire.OrderRow)),
+            )
+    except ExchangeRefused as refused:
+        found.lost.append(f"orders of {category}: {refused.verdict}")
+
+
+def _open_orders(found: _Findings, category: str) -> Dialogue[None]:
+    for settled in _settled(category):
+        try:
+            listed = yield from _pages(found, OPEN, _list(category, ORDER_PAGE) + settled, wire.OrderRow)
+        except ExchangeRefused as refused:
+            found.lost.append(f"open orders of {category}: {refused.verdict}")
+            continue
+        _keep(found, category, listed)
+        found.open |= {row.order_id for row in listed}
+
+
+def _keep(found: _Findings, category: str, listed: list[wire.OrderRow]) -> None:
+    """The two lists lag each other: of two states of an order the further one counts (section 7)."""
+    for row in listed:
+        known = found.orders.get((category, row.order_id))
+        if known is None or _progress(known) <= _progress(row):
+            found.orders[category, row.order_id] = row
+
+
+def _progress(row: wire.OrderRow) -> tuple[bool, Decimal, int]:
+    return _ended(row), Decimal(row.cum_exec_qty or "0"), int(row.updated_time or 0)
+
+
+def _ended(row: wire.OrderRow) -> bool:
+    return rows.STATUSES.get(row.order_status) in TERMINAL
+
+
+def _single_orders(found: _Findings) -> Dialogue[None]:
+    """Orders known as open or filled here that no list told: the open list keeps closed ones for a while, the history longer."""
+    wanted: dict[tuple[str, str], str] = {}
+    for order_id, symbol in found.mark.open_orders.items():
+        wanted[rows.category_of(symbol, order_id), order_id] = symbol
+    for (category, _), raw in found.fills.items():
+        row = _row(raw)
+        if row.exec_type in rows.TRADING and row.order_id:
+            wanted[category, row.order_id] = row.symbol
+    for (category, order_id), symbol in sorted(wanted.items()):
+        for path in (OPEN, HISTORY):
+            if (category, order_id) not in found.orders:
+                yield from _single_order(found, path, category, order_id)
+        if order_id not in found.mark.open_orders or order_id in found.open:
+            continue
+        known = found.orders.get((category, order_id))
+        quiet = found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
+        if (known is None and quiet) or (known is not None and _ended(known)):
+            found.closed.append(order_id)  # unknown: cancelled unfilled more than a day ago
+
+
+def _single_order(found: _Findings, path: str, category: str, order_id: str) -> Dialogue[None]:
+    try:
+        page, _ = yield from _answer(
+            found, path, (("category", category), ("orderId", order_id)), wire.Page[wire.OrderRow]
+        )
+    except ExchangeRefused:
+        return  # 110001 or the like: not there
+    _keep(found, category, [row for row in page.rows if row.order_id == order_id])
+
+
+# ── Positions and wallet ─────────────────────────────────────────────────────────────────────────────────────────
+def _positions(found: _Findings, categories: list[str]) -> Dialogue[bool]:
+    """False where the key may not see them."""
+    try:
+        for category in categories:
+            for settled in _settled(category) if category != "spot" else []:
+                params = _list(category, POSITION_PAGE) + settled
+                _hold(found, category, (yield from _pages(found, POSITIONS, params, wire.PositionRow)))
+        absent = {key.partition("|")[0] for key in found.mark.positions.keys() - found.positions.keys()}
+        for symbol in sorted(absent):
+            category = rows.category_of(symbol, "")
+            page, _ = yield from _answer(
+                found, POSITIONS, (("category", category), ("symbol", symbol)), wire.Page[wire.PositionRow]
+            )
+            _hold(found, category, page.rows)
+    except ExchangeRefused as refused:
+        found.lost.append(f"positions: {refused.verdict}")
+        return False
+    return True
+
+
+def _hold(found: _Findings, category: str, listed: list[wire.PositionRow]) -> None:
+    for row in listed:
+        found.positions[f"{row.symbol}|{rows.position_side(category, row.position_idx)}"] = (row, category)
+
+
+def _wallet(found: _Findings) -> Dialogue[bool]:
+    """False where the key may not see it. Coins that are not listed hold nothing."""
+    try:
+        page, found.told_ms = yield from _answer(
+            found, WALLET, (("accountType", "UNIFIED"),), wire.Page[wire.WalletRow]
+        )
+    except ExchangeRefused as refused:
+        found.lost.append(f"wallet: {refused.verdict}")
+        return False
+    found.coins = {coin.coin: coin for wallet in page.rows for coin in wallet.coin}
+    return True
+
+
+def _snapshot(found: _Findings, positions: bool, wallets: bool) -> Snapshot:
+    held = {key: rows.signed_qty(row) for key, (row, _) in found.positions.items() if Decimal(row.size)}
+    owned = {name: coin.wallet_balance for name, coin in found.coins.items() if Decimal(coin.wallet_balance)}
+    return Snapshot(
+        found.at_ms,
+        held if positions else dict(found.mark.positions),
+        owned if wallets else dict(found.mark.wallets),
+        tuple(found.closed),
+    )
+
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def _history(found: _Findings) -> list[UserRecord]:
+    """Fills and bookings since the watermark; orders that changed since, that ended meanwhile, or (first-ever read) are open."""
+    told = rows.Told(found.account_id, found.now_ms, found.now_ms, "rest")
+    events: list[UserRecord] = []
+    for (category, _), raw in found.fills.items():
+        execution = _row(raw)
+        try:
+            if execution.exec_type in rows.TRADING:
+                events.append(rows.fill(execution, category, told))
+            else:
+                events.append(rows.booking(execution, category, msgspec.json.decode(raw), told))
+        except ValueError as error:
+            raise ConnectionFailed(f"{EXECUTIONS}: {error}") from error
+    for (category, order_id), row in found.orders.items():
+        event = rows.order(row, category, told)
+        if event is None:
+            found.lost.append(f"order {order_id} of {row.symbol}: unknown status {row.order_status[:40]}")
+        elif event.ts_event >= found.since_ms or order_id in found.closed or found.mark.base is None:
+            events.append(event)
+    return events
+
+
+def _changes(found: _Findings, positions: bool, wallets: bool) -> list[UserRecord]:
+    """Positions and wallets that differ from the last known ones; a known position that nobody lists is flat."""
+    events: list[UserRecord] = []
+    known, told = found.mark.positions, rows.Told(found.account_id, found.told_ms, found.now_ms, "rest")
+    for key, (row, category) in sorted(found.positions.items() if positions else ()):
+        if Decimal(rows.signed_qty(row)) != Decimal(known.get(key, "0")):
+            events.append(rows.position(row, category, told))
+    for key in sorted(known.keys() - found.positions.keys() if positions else ()):
+        symbol, _, side = key.partition("|")
+        at_ms = found.mark.symbols.get(symbol, 0)
+        if found.at_ms - at_ms >= REST_LAG_MS:  # a read that lags may not show what the stream just opened
+            idx = next((idx for idx, name in rows.POSITION_SIDES.items() if name == side), 0)
+            flat = wire.PositionRow(symbol=symbol, position_idx=idx, size="0", entry_price="0")
+            events.append(rows.position(flat, rows.category_of(symbol, ""), told))
+    for asset in sorted(found.coins.keys() | found.mark.wallets.keys() if wallets else ()):
+        coin = found.coins.get(asset) or wire.CoinRow(coin=asset, wallet_balance="0")
+        if Decimal(coin.wallet_balance) != Decimal(found.mark.wallets.get(asset, "0")):
+            events.append(rows.balance(coin, told))
+    return events
