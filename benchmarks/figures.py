@@ -148,7 +148,7 @@ class Figures:
         finally:
             supervisord.resume()
         newest = max(rows[-1]["opened_at"] for rows in self.sockets().values())
-        return round((newest - at) / 1000, 3)
+        return float(round((newest - at) / 1000, 3))
 
     def notify_broken(self) -> dict[str, Any]:
         """Rows inserted without NOTIFY → streaming at the next reconcile tick (here 20 s)."""

@@ -97,7 +97,9 @@ class Settings:
     buffer_bytes: int = _setting(
         "FLEET_BUFFER_BYTES", 64 * 1024 * 1024, "events waiting for Kafka, per process", "bytes"
     )
-    market_ttl_days: int = _setting("FLEET_MARKET_TTL_DAYS", 90, "ClickHouse keeps trades, candles, marks this long", "days")
+    market_ttl_days: int = _setting(
+        "FLEET_MARKET_TTL_DAYS", 90, "ClickHouse keeps trades, candles, marks this long", "days"
+    )
     book_ttl_days: int = _setting("FLEET_BOOK_TTL_DAYS", 7, "ClickHouse keeps depth and tickers this long", "days")
     endpoints: Mapping[str, str] = field(default_factory=dict)  # FLEET_<VENUE>_{REST,WS,WSAPI}_URL as given
 
@@ -121,7 +123,8 @@ class Settings:
         h, c, lease = self.heartbeat_s, self.redis_timeout_s, self.worker_lease_s
         if 2 * (h + c) + c > lease:
             raise SettingsError(
-                f"FLEET_WORKER_LEASE_S={lease:g}: must be at least 2*(FLEET_HEARTBEAT_S + FLEET_REDIS_TIMEOUT_S) + FLEET_REDIS_TIMEOUT_S"
+                f"FLEET_WORKER_LEASE_S={lease:g}: must be at least"
+                " 2*(FLEET_HEARTBEAT_S + FLEET_REDIS_TIMEOUT_S) + FLEET_REDIS_TIMEOUT_S"
             )
         if self.dead_after_s < lease + 1 + self.leader_tick_s:
             raise SettingsError(
