@@ -27,7 +27,7 @@ from workers.market_stream import MarketStream
 from workers.rest import VenueRest
 
 PROGRAM = "marketdata"
-SHUTDOWN_S = 9.0  # inside supervisord's 10
+SHUTDOWN_S = 7.5  # inside supervisord's 10, with the interpreter's own start and end
 REST_TIMEOUT_S = 10.0
 DEFAULT_EGRESS = "default"
 STACK_BYTES = 512 * 1024

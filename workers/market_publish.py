@@ -91,7 +91,7 @@ class MarketPublisher:
 
     def __init__(self, producer: RecordProducer, limit_bytes: int, metrics: Metrics) -> None:
         self._producer, self._limit, self._metrics = producer, limit_bytes, metrics
-        self._lock = threading.Lock()  # guards everything down to _broken_books
+        self._lock = threading.Lock()  # guards everything down to _books_to_read
         self._queues: dict[tuple[str, str, str, str], _Queue] = {}
         self._ready: deque[_Queue] = deque()
         self._waiting_bytes = 0  # lines in the queues
@@ -99,10 +99,13 @@ class MarketPublisher:
         self._failed: list[_Record] = []  # a heap: the oldest first
         self._numbers = 0
         self._losses: dict[tuple[str, str, str], _Loss] = {}
-        self._broken_books: set[tuple[str, str, str]] = set()
+        self._broken_books: set[tuple[str, str, str]] = set()  # depth updates were dropped, and Kafka is still behind
+        self._books_to_read: set[tuple[str, str, str]] = set()  # the same, now that it took the rest
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._away = False  # a record failed: Kafka is away until _settle
+        self._answered = True  # Kafka took something since the last failure or drop
+        self._outage = False  # the log says that Kafka is away
         self._log = logs.get("market_publish")
         self._thread = threading.Thread(target=self._loop, name="market-publish")
 
@@ -141,11 +144,11 @@ class MarketPublisher:
 
     def broken_books(self, exchange: str, market: str) -> set[str]:
         """Symbols of which depth updates were dropped, once, after Kafka is back: their books need a new snapshot."""
-        if not self._broken_books or self._away:
+        if not self._books_to_read:
             return set()
         with self._lock:
-            mine = {name for name in self._broken_books if name[:2] == (exchange, market)}
-            self._broken_books -= mine
+            mine = {name for name in self._books_to_read if name[:2] == (exchange, market)}
+            self._books_to_read -= mine
         return {symbol for _, _, symbol in mine}
 
     def pending_bytes(self) -> int:
@@ -164,6 +167,8 @@ class MarketPublisher:
     def close(self, timeout_s: float) -> bool:
         """Flush, end the thread and the Kafka client. True if nothing was left behind."""
         clean = self.flush(timeout_s * 0.8)
+        if not clean:
+            self._log.warning("market data left behind at the end", action="shutdown", bytes=self.pending_bytes())
         self._stop.set()
         self._wake.set()
         self._thread.join(timeout_s * 0.1 + 0.5)
@@ -203,6 +208,7 @@ class MarketPublisher:
         loss = self._losses.setdefault((queue.exchange, queue.market, queue.cls), _Loss())
         loss.events += events
         loss.until_ms = int(time.time() * 1000)
+        self._answered = False
         if queue.cls == "depth":
             self._broken_books.add((queue.exchange, queue.market, queue.symbol))
         self._metrics.dropped(queue.cls).inc(events)
@@ -248,12 +254,15 @@ class MarketPublisher:
                 queue = record.queue
                 self._producer.send(queue.topic, queue.key, record.value, [], self._done(record))
             now_s = time.monotonic()
-            if self._losses and not self._away and self._waiting_bytes < self._limit // 2 and now_s >= confess_at_s:
+            if self._answered and not self._away and now_s >= confess_at_s:
                 confess_at_s = now_s + CONFESS_S
-                self._confess()
+                self._recovered()
 
     def _settle(self) -> None:
         """Something failed: wait a little, then for the fate of everything sent, so that what failed goes again in order."""
+        if not self._outage:
+            self._outage = True
+            self._log.warning("market data waits for Kafka", action="publish", bytes=self.pending_bytes())
         self._stop.wait(RETRY_PAUSE_S)
         while not self._producer.flush(1.0) and not self._stop.is_set():
             pass  # bounded by Kafka's own delivery timeout
@@ -265,17 +274,19 @@ class MarketPublisher:
 
         def done(error: Exception | None) -> None:
             if error is None:
+                self._answered = True
                 self._metrics.publish_latency().observe(time.monotonic() - record.made_s)
                 self._metrics.events(record.queue.cls).inc(record.lines)
             retry = isinstance(error, StoreUnavailable)
             with self._lock:
                 if retry:
-                    self._away = True
+                    self._away, self._answered = True, False
                     heapq.heappush(self._failed, record)
                 else:
                     self._flight_bytes -= record.size
                     if error is not None:
                         self._lose(record.queue, record.lines)
+                        self._answered = True  # a refusal is an answer
             if error is None or retry:
                 self._wake.set()
             else:
@@ -285,10 +296,22 @@ class MarketPublisher:
 
         return done
 
+    def _recovered(self) -> None:
+        """Kafka answers and is not far behind: what there is to say about an outage is said now."""
+        if self._waiting_bytes > self._limit // 2:
+            return
+        if self._outage:
+            self._outage = False
+            self._log.info("Kafka takes market data again", action="publish", bytes=self.pending_bytes())
+        if self._losses:
+            self._confess()
+
     def _confess(self) -> None:
         """Say on fleet.streams what was dropped while Kafka was away."""
         with self._lock:
             losses, self._losses = self._losses, {}
+            self._books_to_read |= self._broken_books
+            self._broken_books.clear()
         for (exchange, market, cls), loss in losses.items():
             data = {"class": cls, "events": loss.events, "since_ms": loss.since_ms, "until_ms": loss.until_ms}
             self._log.warning("market data was dropped", action="drop", exchange=exchange, market=market, **data)
