@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from fleet.core.errors import FleetError, SettingsError
+from fleet.core.errors import FleetError, SecretsError, SettingsError
 from fleet.runtime.settings import Settings
 
 
@@ -47,7 +47,7 @@ def _guarded(run: object) -> int:
     assert callable(run)
     try:
         code = run(Settings.from_env())
-    except SettingsError as error:
+    except (SettingsError, SecretsError) as error:
         click.echo(f"workers: {error}", err=True)
         return 2
     except FleetError as error:
