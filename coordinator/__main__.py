@@ -99,11 +99,13 @@ class Coordinator:
         self.log.info("coordinator started", action="start")
         waker = threading.Thread(target=self._wake_on, args=(stop,), name="stop", daemon=True)
         waker.start()
-        self.reconciler.run(stop)
+        self.reconciler.run(stop, self._sound)
+        if not stop.is_set():
+            self.log.error("a thread of the coordinator died: starting over", action="stop")
         failed = self._shut_down()
         close_metrics()
         self.log.info("coordinator stopped", action="stop", failed=failed)
-        return 1 if failed else 0
+        return 1 if failed or not stop.is_set() else 0
 
     def _shut_down(self) -> list[str]:
         self.halt.set()
@@ -113,6 +115,10 @@ class Coordinator:
         steps.add("moves", lambda left_s: self.moves.stop(min(2.0, left_s)))
         steps.add("assignments", lambda left_s: self.assignments.stop(min(3.0, left_s)))
         return steps.run(SHUTDOWN_S, self.log)
+
+    def _sound(self) -> bool:
+        parts = (self.assignments, self.desired, self.notifications, self.moves)
+        return all(part.alive() for part in parts) and self.notices.is_alive()
 
     def _wake_on(self, stop: threading.Event) -> None:
         stop.wait()

@@ -41,6 +41,9 @@ class Assignments:
     def start(self) -> None:
         self._thread.start()
 
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self, timeout_s: float) -> None:
         """Write what is pending, if Postgres lets us."""
         with self._condition:

@@ -56,6 +56,9 @@ class Desired:
     def start(self) -> None:
         self._thread.start()
 
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self, timeout_s: float) -> None:
         with self._condition:
             self._stop = True

@@ -40,6 +40,9 @@ class Moves:
     def start(self) -> None:
         self._thread.start()
 
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self, timeout_s: float) -> None:
         self._stop.set()
         self._offer(None)

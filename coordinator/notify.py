@@ -29,6 +29,9 @@ class Notifications:
     def start(self) -> None:
         self._thread.start()
 
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self, timeout_s: float) -> None:
         self._stop.set()
         self._thread.join(timeout_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from coordinator.assignments import Assignments
 from coordinator.desired import Desired, Snapshot
@@ -16,12 +17,12 @@ from coordinator.dispatch import Dispatch
 from coordinator.lease import Leadership
 from coordinator.observed import Observed
 from coordinator.rebuild import Rebuild
-from fleet.core import observe
+from coordinator.verdicts import Verdicts
 from fleet.core.errors import StoreUnavailable
 from fleet.core.model import AccountSpec, Ownership
 from fleet.core.names import HOT_RELOAD_NEW
 from fleet.core.observe import Standing, Timing
-from fleet.core.placement import AT_MOST_PER_MINUTE, IN_FLIGHT
+from fleet.core.placement import Allowance
 from fleet.core.plan import Limits, Plan, plan
 from fleet.core.wire import Generation
 from fleet.runtime.logs import get
@@ -29,10 +30,11 @@ from fleet.runtime.metrics import Metrics
 from fleet.runtime.redis_store import NotLeader, RedisStore
 from fleet.runtime.settings import Settings
 
-SETTLE_S = 5.0  # a young leader waits this long for all of its host's workers before it moves orphans between them
+SETTLE_S = 5.0  # a young leader, or fleet, waits this long for all of its host's workers before it deals accounts out
 ACK_WITHIN_S = 30.0  # a worker that does not release a moving account for this long is fenced (R7)
 FORGET_AFTER_S = 600.0
-FULL_PLAN_S = 5.0  # plan at least this often, changed or not (R15)
+FULL_PLAN_S = 5.0  # plan at least this often, changed or not (R15) ...
+PLAN_SHARE = 20  # ... but spend no more than a twentieth of the time on it
 
 
 class Reconciler:
@@ -58,22 +60,24 @@ class Reconciler:
         self._assignments, self._dispatch, self._metrics = assignments, dispatch, metrics
         self._connections_per_ip = connections_per_ip
         self._leading, self._wake = leading, wake
+        self._verdicts = Verdicts(observed, assignments, dispatch, timing)
         self._generation: Generation | None = None  # the one this leader works on
         self._rebuild: Rebuild | None = None
         self._mirror: dict[str, Ownership] = {}  # ownership as it was while the generation was sound
         self._version = 0  # highest write counter seen in it: one that falls means an older copy of the data (failover)
-        self._cut: dict[str, float] = {}
         self._since = 0.0  # when leadership began
+        self._first_up = 0.0  # when the first worker was there, after there was none
         self._planned: tuple[object, ...] = ()
-        self._planned_at = 0.0
+        self._plan_again_at = 0.0
         self._known: dict[str, AccountSpec] | None = None  # active accounts as of the last plan
         self._unplaced: dict[str, str] = {}
-        self._budget = _Allowance()
+        self._budget = Allowance()
         self._silent = False
         self._log = get("reconciler")
 
-    def run(self, stop: threading.Event) -> None:
-        while not stop.is_set():
+    def run(self, stop: threading.Event, sound: Callable[[], bool]) -> None:
+        """Until `stop`, or until the process is not `sound` any more (a thread died): then somebody else should lead."""
+        while not stop.is_set() and sound():
             started = time.monotonic()
             self.tick(started)
             self._wake.wait(max(0.0, self._settings.leader_tick_s - (time.monotonic() - started)))
@@ -103,7 +107,7 @@ class Reconciler:
         leads = self._leadership.hold()
         if leads and not led:
             self._since, self._generation, self._rebuild, self._version = now, None, None, 0
-            self._planned, self._observed.own_version = (), -1
+            self._planned, self._observed.own_version, self._known = (), -1, None
             self._leading.set()
         elif led and not leads:
             self._leading.clear()
@@ -135,11 +139,13 @@ class Reconciler:
                 return
             self._rebuild, self._generation, self._planned, self._version = None, ready, (), 0
             self._observed.read(now)
-        self._verdicts(now)
+        if self._verdicts.pass_on(now):
+            self._planned = ()
+            self._observed.read(now)
         snapshot = self._desired.snapshot
         self._budget.refill(now, len(self._observed.own))
         state = self._state(snapshot)
-        if state == self._planned and now - self._planned_at < FULL_PLAN_S:
+        if state == self._planned and now < self._plan_again_at:
             return
         result = self._plan(now, snapshot)
         self._report(snapshot, result)
@@ -148,12 +154,19 @@ class Reconciler:
         assert self._generation is not None
         self._dispatch.carry_out(result, self._generation, snapshot.accounts if snapshot else {})
         self._budget.spend(sum(1 for r in result.releases if r.reason == "rebalance"))
-        self._planned, self._planned_at = self._state(snapshot) if result.empty else (), now
+        self._planned = self._state(snapshot) if result.empty and not self._settling(now) else ()
+        self._plan_again_at = now + max(FULL_PLAN_S, PLAN_SHARE * (time.monotonic() - now))
         self._forget_dead(now)
 
-    def _plan(self, now: float, snapshot: Snapshot | None) -> Plan:
+    def _settling(self, now: float) -> bool:
+        """Whoever registers first would get every account, and rebalancing is slow on purpose."""
         up = sum(1 for worker in self._observed.workers.values() if worker.standing is Standing.UP)
-        settling = now - self._since < SETTLE_S and up < self._settings.workers
+        if up == 0 or self._first_up == 0.0:
+            self._first_up = now if up else 0.0
+        return up < self._settings.workers and now - max(self._since, self._first_up) < SETTLE_S
+
+    def _plan(self, now: float, snapshot: Snapshot | None) -> Plan:
+        settling = self._settling(now)
         limits = Limits(
             connections_per_ip=self._connections_per_ip,
             rebalance=self._budget.allowed if not settling else 0,
@@ -161,32 +174,6 @@ class Reconciler:
             ack_before_ms=_now_ms() - int(ACK_WITHIN_S * 1000),
         )
         return plan(snapshot.accounts if snapshot else None, self._observed.own, self._observed.workers, limits)
-
-    def _verdicts(self, now: float) -> None:
-        """R9, R11: ask the witness about workers that are silent, fence those nobody has seen."""
-        suspects = self._observed.suspects(now)
-        read = self._assignments.witness(suspects)
-        fresh = read is not None and now - read[0] < self._timing.witness_lease_s
-        up_since = self._assignments.up_since
-        verdicts = observe.judge(
-            suspects,
-            self._observed.watched(),
-            read[1] if read is not None and fresh else None,
-            self._cut,
-            now - up_since if up_since is not None else 0.0,
-            now,
-            self._timing,
-        )
-        for slot in verdicts.cut.keys() - self._cut.keys():
-            self._log.warning("worker is cut off from redis, left alone", action="verdict", shard=slot)
-        self._cut = verdicts.cut
-        if verdicts.held:
-            self._log.error("too many workers silent at once: verdicts held", action="alert", silent=len(suspects))
-        for slot, incarnation in verdicts.fence.items():
-            if self._dispatch.fence(slot, incarnation, "silent"):
-                self._planned = ()
-        if verdicts.fence:
-            self._observed.read(now)
 
     def _report(self, snapshot: Snapshot | None, result: Plan) -> None:
         """What changed since the last plan, for people: hot reloads, unplaced accounts, one line per plan that acts."""
@@ -228,26 +215,6 @@ class Reconciler:
         for slot, incarnation in self._observed.expired(now, FORGET_AFTER_S).items():
             if self._store.forget(self._leadership.leader, slot, incarnation):
                 self._log.info("worker forgotten", action="forget", shard=slot)
-
-
-class _Allowance:
-    """Pace of rebalancing: 1 % of the accounts a minute (at least one), 20 at a time."""
-
-    def __init__(self) -> None:
-        self._at = 0.0
-        self._tokens = 0.0
-
-    def refill(self, now: float, accounts: int) -> None:
-        per_s = max(1.0, accounts * AT_MOST_PER_MINUTE) / 60.0
-        self._tokens = min(float(IN_FLIGHT), self._tokens + (now - self._at) * per_s if self._at else 1.0)
-        self._at = now
-
-    @property
-    def allowed(self) -> int:
-        return int(self._tokens)
-
-    def spend(self, n: int) -> None:
-        self._tokens -= n
 
 
 def _now_ms() -> int:

@@ -10,12 +10,11 @@ Postgres never delays a beat; `gate.deadline` is written by the heartbeat thread
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from fleet.core import lease as rules
 from fleet.core import wire
@@ -23,9 +22,10 @@ from fleet.core.errors import FleetError, StoreUnavailable
 from fleet.core.lease import Answer, Order
 from fleet.core.model import Desired, StreamStatus, WorkerView
 from fleet.runtime.logs import get
-from fleet.runtime.postgres import Postgres, queries
+from fleet.runtime.postgres import Postgres
 from fleet.runtime.redis_store import RedisStore
 from fleet.runtime.settings import Settings
+from workers.witness import Witness
 
 
 def boottime_s() -> float:
@@ -100,6 +100,10 @@ class Heartbeat:
             self._witness.start()
         self._thread.start()
         return self
+
+    def alive(self) -> bool:
+        """False = the thread died of something unforeseen: the process should end, its supervisor starts another."""
+        return self._thread.is_alive()
 
     def beat_now(self) -> None:
         """Do not wait for the next beat: something suggests that this incarnation is fenced or unknown."""
@@ -243,58 +247,6 @@ class Heartbeat:
         if self._store is None:
             self._store = self._store_factory()
         return self._store
-
-
-class Witness:
-    """Beats in Postgres on request, on a thread of its own; answers are collected by the heartbeat thread."""
-
-    def __init__(self, postgres: Callable[[], Postgres], slot: str) -> None:
-        self._factory, self._slot = postgres, slot
-        self._questions: queue.Queue[tuple[float, str] | None] = queue.Queue(maxsize=1)
-        self._answers: queue.SimpleQueue[tuple[float, str, Answer]] = queue.SimpleQueue()
-        self._sql = queries("witness")
-        self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._put(None)
-
-    def ask(self, asked_at: float, incarnation: str) -> None:
-        """Never blocks: while one question is on its way, further ones are dropped."""
-        self._put((asked_at, incarnation))
-
-    def answers(self, incarnation: str) -> list[tuple[float, Answer]]:
-        """(asked_at, answer) of the questions answered since the last call; those of a former incarnation are dropped."""
-        found: list[tuple[float, Answer]] = []
-        while not self._answers.empty():
-            asked_at, asked_by, answer = self._answers.get()
-            if asked_by == incarnation:
-                found.append((asked_at, answer))
-        return found
-
-    def _put(self, question: tuple[float, str] | None) -> None:
-        try:
-            self._questions.put_nowait(question)
-        except queue.Full:
-            return
-
-    def _run(self) -> None:
-        pg: Postgres | None = None
-        while (question := self._questions.get()) is not None:
-            asked_at, incarnation = question
-            try:
-                pg = pg or self._factory()
-                rows: list[dict[str, Any]] = pg.fetch(
-                    self._sql["beat"], {"slot": self._slot, "incarnation": incarnation}
-                )
-                self._answers.put((asked_at, incarnation, Answer.OK if rows else Answer.FENCED))
-            except FleetError as error:
-                get("witness").warning("no witness", action="witness", shard=self._slot, error=str(error))
-                self._answers.put((asked_at, incarnation, Answer.NONE))
-        if pg is not None:
-            pg.close()
 
 
 def _now_ms() -> int:

@@ -50,6 +50,10 @@ class Inbox:
         self._thread.start()
         return self
 
+    def alive(self) -> bool:
+        """False = the thread died of something unforeseen: the process should end, its supervisor starts another."""
+        return self._thread.is_alive()
+
     def stop(self, timeout_s: float = 2.0) -> None:
         """From now on nothing is applied; returns when the thread has ended."""
         self._stop.set()

@@ -41,6 +41,11 @@ def take(bucket: Bucket | None, now: float, amount: float, rate: Rate) -> tuple[
     return Bucket(tokens, now, bucket.blocked_until), (amount - tokens) / rate.per_s
 
 
+def spend(bucket: Bucket, amount: float) -> Bucket:
+    """What somebody else granted counts here too; never below empty."""
+    return Bucket(max(0.0, bucket.tokens - amount), bucket.at, bucket.blocked_until)
+
+
 def block(bucket: Bucket | None, now: float, seconds: float) -> Bucket:
     """Stay away for `seconds`; a shorter block never shortens a longer one. A fresh bucket starts empty after it."""
     if bucket is None:

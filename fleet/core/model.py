@@ -25,8 +25,8 @@ class AccountSpec(msgspec.Struct, frozen=True):
 
     @property
     def venue(self) -> str:
-        """Name of the exchange folder: `binance_usdm`; a venue with one unified market has none in its name: `okx`."""
-        return self.exchange if self.market == "unified" else f"{self.exchange}_{self.market}"
+        """Name of the exchange folder."""
+        return venue_name(self.exchange, self.market)
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -104,6 +104,11 @@ class WorkerView(msgspec.Struct, frozen=True):
     capacity: int
     load: float
     applied: int
+
+
+def venue_name(exchange: str, market: str) -> str:
+    """`binance_usdm`; a venue with one unified market has none in its name: `okx`."""
+    return exchange if market == "unified" else f"{exchange}_{market}"
 
 
 def token_of(term: int, n: int) -> int:

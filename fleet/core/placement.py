@@ -110,6 +110,26 @@ def score(account_point: int, slot_point: int) -> int:
     return ((mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9) & MASK
 
 
+class Allowance:
+    """Pace of rebalancing: 1 % of the accounts a minute (at least one), 20 at a time."""
+
+    def __init__(self) -> None:
+        self._at = 0.0
+        self._tokens = 0.0
+
+    def refill(self, now: float, accounts: int) -> None:
+        per_s = max(1.0, accounts * AT_MOST_PER_MINUTE) / 60.0
+        self._tokens = min(float(IN_FLIGHT), self._tokens + (now - self._at) * per_s if self._at else 1.0)
+        self._at = now
+
+    @property
+    def allowed(self) -> int:
+        return int(self._tokens)
+
+    def spend(self, n: int) -> None:
+        self._tokens -= n
+
+
 class _Index:
     """Workers in buckets of equal normalised load; each bucket is sorted by the workers' own hashes."""
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import msgspec
 
 from fleet.core import placement
-from fleet.core.model import AccountSpec, Ownership
+from fleet.core.model import AccountSpec, Ownership, venue_name
 from fleet.core.observe import Standing
 from fleet.core.placement import HostRoom, Orphan, Target
 from fleet.core.wire import REVOKE, RUN
@@ -244,7 +244,7 @@ class _Draft:
     def _room(self) -> HostRoom:
         left = dict(self.limited)
         for (slot, exchange, market), n in self.by_kind.items():
-            pair = (self.workers[slot].host, f"{exchange}_{market}")
+            pair = (self.workers[slot].host, venue_name(exchange, market))
             if pair in left:
                 left[pair] -= n
         return HostRoom(left)

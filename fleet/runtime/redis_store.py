@@ -1,4 +1,4 @@
-"""The only door to Redis: the scripts of `lua/` as typed methods, pub/sub pokes, the shared dial budget.
+"""The only door to Redis: the scripts of `lua/` as typed methods, and pub/sub pokes.
 
 In: ids, packed values of `fleet.core.wire`. Out: typed replies; every redis error becomes StoreUnavailable ("no usable
 answer": down, timeout, LOADING, READONLY, OOM, NOREPLICAS). One RedisStore per thread role: one connection, a budget of
@@ -9,8 +9,6 @@ Used by coordinator, workers, console and CLI.
 from __future__ import annotations
 
 import hashlib
-import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +19,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from fleet.core import budget as buckets
 from fleet.core import wire
 from fleet.core.errors import SettingsError, StoreUnavailable, WireError
 from fleet.core.exchange import Rate
 from fleet.core.model import Desired, Ownership, StreamStatus, WorkerView, format_token
 from fleet.core.names import Keys
+from fleet.runtime.budget import Budget
+
+__all__ = [
+    "BATCH", "Beat", "Budget", "Change", "NotLeader", "Observation", "Poke", "RedisStore", "View", "connect",
+]  # fmt: skip
 
 BATCH = 500  # operations in one script call: keeps each below a few milliseconds of Redis' single thread
 LUA = Path(__file__).with_name("lua")
@@ -385,13 +387,14 @@ class Poke:
         self._pubsub: Any = None
 
     def wait(self, timeout_s: float) -> bool:
-        """True as soon as something was published, False after `timeout_s`. Raises StoreUnavailable at once."""
+        """True as soon as something was published, or a subscription began (what was published before it is unknown: look);
+        False after `timeout_s`. Raises StoreUnavailable at once."""
         try:
+            until = time.monotonic() + timeout_s
             if self._pubsub is None:
                 client: Any = self._client
-                self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+                self._pubsub = client.pubsub()
                 self._pubsub.subscribe(self._channel)
-            until = time.monotonic() + timeout_s
             while (left_s := until - time.monotonic()) > 0:
                 if self._pubsub.get_message(timeout=left_s) is not None:
                     while self._pubsub.get_message(timeout=0) is not None:
@@ -410,60 +413,6 @@ class Poke:
             except (redis.RedisError, OSError):  # the connection is gone either way
                 self._client.connection_pool.disconnect()
         self._client.close()
-
-
-class Budget:
-    """Permits to dial and to spend REST weight: the shared bucket, or this process's share while Redis is away.
-
-    Thread-safe. `share` is the part of every rate one process may use on its own (1 / number of processes).
-    """
-
-    def __init__(self, store: RedisStore, share: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
-        self._share = share
-        self._clock = clock
-        self._lock = threading.Lock()  # guards the store's one connection and the local buckets
-        self._local: dict[str, buckets.Bucket] = {}
-        self._away_until = 0.0
-
-    def take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float = 0.0) -> float:
-        """0.0 = granted; else how long to wait before asking again (spread, so that waiters do not come back together).
-        `reserve` is left in the shared bucket for takers who are in more of a hurry."""
-        key = f"{kind}:{exchange}:{egress_ip}"
-        with self._lock:
-            now = self._clock()
-            local, _ = buckets.take(self._local.get(key), now, 0.0, buckets.share(rate, self._share))
-            if local.blocked_until > now:
-                return local.blocked_until - now
-            wait_s = self._shared(kind, exchange, egress_ip, amount, rate, reserve) if now >= self._away_until else None
-            if wait_s is None:
-                local, wait_s = buckets.take(local, now, amount, buckets.share(rate, self._share))
-            self._local[key] = local
-        return wait_s * (1 + random.random() / 2) if wait_s else 0.0
-
-    def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
-        """The exchange told us to stay away: for this process at once, for the whole fleet as soon as Redis hears it."""
-        key = f"{kind}:{exchange}:{egress_ip}"
-        with self._lock:
-            self._local[key] = buckets.block(self._local.get(key), self._clock(), seconds)
-            try:
-                self._store.bucket_block(kind, exchange, egress_ip, seconds)
-            except StoreUnavailable:
-                self._away_until = self._clock() + AWAY_S
-
-    def _shared(
-        self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float
-    ) -> float | None:
-        try:
-            return self._store.bucket_take(kind, exchange, egress_ip, amount, rate, reserve)
-        except StoreUnavailable:
-            self._away_until = self._clock() + AWAY_S
-            return None
-
-
-AWAY_S = (
-    2.0  # after a failure the shared bucket is left alone this long: 1,000 waiting streams would each spend a timeout
-)
 
 
 def _standing(reply: Sequence[Any]) -> Standing:
