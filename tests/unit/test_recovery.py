@@ -201,10 +201,10 @@ def test_fills_settled_in_kind_move_two_wallets_and_no_position() -> None:
     now = Snapshot(200, {}, {"USDT": "950", "BNB": "0.99", "BTC": "0.5"})
     assert mark.explains(now, legs)
     assert not mark.explains(now)  # without legs it is a position, and there is none
-    assert mark.unexplained(Snapshot(200, {}, {"USDT": "940", "BNB": "0.99", "BTC": "0.6"}), legs) == (
-        {},
-        {"USDT": "-10", "BTC": "0.1"},
-    )
-    assert mark.without({"BTCUSDT"}).unexplained(now, legs)[1] == {"USDT": "-50", "BNB": "-0.01", "BTC": "0.5"}
+    other = Snapshot(200, {}, {"USDT": "940", "BNB": "0.99", "BTC": "0.6"})
+    positions, wallets = mark.unexplained(other, legs)
+    assert positions == {} and {a: Decimal(v) for a, v in wallets.items()} == {"USDT": -10, "BTC": Decimal("0.1")}
+    _, wallets = mark.without({"BTCUSDT"}).unexplained(now, legs)
+    assert {a: Decimal(v) for a, v in wallets.items()} == {"USDT": -50, "BNB": Decimal("-0.01"), "BTC": Decimal("0.5")}
     mark.prove(now, 200)
     assert mark.paid == {} and mark.explains(now, legs)
