@@ -31,7 +31,11 @@ def options(argv: list[str]) -> Options:
     parser = argparse.ArgumentParser(
         prog="simulator", description="Simulated exchanges: REST, WebSocket, faults and a ledger of the truth."
     )
-    parser.add_argument("--exchanges", default="", help=f"comma-separated; default: all of {', '.join(venue.names())}")
+    parser.add_argument(
+        "--exchanges",
+        default="",
+        help=f"comma-separated; default: all of {', '.join(venue.names())} (`binance` = both)",
+    )
     parser.add_argument("--plain", action="store_true", help="http and ws instead of https and wss")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -56,8 +60,10 @@ def options(argv: list[str]) -> Options:
     parser.add_argument("--admin-port", type=int, default=0, help="port of the control interface (default: any)")
     parser.add_argument("--endpoints", type=Path, required=True, metavar="FILE", help="written once every port listens")
     given = parser.parse_args(argv)
-    names = tuple(name for name in given.exchanges.split(",") if name) or tuple(venue.names())
-    unknown = [name for name in names if name not in venue.names()]
+    asked = [name for name in given.exchanges.split(",") if name] or venue.names()
+    matching = {ask: [name for name in venue.names() if name == ask or name.startswith(ask + "_")] for ask in asked}
+    names = tuple(dict.fromkeys(name for found in matching.values() for name in found))
+    unknown = [ask for ask, found in matching.items() if not found]
     if unknown:
         parser.error(f"no such exchange: {', '.join(unknown)}; there are: {', '.join(venue.names())}")
     if given.rate < 0:

@@ -94,7 +94,7 @@ class Admin:
             if not isinstance(spec.get(name), str) or not spec[name]:
                 raise BadRequest(f"{name}: a string is expected")
         account = self._venue(spec).add_account(spec)
-        return reply({"api_key": account.api_key, "state": account.state}, 201)
+        return reply({"api_key": account.api_key, "state": account.state})
 
     def _change_account(self, request: Request, ident: str) -> Response:
         account, spec = self._owner(ident).accounts[ident], request.json()
@@ -116,7 +116,7 @@ class Admin:
             maker=bool(spec.get("maker", False)), filled_qty=str(spec["filled_qty"]) if "filled_qty" in spec else None,
             client_order_id=spec.get("client_order_id", ""),
         )  # fmt: skip
-        return reply(self._owner(ticket.api_key, spec.get("market")).place(ticket), 201)
+        return reply(self._owner(ticket.api_key, spec.get("market")).place(ticket))
 
     def _cancel(self, request: Request, ident: str) -> Response:
         api_key = request.params().get("api_key", "")
@@ -127,7 +127,7 @@ class Admin:
         spec = request.json()
         asset, kind = str(spec.get("asset", "USDT")), str(spec.get("kind", "TRANSFER"))
         self._owner(spec["api_key"]).deposit(spec["api_key"], asset, Decimal(str(spec["amount"])), kind)
-        return reply({}, 201)
+        return reply({})
 
     def _set_load(self, request: Request, ident: str) -> Response:
         spec = request.json()
@@ -144,7 +144,7 @@ class Admin:
     # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────
     def _add_fault(self, request: Request, ident: str) -> Response:
         fault = self._world.faults.add(request.json())
-        return reply({"id": fault.id, "hits": fault.hits}, 201)
+        return reply({"id": fault.id, "hits": fault.hits})
 
     def _end_fault(self, request: Request, ident: str) -> Response:
         if not ident.isdigit() or not self._world.faults.end(int(ident)):

@@ -261,7 +261,14 @@ def test_every_kind_of_stream_delivers(sim: Simulator) -> None:
     "btcusdt@miniTicker",
               "!markPrice@arr@1s", "!miniTicker@arr", "!ticker@arr", "btcusdt_perpetual@continuousKline_1m", "btcusdt@forceOrder",
               "!forceOrder@arr"]  # fmt: skip
-    public = ["btcusdt@bookTicker", "btcusdt@depth5@100ms", "btcusdt@depth20", "btcusdt@depth@100ms", "!bookTicker"]
+    public = [
+        "btcusdt@bookTicker",
+        "btcusdt@depth5@100ms",
+        "btcusdt@depth20",
+        "btcusdt@depth@100ms",
+        "!bookTicker",
+        "btcusdt@trade",
+    ]
     sim.settings(liquidation_interval_s=0.5)
     for path, names in (("/market", market), ("/public", public)):
         with dial(f"{sim.ws_url}{path}/stream?streams={'/'.join(names)}") as socket:

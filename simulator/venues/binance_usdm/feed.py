@@ -54,6 +54,7 @@ class Feed:
         self._active: list[SymbolMarket] = list(self.markets.values())
         self._idle: list[SymbolMarket] = []
         self._agg: list[SymbolMarket] = []
+        self._single_trades = False  # is any `@trade` stream subscribed?
         self._debt = 0.0
         self._base_debt = 0.0
         self._idle_debt = 0.0
@@ -96,6 +97,7 @@ class Feed:
         wanted = {stream.symbol for stream in self._streams.values()}
         self._active = [m for s, m in self.markets.items() if every or s in wanted]
         self._idle = [m for s, m in self.markets.items() if not (every or s in wanted)]
+        self._single_trades = any(s.kind == "trade" for s in self._streams.values())
         self._agg = [self.markets[s.symbol] for s in self._streams.values() if s.kind == "agg_trade"]
 
     # ── the tick ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -155,6 +157,20 @@ class Feed:
             self._debt -= 1
             payload = messages.agg_trade(market, trade, now_ms)
             self._hub.publish(channel, payload, self._trade_row(channel, market, trade))
+        if self._single_trades:
+            self._publish_parts(market, trade, now_ms)
+
+    def _publish_parts(self, market: SymbolMarket, trade: Trade, now_ms: int) -> None:
+        """The same trade on `<symbol>@trade`, one message per trade id; the quantities add up."""
+        channel = self._hub.channels.get(market.spec.symbol.lower() + "@trade")
+        if channel is None or channel.name not in self._streams:
+            return
+        count = min(trade.last_id - trade.first_id + 1, trade.qty)
+        for i in range(count):
+            qty = trade.qty // count if i else trade.qty - trade.qty // count * (count - 1)
+            row = self._trade_row(channel, market, trade)
+            row.trade_id, row.qty = str(trade.first_id + i), market.qty(qty)
+            self._hub.publish(channel, messages.trade(market, trade.first_id + i, trade, qty, now_ms), row)
 
     def _trade_row(self, channel: Channel, market: SymbolMarket, trade: Trade) -> Row:
         return Row(

@@ -19,6 +19,15 @@ def agg_trade(market: SymbolMarket, trade: Trade, now_ms: int) -> bytes:
     ).encode()
 
 
+def trade(market: SymbolMarket, ident: int, agg: Trade, qty: int, now_ms: int) -> bytes:
+    """One of the trades that an aggregated one is made of."""
+    maker = "true" if agg.sells else "false"
+    return (
+        f'{{"e":"trade","E":{now_ms},"T":{agg.time_ms},"s":"{market.spec.symbol}","t":{ident},"p":"{market.price(agg.price)}",'
+        f'"q":"{market.qty(qty)}","X":"MARKET","m":{maker}}}'
+    ).encode()
+
+
 def book_ticker(market: SymbolMarket, now_ms: int) -> bytes:
     book, symbol = market.book, market.spec.symbol
     return (

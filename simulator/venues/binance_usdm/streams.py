@@ -20,6 +20,7 @@ _FORMS = (
     (re.compile(_SYMBOL + r"@ticker"), "ticker", "/market", 2000),
     (re.compile(_SYMBOL + r"@miniTicker"), "mini_ticker", "/market", 2000),
     (re.compile(_SYMBOL + r"@forceOrder"), "liquidation", "/market", 0),
+    (re.compile(_SYMBOL + r"@trade"), "trade", "/public", 0),  # undocumented; clients find it on /public
     (re.compile(_SYMBOL + r"@bookTicker"), "book_ticker", "/public", 0),
     (re.compile(_SYMBOL + r"@depth(?P<levels>5|10|20)(?P<arg>@100ms|@500ms)?"), "partial_depth", "/public", 250),
     (re.compile(_SYMBOL + r"@depth(?P<arg>@100ms|@500ms)?"), "depth", "/public", 250),
