@@ -180,6 +180,14 @@ class Progress:
         self.mark.prove(snapshot, proven_ms)
         self.dirty = True
 
+    def suspicious(self, quiet_ms: int) -> bool:
+        """Does the bookkeeping hint at events the socket lost? Only asked of a stream that Kafka has caught up with and that
+        was quiet for `quiet_ms`."""
+        with self._lock:
+            if self._unacked or time.time() * 1000 - self.last_event_ms < quiet_ms:
+                return False
+            return self.mark.suspicious()
+
     def flushed(self) -> bool:
         """True once Kafka acknowledged everything offered so far."""
         return not self._unacked

@@ -49,6 +49,8 @@ from workers.rest import VenueRest
 OPENING_TIMEOUT_S = 10.0
 OVERLAP_S = 2.0  # both sockets of a rotation are read this long
 STRIKE_DELAY_S = 10.0
+SUSPECT_PAUSE_S = 5.0  # how often the bookkeeping is looked at; doubled each time that an audit finds nothing behind it
+SUSPECT_QUIET_MS = 2000
 BAN_WAIT_S = 60.0  # a 429, 418 or 403 at the handshake that does not say how long
 TICK_MAX_S = 1.0
 FLUSH_ON_STOP_S = 5.0
@@ -109,7 +111,8 @@ class AccountStream:
         self._rotate = False
         self._unknown: set[str] = set()
         self._loaded = self._lost = False
-        self._renew_s = self._audit_s = self._held_until_s = 0.0
+        self._renew_s = self._audit_s = self._suspect_s = self._held_until_s = 0.0
+        self._suspect_pause_s = SUSPECT_PAUSE_S
 
     # ── for the shard ────────────────────────────────────────────────────────────────────────────────────────────
     def start(self) -> None:
@@ -169,7 +172,15 @@ class AccountStream:
         self._abort_socket()
 
     def proven(self, reading: Reading) -> None:
-        """A read-back is complete. An audit that found what the socket had not delivered proves the socket deaf."""
+        """A read-back is complete. An audit that found what the socket had not delivered is silent loss; if the socket has
+        delivered nothing since, it is deaf."""
+        by = "audit" if reading.audit else "gap"
+        if reading.recovered:
+            self._worker.metrics.recovered(self.spec.exchange, by).inc(reading.recovered)
+        if reading.audit and reading.deaf_since_ms:
+            self._suspect_pause_s = SUSPECT_PAUSE_S
+            self.progress.event("silent_loss", "audit", recovered_events=reading.recovered)
+            self._log.warning("silent loss: the socket dropped events", action="audit", events=reading.recovered)
         if reading.audit and reading.deaf_since_ms > self.progress.last_live_ms:
             self._log.warning("the socket is deaf: an audit found events it did not deliver", action="audit")
             self.give_up("deaf")
@@ -459,7 +470,18 @@ class AccountStream:
         if self._exchange.renewal is not None and now_s >= self._renew_s:
             self._renew_s = now_s + self._settings.listenkey_renewal_s * (0.8 + 0.2 * self._worker.random())
             self._worker.readback.submit(lambda: self._renew(socket.ticket))
-        if now_s >= self._audit_s and self.state is StreamState.LIVE and progress.gap is None:
+        if self.state is StreamState.LIVE and progress.gap is None:
+            self._audit(socket, now_s)
+
+    def _audit(self, socket: _Socket, now_s: float) -> None:
+        """Compare with REST now and then, and at once when the bookkeeping says that the socket dropped something."""
+        suspect = False
+        if now_s >= self._suspect_s:
+            suspect = self.progress.suspicious(SUSPECT_QUIET_MS)
+            if suspect:
+                self._suspect_pause_s = min(2 * self._suspect_pause_s, self._settings.audit_interval_s)
+            self._suspect_s = now_s + self._suspect_pause_s
+        if suspect or now_s >= self._audit_s:
             self._audit_s = now_s + self._settings.audit_interval_s * (0.8 + 0.4 * self._worker.random())
             self._read_back(socket, audit=True)
 

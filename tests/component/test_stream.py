@@ -1,0 +1,279 @@
+"""One account's stream against the simulated exchange: real sockets and REST, Kafka replaced by a list that acknowledges.
+
+What is judged is what reached that list, against the simulator's ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from fleet import exchanges
+from fleet.core.exchange import Exchange, Rate
+from fleet.core.model import AccountSpec, Credentials, StreamState
+from fleet.core.recovery import Watermark
+from fleet.runtime.http import Http
+from fleet.runtime.metrics import Metrics
+from fleet.runtime.settings import Settings
+from tests.support.simulator import Simulator
+from workers.accounts import Loaded
+from workers.connection import Connection
+from workers.credentials import CredentialDesk
+from workers.publish import Headers, Publisher
+from workers.readback import ReadBack
+from workers.rest import VenueRest
+from workers.stream import AccountStream, Worker
+
+KEY, SECRET = "component".ljust(64, "k"), "s" * 64
+
+
+class ListKafka:
+    """Acknowledges at once; `away` keeps records back as a broker that does not answer would."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.away = False
+        self.kept: list[tuple[bytes, Callable[[Exception | None], None]]] = []
+
+    def send(
+        self, topic: str, key: bytes, value: bytes, headers: Headers, done: Callable[[Exception | None], None]
+    ) -> None:
+        if self.away:
+            self.kept.append((value, done))
+        else:
+            self.records.append({"topic": topic, **json.loads(value)})
+            done(None)
+
+    def come_back(self) -> None:
+        self.away = False
+        for value, done in self.kept:
+            self.records.append(json.loads(value))
+            done(None)
+        self.kept.clear()
+
+    def flush(self, timeout_s: float) -> bool:
+        return True
+
+    def abort(self) -> None:
+        self.kept.clear()
+
+    def close(self, timeout_s: float) -> None:
+        self.come_back()
+
+
+class Open:
+    def valid(self) -> bool:
+        return True
+
+
+class NoLimit:
+    def take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float = 0.0) -> float:
+        return 0.0
+
+    def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
+        return None
+
+
+class OneAccount:
+    """Stands for the Postgres rows: always the same account, watermarks kept."""
+
+    def __init__(self) -> None:
+        self.mark = Watermark(proven_ms=int(time.time() * 1000))
+        self.spec = AccountSpec("acc-1", "u1", "binance", "usdm", "main", False, 1, self.mark.proven_ms)
+
+    def load(self, account_id: str) -> Loaded:
+        return Loaded(self.spec, Credentials(KEY, SECRET), self.mark, False)
+
+    def save(self, progresses: object) -> None:
+        return None
+
+
+class Bench:
+    """The parts of a worker around one stream."""
+
+    def __init__(self, simulator: Simulator, buffer_bytes: int = 1 << 24) -> None:
+        self.simulator, self.kafka, self.stop = simulator, ListKafka(), threading.Event()
+        self.since = max((row["seq"] for row in simulator.ledger(type="fill")), default=0)
+        settings = Settings.from_env({**simulator.env, "FLEET_SECOND_READ_S": "1", "FLEET_RECOVER_MARGIN_S": "3"})
+        self.metrics = Metrics()
+        self.publisher = Publisher(lambda: self.kafka, Open(), buffer_bytes, self.metrics).start()
+        self.readback = ReadBack(margin_s=3.0, second_read_s=1.0, random=random.random, stop=self.stop).start()
+        accounts = OneAccount()
+        venue = exchanges.for_account("binance", "usdm")
+        hosts = exchanges.hosts(venue, False, settings.endpoints)
+        rest = VenueRest(venue, False, Http(hosts.rest), NoLimit(), "default", self.metrics, self.stop)
+
+        def user_url(exchange: Exchange, is_testnet: bool, ticket: str) -> str:
+            return exchange.user_url(hosts, ticket)
+
+        self.stream = AccountStream(
+            "acc-1",
+            1,
+            Worker(
+                settings=settings,
+                slot="test:0",
+                incarnation=lambda: "inc",
+                gate=Open(),
+                publisher=self.publisher,
+                readback=self.readback,
+                accounts=accounts,  # type: ignore[arg-type]
+                desk=CredentialDesk(accounts, lambda: 1),  # type: ignore[arg-type]
+                metrics=self.metrics,
+                venue=lambda spec: rest,
+                user_url=user_url,
+                dial=lambda url, account_id: Connection.open(url),
+                random=random.random,
+            ),
+        )
+        self.stream.start()
+
+    def close(self) -> None:
+        self.stream.stop()
+        assert self.stream.join(10.0)
+        self.kafka.come_back()
+        self.publisher.close(3.0)
+        self.stop.set()
+        self.readback.join(3.0)
+
+    def order(self, fills: int = 1, symbol: str = "BTCUSDT") -> None:
+        self.simulator.order(KEY, symbol, "buy", "0.1", "50000", fills=fills)
+
+    def fills(self) -> list[dict[str, Any]]:
+        return [r for r in self.kafka.records if r["type"] == "fill"]
+
+    def missing(self) -> set[str]:
+        told = {row["trade_id"] for row in self.simulator.ledger(self.since, type="fill")}
+        return {str(t) for t in told} - {f["trade_id"] for f in self.fills()}
+
+    def opened(self) -> int:
+        return sum(row.get("api_key") == KEY for row in self.simulator.connections())
+
+    def live(self) -> None:
+        until(lambda: self.stream.state is StreamState.LIVE and self.stream.progress.mark.base is not None, 10.0)
+
+
+def until(condition: Callable[[], object], within_s: float, what: str = "") -> None:
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {within_s} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    with Simulator(plain=True) as simulator:
+        simulator.account(KEY, SECRET)
+        yield simulator
+
+
+@pytest.fixture
+def bench(simulator: Simulator) -> Iterator[Bench]:
+    made = Bench(simulator)
+    yield made
+    made.close()
+
+
+def test_fills_arrive_once_and_the_fill_comes_before_its_order(bench: Bench) -> None:
+    bench.live()
+    bench.order(fills=3)
+    until(lambda: not bench.missing(), 5.0, "fills")
+    records = [r for r in bench.kafka.records if r["type"] in ("fill", "order")]
+    last = records[-1]
+    assert last["type"] == "order" and last["status"] == "filled"
+    assert len({r["id"] for r in records}) == len(records)
+    assert {r["source"] for r in records} == {"stream"}
+
+
+def test_what_a_cut_missed_is_read_back_once(bench: Bench) -> None:
+    bench.live()
+    before = len(bench.fills())
+    bench.simulator.fault("reject", path="/private", status=503, seconds=2)
+    bench.simulator.fault("cut", api_key=KEY, count=1)
+    until(lambda: bench.stream.state is not StreamState.LIVE, 5.0)
+    bench.order(fills=2)
+    bench.order(fills=1, symbol="ETHUSDT")
+    until(lambda: not bench.missing(), 15.0, "recovered fills")
+    until(lambda: bench.stream.progress.gap is None, 10.0, "the gap closes")
+    fresh = bench.fills()[before:]
+    assert len(fresh) == 3 and {f["source"] for f in fresh} == {"rest"}
+    closed = [r for r in bench.kafka.records if r.get("event") == "gap_closed"][-1]
+    assert closed["data"]["recovered_events"] >= 3 and closed["data"]["recoverable"]
+    bench.order()
+    until(lambda: not bench.missing(), 5.0, "live again")
+    assert bench.fills()[-1]["source"] == "stream"
+    assert len({f["id"] for f in bench.fills()}) == len(bench.fills())
+
+
+def test_a_fill_dropped_from_a_living_socket_is_noticed_and_read_back(bench: Bench) -> None:
+    bench.live()
+    opened = bench.opened()
+    bench.simulator.fault("drop_event", api_key=KEY, count=4)  # new, trade lite, account update, trade
+    bench.order(fills=1)
+    bench.order(fills=1)
+    until(lambda: len(bench.missing()) == 1, 5.0, "one fill of two")
+    until(lambda: not bench.missing(), 25.0, "the dropped fill")
+    assert bench.opened() == opened, "no reconnect"
+    assert len({f["id"] for f in bench.fills()}) == len(bench.fills())
+
+
+def test_an_expired_listen_key_is_replaced_within_two_seconds(bench: Bench) -> None:
+    bench.live()
+    opened, began = bench.opened(), time.monotonic()
+    bench.simulator.fault("expire_listen_key", api_key=KEY)
+    until(lambda: bench.opened() > opened and bench.stream.state is StreamState.LIVE, 5.0, "a new socket")
+    assert time.monotonic() - began < 3.0
+    bench.order()
+    until(lambda: not bench.missing(), 5.0)
+
+
+def test_a_half_open_socket_is_replaced(bench: Bench) -> None:
+    bench.live()
+    opened = bench.opened()
+    bench.simulator.fault("half_open", api_key=KEY, seconds=60)
+    bench.order(fills=2)
+    until(lambda: bench.opened() > opened, 15.0, "a replacement")
+    until(lambda: not bench.missing(), 15.0, "what the dead socket did not deliver")
+
+
+def test_garbage_and_repeated_frames_change_nothing(bench: Bench) -> None:
+    bench.live()
+    bench.simulator.fault("duplicate_event", api_key=KEY, count=5)
+    bench.simulator.fault("garbage", api_key=KEY, count=2)
+    bench.order(fills=4)
+    until(lambda: not bench.missing(), 15.0)
+    assert len({f["id"] for f in bench.fills()}) == len(bench.fills())
+
+
+def test_rotation_overlaps_and_loses_nothing(bench: Bench) -> None:
+    bench.live()
+    opened = bench.opened()
+    bench.stream.rotate()
+    until(lambda: bench.opened() > opened, 5.0, "the new socket")
+    for _ in range(10):
+        bench.order()
+        time.sleep(0.1)
+    until(lambda: bench.stream.state is StreamState.LIVE and not bench.missing(), 8.0)
+    assert bench.stream.reconnects == 0 and bench.stream.progress.gap is None
+    assert len({f["id"] for f in bench.fills()}) == len(bench.fills())
+
+
+def test_kafka_away_until_the_buffer_is_full_loses_nothing(simulator: Simulator) -> None:
+    bench = Bench(simulator, buffer_bytes=20_000)
+    try:
+        bench.live()
+        bench.kafka.away = True
+        for _ in range(12):
+            bench.order(fills=3)
+        until(lambda: bench.stream.progress.overflowed, 10.0, "the buffer to fill")
+        assert bench.publisher.pending_bytes() < 40_000
+        bench.kafka.come_back()
+        until(lambda: not bench.missing(), 20.0, "everything after all")
+        until(lambda: bench.stream.progress.gap is None, 10.0)
+    finally:
+        bench.close()
