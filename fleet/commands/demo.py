@@ -11,14 +11,13 @@ from fleet.commands.session import env_file_option
 from fleet.exchanges import exchanges
 
 UNATTENDED_S = 60.0
+SIMULATED = Path(__file__).resolve().parents[2] / "simulator" / "venues"
 
 
 @click.command()
 @click.option("--accounts", default=20, show_default=True, type=click.IntRange(min=1), help="Accounts to stream.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1), help="User-data worker processes.")
-@click.option(
-    "--exchanges", "names", default="", help="Simulated venues, comma-separated; default: all this version knows."
-)
+@click.option("--exchanges", "names", default="", help="Simulated venues, comma-separated; default: all there are.")
 @click.option(
     "--for",
     "seconds",
@@ -45,6 +44,7 @@ UNATTENDED_S = 60.0
     "--report", type=click.Path(dir_okay=False, writable=True), help="Write the report to this file, as JSON."
 )
 @click.option("--logs", type=click.Path(file_okay=False), help="Keep the log files of all processes in this directory.")
+@click.argument("more", nargs=-1, metavar="[CAPTURE…]", type=click.Path(exists=True, dir_okay=False))
 @env_file_option
 def demo(
     accounts: int,
@@ -56,11 +56,14 @@ def demo(
     replay: tuple[str, ...],
     report: str | None,
     logs: str | None,
+    more: tuple[str, ...],
 ) -> None:
     """Everything on this machine: services, simulated exchanges, the fleet under supervisord. Ctrl-C ends it cleanly."""
     from fleet.demo.options import Options  # psutil and the services are extras: the other commands do without them
     from fleet.demo.run import run
 
+    if more and not replay:
+        raise click.UsageError(f"unexpected argument {more[0]!r}; captures follow --replay")
     if seconds is None and (chaos is not None or not sys.stdout.isatty()):
         seconds = UNATTENDED_S
     options = Options(
@@ -70,7 +73,7 @@ def demo(
         seconds=seconds,
         rate=rate,
         chaos=chaos,
-        replay=tuple(str(Path(capture).resolve()) for capture in replay),
+        replay=tuple(str(Path(capture).resolve()) for capture in (*replay, *more)),
         report=Path(report).resolve() if report else None,
         logs=Path(logs).resolve() if logs else None,
     )
@@ -79,7 +82,7 @@ def demo(
 
 def venues_of(names: str) -> tuple[str, ...]:
     """Names of exchange folders: `binance_usdm`, or `binance` for every market of it."""
-    known = list(exchanges())
+    known = [name for name in exchanges() if (SIMULATED / name / "__init__.py").is_file()]
     if not names:
         return tuple(known)
     chosen: list[str] = []

@@ -93,8 +93,8 @@ class Simulated:
         command = [sys.executable, "-m", "simulator", "--endpoints", str(self._file), "--seed", str(seed)]
         if exchanges:
             command += ["--exchanges", ",".join(exchanges)]
-        for capture in replay:
-            command += ["--replay", capture]
+        if replay:
+            command += ["--replay", *replay]
         self._child = Child(command, env=os.environ, cwd=cwd, log=directory / "simulator.log")
         self.pid = self._child.pid
         self.endpoints: dict[str, str] = {}
