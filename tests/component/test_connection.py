@@ -120,9 +120,12 @@ def test_frames_that_came_with_the_handshake_are_not_lost(serve: Callable[..., R
 
 def test_the_handshake_says_who_we_are_and_no_origin(serve: Callable[..., RawServer]) -> None:
     requests: list[bytes] = []
-    server = serve(
-        lambda sock: (requests.append(upgrade(sock, extra=b"Set-Cookie: a=b; Domain=127.0.0.1\r\n")), sock.recv(1))
-    )
+
+    def script(sock: socket.socket) -> None:
+        requests.append(upgrade(sock, extra=b"Set-Cookie: a=b; Domain=127.0.0.1\r\n"))
+        sock.recv(1)
+
+    server = serve(script)
     for _ in range(2):
         dial(server).close()
     assert all(b"User-Agent: streamfleet" in r for r in requests)
@@ -299,7 +302,13 @@ def test_refused_and_unknown_hosts(serve: Callable[..., RawServer]) -> None:
 
 def test_the_source_address_is_used(serve: Callable[..., RawServer]) -> None:
     peers: list[str] = []
-    server = serve(lambda sock: (peers.append(sock.getpeername()[0]), upgrade(sock), sock.recv(1)))
+
+    def script(sock: socket.socket) -> None:
+        peers.append(sock.getpeername()[0])
+        upgrade(sock)
+        sock.recv(1)
+
+    server = serve(script)
     dial(server, source_ip="127.0.0.2").close()
     assert peers == ["127.0.0.2"]
 

@@ -41,7 +41,7 @@ def read(*pieces: bytes, limit: int = LIMIT) -> tuple[FrameReader, list[bytes]]:
     return reader, messages
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(
     st.lists(
         st.text(max_size=300).map(str.encode) | st.sampled_from([b"x" * 125, b"x" * 126, b"x" * 65535, b"x" * 65536])
@@ -126,7 +126,7 @@ def test_a_close_frame_keeps_its_code_and_ends_the_stream() -> None:
 
 
 @given(st.binary(max_size=70_000), st.binary(min_size=4, max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 def test_client_frames_are_masked_and_come_back_whole(payload: bytes, mask: bytes) -> None:
     frame = encode_frame(BINARY, payload, mask)
     assert frame[0] == 0x82
@@ -141,7 +141,7 @@ def test_close_reason_is_cut_to_a_control_frame_at_a_character() -> None:
     payload[2:].decode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_garbage_never_raises_and_never_grows(data: bytes) -> None:
     reader, _ = read(*(data[n : n + 7] for n in range(0, len(data), 7)), limit=1000)
