@@ -1,0 +1,35 @@
+"""Deterministic event ids of Binance Spot: one exchange event, one id, whether the socket or REST told us (section 7.2).
+
+Numbers enter an id by `plain`. The sheet's key of an order state is the execution id `I`, which REST does not tell: what it
+led to (status, quantity filled, time) is told by both.
+"""
+
+from __future__ import annotations
+
+from fleet.core.events import plain
+from fleet.exchanges.binance_spot.limits import EXCHANGE, MARKET
+
+VENUE = f"{EXCHANGE}:{MARKET}"
+
+
+def fill_id(account_id: str, symbol: str, trade_id: int, order_id: int) -> str:
+    """Trade ids are unique per symbol only; a self-match gives one trade id to two orders."""
+    return f"{VENUE}:{account_id}:fill:{symbol}:{trade_id}:{order_id}"
+
+
+def order_id(account_id: str, symbol: str, order: int, status: str, filled: str, update_ms: int) -> str:
+    """One state of an order: stream T equals REST updateTime."""
+    return f"{VENUE}:{account_id}:order:{symbol}:{order}:{status}:{plain(filled)}:{update_ms}"
+
+
+def balance_id(account_id: str, asset: str, update_ms: int, wallet: str, available: str) -> str:
+    """Stream u equals REST updateTime for the assets of the latest change."""
+    return f"{VENUE}:{account_id}:balance:{asset}:{update_ms}:{plain(wallet)}:{plain(available)}"
+
+
+def account_event_id(account_id: str, event: str, key: str) -> str:
+    return f"{VENUE}:{account_id}:account:{event}:{key}"
+
+
+def depth_snapshot_id(symbol: str, last_seq: int) -> str:
+    return f"{VENUE}:depth:{symbol}:snapshot:{last_seq}"
