@@ -43,7 +43,7 @@ def run_demo(*args: str, tmp: Path) -> dict[str, Any]:
 
 
 def assert_nothing_left(tmp: Path) -> None:
-    assert not list(tmp.glob("streamfleet-*")), "its directory is gone"
+    assert not list(tmp.glob("streamfleet-demo-*")), "its directory is gone"
     mine = [p for p in psutil.process_iter() if str(tmp) in " ".join(arguments(p))]
     assert mine == []
 
