@@ -60,6 +60,7 @@ class Outcome(enum.StrEnum):
 
     OK = "ok"
     INVALID = "invalid"  # credentials: a strike
+    ELSEWHERE = "elsewhere"  # the key is not known at this site: deleted, or another site's. A strike if it has worked here before
     CLOCK = "clock"  # our timestamp is off: resync, retry
     RATE = "rate"  # wait as told, for the whole egress address
     TRANSIENT = "transient"  # retry with backoff
