@@ -1,0 +1,40 @@
+"""OKX v5: the facts of this venue as one `EXCHANGE` (sheet: exchanges/okx.md)."""
+
+from __future__ import annotations
+
+from fleet.core.exchange import Exchange, Market
+from fleet.exchanges.okx import limits, parse, recover, session, subscribe
+
+EXCHANGE = Exchange(
+    name=limits.NAME,
+    exchange=limits.EXCHANGE,
+    market=limits.MARKET,
+    hosts=limits.HOSTS,
+    testnet_hosts=limits.TESTNET_HOSTS,
+    host_settings=limits.HOST_SETTINGS,
+    limits=limits.LIMITS,
+    user_liveness=limits.LIVENESS,
+    sign=session.sign,
+    classify=session.classify,
+    clock=session.CLOCK,
+    clock_ms=session.clock_ms,
+    probe=session.PROBE,
+    user_url=session.user_url,
+    opening=session.opening,
+    parse_user=parse.parse_user,
+    recover=recover.recover,
+    market_data=Market(
+        kinds=subscribe.KINDS,
+        topics=subscribe.topics,
+        url=subscribe.url,
+        subscribe=subscribe.subscribe,
+        parse=parse.parse_market,
+        topic_of=subscribe.topic_of,
+        liveness=limits.LIVENESS,
+        snapshot=subscribe.snapshot,
+        parse_snapshot=parse.parse_snapshot,
+    ),
+    extra_codes=session.CODE_TEXTS,
+)
+
+__all__ = ["EXCHANGE"]

@@ -1,0 +1,257 @@
+"""Read-back of one OKX account after a gap: a pure dialogue of REST calls and replies (`RecoveryPlan`).
+
+In: the account, its watermark (moved back by the caller's margin), exchange time. Out: what was missed, with the stream's ids.
+Driven by workers/readback.py. Sources: exchanges/okx.md sections 5.1, 6.3, 7.
+
+Limits are per user and endpoint, so calls are cheap and each answers for the whole account:
+1. Balance and positions. If what we know explains them, no fill is missing.
+2. Else the fills since the watermark: pages backwards by billId; older than three days by product.
+3. Orders: the open ones; those that were known as open and are not (one by one); and where fills were read, the order history of
+   the products in use, which is also where an order placed and cancelled inside the gap shows (for two hours).
+4. What the balances and positions say that was not known; a known position or currency that is absent is flat or empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TypeVar
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.events import UserRecord
+from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
+from fleet.core.model import AccountSpec
+from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed
+from fleet.exchanges.okx import parse, rows, wire
+from fleet.exchanges.okx.limits import DAY_MS, LIMITS, PAGE, RECENT_FILLS_MS, RECENT_ORDERS_MS
+from fleet.exchanges.okx.subscribe import product_of
+
+T = TypeVar("T")
+Dialogue = Generator[HttpCall, HttpReply, T]
+
+PRODUCTS = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION")
+MAX_PAGES = 1000
+EDGE_MS = 3_600_000  # the three-day and seven-day windows are left this early: they slide while we read
+SKEW_MS = 1000  # between the clock of our database and the exchange's
+REST_LAG_MS = 5000
+FORGOTTEN_MS = (
+    60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
+)
+
+
+@dataclass
+class _Findings:
+    """What one read-back knows so far. Local to one plan."""
+
+    account_id: str
+    mark: Watermark
+    now_ms: int
+    since_ms: int
+    assets: dict[str, wire.AssetRow]
+    positions: list[wire.PositionRow]
+    snapshot: Snapshot
+    fills: dict[tuple[str, str], wire.FillRow] = field(default_factory=dict)  # (order, bill) -> row
+    orders: dict[str, wire.OrderRow] = field(default_factory=dict)
+    closed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+
+def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+    """Yields calls, is sent OK replies. Raises ConnectionFailed for a reply that is not what the sheet says (try again later)."""
+    assets, positions, snapshot = yield from _holdings(now_ms)
+    oldest_ms = now_ms - int(LIMITS.history_s * 1000)
+    first = mark.base is None
+    since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS) if first else mark.proven_ms
+    found = _Findings(account.id, mark, now_ms, max(since_ms, oldest_ms), assets, positions, snapshot)
+    explained = mark.explains(snapshot)
+    if not explained:
+        if since_ms < oldest_ms:
+            found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
+        yield from _fills(found)
+        if not first and found.fills and not _explained(found):  # REST lags, or the account moved on meanwhile
+            found.assets, found.positions, found.snapshot = yield from _holdings(now_ms)
+    yield from _open_orders(found)
+    if not explained:
+        yield from _order_history(found)
+    yield from _ended_orders(found)
+    events = _history(found) + _changes(found)
+    snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost))
+
+
+def _holdings(at_ms: int) -> Dialogue[tuple[dict[str, wire.AssetRow], list[wire.PositionRow], Snapshot]]:
+    """Balances and positions, as one snapshot of the instant before the first of the two calls."""
+    reply = yield rows.BALANCE
+    at_ms = reply.at_ms or at_ms
+    assets = {b.asset: b for account in rows.decode(reply, wire.AccountRow, "balance") for b in account.details}
+    positions = rows.decode((yield rows.POSITIONS), wire.PositionRow, "positions")
+    held: dict[str, Decimal] = {}
+    for row in positions:
+        held[_key(row)] = held.get(_key(row), Decimal(0)) + Decimal(parse.signed(row))  # cross and isolated together
+    return assets, positions, Snapshot(
+        at_ms, {key: str(qty) for key, qty in held.items() if qty},
+        {b.asset: b.wallet for b in assets.values() if Decimal(b.wallet or "0")},
+    )  # fmt: skip
+
+
+def _key(row: wire.PositionRow) -> str:
+    """The key of a position in snapshots and watermarks."""
+    return f"{row.symbol}|{row.position_side or 'net'}"
+
+
+# ── Fills ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _fills(found: _Findings) -> Dialogue[None]:
+    if found.now_ms - found.since_ms <= RECENT_FILLS_MS - EDGE_MS:
+        yield from _fill_pages(found, rows.FILLS, {})
+        return
+    for product in PRODUCTS:
+        try:
+            yield from _fill_pages(found, rows.OLD_FILLS, {"instType": product})
+        except ExchangeRefused as refused:
+            found.lost.append(f"fills of {product}: {refused.verdict}")
+
+
+def _fill_pages(found: _Findings, path: str, params: dict[str, str]) -> Dialogue[None]:
+    """Backwards until a page is short or older than the watermark. `begin` filters on the time of the bill, a little after the
+    fill's: a day of margin for those that were booked late."""
+    after, begin = "", str(max(0, found.since_ms - DAY_MS))
+    for _ in range(MAX_PAGES):
+        page = rows.decode((yield rows.page_call(path, after, **params, begin=begin)), wire.FillRow, "fills")
+        for row in page:
+            if row.at_ms >= found.since_ms:
+                found.fills[row.order_id, row.bill_id] = row
+        if len(page) < PAGE or all(int(row.ts or 0) < found.since_ms for row in page):
+            return
+        after = min((row.bill_id for row in page), key=_as_number)
+    raise ConnectionFailed("fills: pages do not end")
+
+
+def _as_number(ident: str) -> tuple[int, str]:
+    return (len(ident), ident)  # ids are decimal
+
+
+def _explained(found: _Findings) -> bool:
+    """Do the base and the fills read since lead to the snapshot?"""
+    assert found.mark.base is not None
+    trial = Watermark(found.mark.proven_ms, found.mark.base)
+    trial.booked = dict(found.mark.booked)
+    for row in found.fills.values():
+        if row.at_ms < found.snapshot.at_ms:
+            trial.advance(rows.fill(row, found.account_id, found.now_ms))
+    return trial.explains(found.snapshot)
+
+
+# ── Orders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def _take(found: _Findings, orders: list[wire.OrderRow]) -> None:
+    for order in orders:
+        known = found.orders.get(order.order_id)
+        if known is None or int(known.update_ms or 0) <= int(order.update_ms or 0):
+            found.orders[order.order_id] = order
+
+
+def _open_orders(found: _Findings) -> Dialogue[None]:
+    _take(found, (yield from _order_pages(found, rows.PENDING, {}, 0)))
+
+
+def _order_pages(found: _Findings, path: str, params: dict[str, str], until_ms: int) -> Dialogue[list[wire.OrderRow]]:
+    """Backwards by ordId; the pages are sorted by creation, so they end at orders created before `until_ms`."""
+    after, orders = "", list[wire.OrderRow]()
+    for _ in range(MAX_PAGES):
+        page = rows.decode((yield rows.page_call(path, after, **params)), wire.OrderRow, "orders")
+        orders += page
+        if len(page) < PAGE or all(int(row.created_ms or 0) < until_ms for row in page):
+            return orders
+        after = min((row.order_id for row in page), key=_as_number)
+    raise ConnectionFailed("orders: pages do not end")
+
+
+def _order_history(found: _Findings) -> Dialogue[None]:
+    """Finished orders of the products in use, created since the watermark."""
+    recent = found.now_ms - found.since_ms <= RECENT_ORDERS_MS - EDGE_MS
+    for product in _products(found):
+        try:
+            path = rows.ORDERS if recent else rows.OLD_ORDERS
+            _take(found, (yield from _order_pages(found, path, {"instType": product}, found.since_ms)))
+        except ExchangeRefused as refused:
+            found.lost.append(f"orders of {product}: {refused.verdict}")
+
+
+def _products(found: _Findings) -> list[str]:
+    symbols = {*found.mark.symbols, *found.mark.open_orders.values(), *(p.symbol for p in found.positions)}
+    used = {product_of(symbol) for symbol in symbols} | {row.product for row in found.fills.values()}
+    if "SPOT" in used:
+        used.add("MARGIN")  # the same instId
+    return [product for product in PRODUCTS if product in (used or {"SPOT", "SWAP"})]
+
+
+def _ended_orders(found: _Findings) -> Dialogue[None]:
+    """What became of the orders that were known as open, and the state of those with fills that are older than the gap."""
+    wanted = dict(found.mark.open_orders)
+    wanted |= {row.order_id: row.symbol for row in found.fills.values() if row.order_id}
+    for order_id, symbol in sorted(wanted.items()):
+        if order_id not in found.orders:
+            try:
+                _take(found, rows.decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
+            except ExchangeRefused:  # 51603: cancelled unfilled more than two hours ago, or not visible yet
+                if (
+                    order_id in found.mark.open_orders
+                    and found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
+                ):
+                    found.closed.append(order_id)
+        row = found.orders.get(order_id)
+        if row is not None and order_id in found.mark.open_orders and parse.STATES.get(row.state) in TERMINAL:
+            found.closed.append(order_id)
+
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def _history(found: _Findings) -> list[UserRecord]:
+    """Fills and orders since the watermark; of older orders those that ended meanwhile (first-ever read: all open ones)."""
+    events: list[UserRecord] = [rows.fill(row, found.account_id, found.now_ms) for row in found.fills.values()]
+    for order_id, row in found.orders.items():
+        event = parse.order_state(row, found.account_id, found.now_ms, "rest")
+        if event is None:
+            found.lost.append(f"order {order_id} of {row.symbol}: unknown state {row.state[:40]}")
+        elif (
+            event.ts_event >= found.since_ms
+            or order_id in found.closed
+            or (found.mark.base is None and event.status not in TERMINAL)
+        ):
+            events.append(event)
+    return events
+
+
+def _changes(found: _Findings) -> list[UserRecord]:
+    """Positions and wallets that differ from the last known ones. What is known and absent is flat, or empty."""
+    known, now = found.mark.positions, found.snapshot.positions
+    account, now_ms = found.account_id, found.now_ms
+    differing = {key for key in now if Decimal(known.get(key, "0")) != Decimal(now[key])}
+    events: list[UserRecord] = [
+        parse.position(row, account, now_ms, "rest") for row in found.positions if _key(row) in differing
+    ]
+    for key in sorted(known.keys() - now.keys()):
+        if _surely_flat(found, key):
+            symbol, _, side = key.partition("|")
+            mode = next((row.margin_mode for row in found.positions if _key(row) == key), "cross")
+            at_ms = str(_latest_ms(found, key) or found.snapshot.at_ms)
+            flat = wire.PositionRow(symbol=symbol, qty="0", update_ms=at_ms, position_side=side, margin_mode=mode)
+            events.append(parse.position(flat, account, now_ms, "rest"))
+    for asset in sorted(found.assets.keys() | found.mark.wallets.keys()):
+        row = found.assets.get(asset) or wire.AssetRow(asset=asset, wallet="0", update_ms=str(found.snapshot.at_ms))
+        if Decimal(row.wallet or "0") != Decimal(found.mark.wallets.get(asset, "0")):
+            events.append(parse.balance(row, account, now_ms, "rest"))
+    return events
+
+
+def _latest_ms(found: _Findings, key: str) -> int:
+    """When the position last changed, as far as fills tell: the exchange stamps both alike."""
+    times = [row.at_ms for row in found.fills.values() if f"{row.symbol}|{row.position_side or 'net'}" == key]
+    return max(times, default=found.mark.symbols.get(key.partition("|")[0], 0))
+
+
+def _surely_flat(found: _Findings, key: str) -> bool:
+    """A read that lags may not show a position that the stream just opened: believe it if the fills agree, or if the last
+    fill is too old for lag."""
+    if found.snapshot.at_ms - _latest_ms(found, key) >= REST_LAG_MS:
+        return True
+    return found.mark.base is not None and _explained(found)

@@ -1,0 +1,104 @@
+"""OKX public streams: topics, paths, subscribe frames, the order-book call. Sources: exchanges/okx.md 1.1, 1.2, 4.
+
+In: symbols (instIds) and kinds of the settings. Out: data for workers/market_stream.py. One topic per symbol and kind, named
+`channel:instId`; liquidations come for all instruments of a product at once, so those of one product share an argument.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from fleet.core.events import Depth, Kline, Liquidation, MarketRecord, MarkPrice, Ticker, Trade
+from fleet.core.exchange import Hosts, HttpCall, MarketKind, Topic
+from fleet.exchanges.okx.limits import BUSINESS, PUBLIC
+
+# Our interval -> the venue's bar. From 6 hours on the plain names begin at 16:00 UTC (midnight in Hong Kong).
+BARS = {
+    "1s": "1s", "1m": "1m", "3m": "3m", "5m": "5m", "15m": "15m", "30m": "30m", "1h": "1H", "2h": "2H", "4h": "4H", "6h": "6Hutc",
+    "12h": "12Hutc", "1d": "1Dutc", "3d": "3Dutc", "1w": "1Wutc", "1M": "1Mutc",
+}  # fmt: skip
+INTERVALS = {bar: interval for interval, bar in BARS.items()}
+
+LIQUIDATIONS = "liquidation-orders"
+# kind -> channel, path, longest believable silence in s. A mark price comes at least each 10 s: the best canary. Books repeat
+# themselves after 60 s without a change; tickers, quotes and candles only move with the market.
+_KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
+    "ticker": ("tickers", PUBLIC, 60.0),
+    "book_ticker": ("bbo-tbt", PUBLIC, 75.0),
+    "depth": ("books", PUBLIC, 75.0),
+    "trade": ("trades", PUBLIC, None),
+    "liquidation": (LIQUIDATIONS, PUBLIC, None),
+    "mark_price": ("mark-price", PUBLIC, 15.0),
+    **{f"kline_{interval}": (f"candle{bar}", BUSINESS, 60.0) for interval, bar in BARS.items()},
+}
+KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
+_PRODUCTS = (
+    (re.compile(r".+-SWAP"), "SWAP"),
+    (re.compile(r".+-[0-9]{6}-[0-9.]+-[CP]"), "OPTION"),
+    (re.compile(r".+-[0-9]{6}"), "FUTURES"),
+)
+
+
+def product_of(symbol: str) -> str:
+    """instType by the form of an instId; a plain pair is SPOT (its orders may be MARGIN)."""
+    return next((product for form, product in _PRODUCTS if form.fullmatch(symbol)), "SPOT")
+
+
+def liquidation_name(symbol: str) -> str:
+    product = product_of(symbol)
+    return f"{LIQUIDATIONS}:{'MARGIN' if product == 'SPOT' else product}:{symbol}"
+
+
+def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
+    """One topic per symbol and kind; kinds that are not in KINDS are left out (the caller compares with `Market.kinds`)."""
+    found = []
+    for symbol in symbols:
+        for kind in kinds:
+            if kind in _KINDS:
+                channel, path, expect_s = _KINDS[kind]
+                name = liquidation_name(symbol) if channel == LIQUIDATIONS else f"{channel}:{symbol}"
+                found.append(Topic(name, path, kind, symbol, expect_s))
+    return found
+
+
+def url(hosts: Hosts, path: str) -> str:
+    """`path` is the whole one; a channel on the wrong one is refused with 60018."""
+    return f"{hosts.ws}{path}"
+
+
+def subscribe(topics: Sequence[Topic], request_id: int) -> bytes:
+    """One request; acknowledged argument by argument, each with the id."""
+    args: dict[str, dict[str, str]] = {}
+    for topic in topics:
+        channel, _, what = topic.name.partition(":")
+        if channel == LIQUIDATIONS:
+            product = what.partition(":")[0]
+            args[product] = {"channel": channel, "instType": product}
+        else:
+            args[topic.name] = {"channel": channel, "instId": what}
+    return msgspec.json.encode({"id": str(request_id), "op": "subscribe", "args": list(args.values())})
+
+
+def topic_of(event: MarketRecord) -> str:
+    """Name of the topic that `event` proves alive."""
+    symbol = event.symbol
+    if isinstance(event, Depth):
+        return f"books:{symbol}"
+    if isinstance(event, Trade):
+        return f"trades:{symbol}"
+    if isinstance(event, Ticker):
+        return f"bbo-tbt:{symbol}" if event.last is None else f"tickers:{symbol}"
+    if isinstance(event, Kline):
+        return f"candle{BARS[event.interval]}:{symbol}"
+    if isinstance(event, MarkPrice):
+        return f"mark-price:{symbol}"
+    assert isinstance(event, Liquidation)
+    return liquidation_name(symbol)
+
+
+def snapshot(symbol: str) -> HttpCall:
+    """The order book, in the stream's own sequence (4.4): for a book that broke, or whose first frame is no snapshot."""
+    return HttpCall("GET", "/api/v5/market/books", (("instId", symbol), ("sz", "400")), weight=5)
