@@ -43,16 +43,20 @@ class CredentialDesk:
         with self._lock:
             self._struck.pop(spec.id, None)
 
-    def confirm(self, spec: AccountSpec, credentials: Credentials, rest: VenueRest) -> bool:
+    def confirm(
+        self, spec: AccountSpec, credentials: Credentials, rest: VenueRest, *, known_here: bool = False
+    ) -> bool:
         """The second strike: ask the exchange with a signed call. True = the row is now inactive, the stream ends. False = go
-        on trying (they work, or the exchange, the database or the address may be what is wrong)."""
+        on trying (they work, or the exchange, the database or the address may be what is wrong). `known_here`: they have worked
+        at this site, so an answer that could mean another site does not."""
         try:
             rest.call(rest.exchange.probe, credentials)
         except ConnectionFailed:
             return False
         except ExchangeRefused as error:
             verdict = error.verdict
-            if not (isinstance(verdict, Verdict) and verdict.outcome is Outcome.INVALID):
+            dead = {Outcome.INVALID, Outcome.ELSEWHERE} if known_here else {Outcome.INVALID}
+            if not (isinstance(verdict, Verdict) and verdict.outcome in dead):
                 return False
             return self._deactivate(spec, verdict)
         self.acquit(spec)
@@ -72,6 +76,8 @@ class CredentialDesk:
             f"Streaming of your {spec.exchange} account '{spec.label}' has stopped: the exchange refused its API key "
             f"(code {verdict.code or 'unknown'}). Check or replace the key, then activate the account again."
         )
+        if verdict.outcome is Outcome.ELSEWHERE:
+            text += " A key of another regional site, or of demo trading, is refused in the same way."
         try:
             done = self._accounts.deactivate(spec, reason, text)
         except StoreUnavailable as error:

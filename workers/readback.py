@@ -42,6 +42,7 @@ class Readable(Protocol):
     credentials: Credentials
     rest: VenueRest
     progress: Progress
+    known_here: bool
 
     def rejected(self, verdict: Verdict) -> None: ...
     def proven(self, reading: Reading) -> None: ...
@@ -203,7 +204,9 @@ class ReadBack:
 
     def _refused(self, reading: Reading, error: ExchangeRefused) -> None:
         verdict = error.verdict
-        if isinstance(verdict, Verdict) and verdict.outcome is Outcome.INVALID:
+        if isinstance(verdict, Verdict) and (
+            verdict.outcome is Outcome.INVALID or (verdict.outcome is Outcome.ELSEWHERE and reading.stream.known_here)
+        ):
             reading.stream.rejected(verdict)
         else:
             self._again(reading, str(error))
