@@ -7,11 +7,15 @@ The one door to websocket-client, which does the opening handshake over a socket
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
+import select
 import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -41,6 +45,36 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 CONNECT_TIMEOUT_S = 4.0  # per address
 SEND_TIMEOUT_S = 5.0
 CLOSE_WAIT_S = 1.0
+SLICE_S = 0.2  # a dial looks this often whether it was cancelled
+
+
+class _Patience:
+    """How long a dial may still take: until its deadline, or until its owner does not want it any more."""
+
+    def __init__(self, timeout_s: float, cancelled: Callable[[], bool] | None) -> None:
+        self.deadline_s = time.monotonic() + timeout_s
+        self._cancelled = cancelled
+
+    def left_s(self) -> float:
+        """Seconds left, more than 0. Raises ConnectionFailed."""
+        left_s = self.deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise ConnectionFailed("dial timed out")
+        if self._cancelled is not None and self._cancelled():
+            raise ConnectionFailed("dial cancelled")
+        return left_s
+
+    def slice_s(self) -> float:
+        """The longest single wait now."""
+        return min(self.left_s(), SLICE_S)
+
+    def wait(self, sock: socket.socket, event: int, until_s: float = math.inf) -> None:
+        """Until poll `event` is there. Raises ConnectionFailed, and TimeoutError at `until_s` (time.monotonic())."""
+        poll = select.poll()
+        poll.register(sock, event)
+        while not poll.poll(self.slice_s() * 1000):
+            if time.monotonic() >= until_s:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 class _NoCookies:
@@ -71,26 +105,20 @@ class _HandshakeSocket:
     """What the library sees of our socket during the handshake: bounded in bytes and in total time, and read in large
     pieces (the library asks for single bytes). `unread` is what came after the handshake."""
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+    def __init__(self, sock: socket.socket, patience: _Patience) -> None:
         self._sock = sock
-        self._deadline = deadline
+        self._patience = patience
         self.received = bytearray()
         self._taken = 0
 
-    def _left_s(self) -> float:
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            raise ConnectionFailed("handshake timed out")
-        return left_s
-
     def gettimeout(self) -> float:
-        return self._left_s()
+        return self._patience.left_s()
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
     def send(self, data: bytes) -> int:
-        self._sock.settimeout(self._left_s())
+        self._sock.settimeout(self._patience.left_s())
         self._sock.sendall(data)
         return len(data)
 
@@ -98,14 +126,21 @@ class _HandshakeSocket:
         if self._taken == len(self.received):
             if len(self.received) >= MAX_HANDSHAKE_BYTES:
                 raise ConnectionFailed(f"handshake reply is over {MAX_HANDSHAKE_BYTES} bytes")
-            self._sock.settimeout(self._left_s())
-            data = self._sock.recv(4096)
+            data = self._more()
             if not data:
                 raise ConnectionFailed("closed during the handshake")
             self.received += data
         part = bytes(self.received[self._taken : self._taken + size])
         self._taken += len(part)
         return part
+
+    def _more(self) -> bytes:
+        while True:
+            self._sock.settimeout(self._patience.slice_s())
+            try:
+                return self._sock.recv(4096)
+            except TimeoutError:
+                continue
 
     def unread(self) -> bytes:
         return bytes(self.received[self._taken :])
@@ -149,19 +184,19 @@ class Connection:
         tls: ssl.SSLContext | None = None,
         timeout_s: float = 10.0,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Connection:
-        """Dial, TLS, handshake, all within `timeout_s`. Raises DialRefused (an HTTP answer) or ConnectionFailed; neither
-        text shows the URL, which may hold a listen key."""
-        deadline = time.monotonic() + timeout_s
+        """Dial, TLS, handshake, all within `timeout_s`, and given up within SLICE_S once `cancelled()` is true. Raises
+        DialRefused (an HTTP answer) or ConnectionFailed; neither text shows the URL, which may hold a listen key."""
+        patience = _Patience(timeout_s, cancelled)
         parts = urlsplit(url)
         secure = parts.scheme == "wss"
         host = parts.hostname or ""
-        sock = _dial(host, parts.port or (443 if secure else 80), source_ip, deadline)
+        sock = _dial(host, parts.port or (443 if secure else 80), source_ip, patience)
         try:
             if secure:
-                sock.settimeout(max(0.05, deadline - time.monotonic()))
-                sock = (tls or tls_context("")).wrap_socket(sock, server_hostname=host)
-            return cls(sock, _handshake(sock, url, deadline), max_message_bytes)
+                sock = _wrap(sock, tls or tls_context(""), host, patience)
+            return cls(sock, _handshake(sock, url, patience), max_message_bytes)
         except ssl.SSLCertVerificationError as error:
             sock.close()
             raise ConnectionFailed(f"TLS certificate of {host} refused: {error.verify_message}") from None
@@ -272,7 +307,7 @@ class Connection:
         return failure
 
 
-def _dial(host: str, port: int, source_ip: str | None, deadline: float) -> socket.socket:
+def _dial(host: str, port: int, source_ip: str | None, patience: _Patience) -> socket.socket:
     """TCP socket to the first address that answers. Raises ConnectionFailed with the last address's reason."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -280,21 +315,42 @@ def _dial(host: str, port: int, source_ip: str | None, deadline: float) -> socke
         raise ConnectionFailed(f"cannot resolve {host}: {_kind(error)}") from error
     reason = "no address"
     for family, kind, protocol, _, address in addresses:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            break
         sock = socket.socket(family, kind, protocol)
         try:
             _tune(sock)
             if source_ip:
                 sock.bind((source_ip, 0))
-            sock.settimeout(min(CONNECT_TIMEOUT_S, left_s))
-            sock.connect(address)
+            sock.setblocking(False)
+            if sock.connect_ex(address) != 0:
+                patience.wait(sock, select.POLLOUT, time.monotonic() + CONNECT_TIMEOUT_S)
+                if failure := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(failure, os.strerror(failure))
             return sock
         except OSError as error:
             sock.close()
             reason = _kind(error)
+        except ConnectionFailed:
+            sock.close()
+            raise
     raise ConnectionFailed(f"cannot connect to {host}:{port}: {reason}")
+
+
+def _wrap(sock: socket.socket, tls: ssl.SSLContext, host: str, patience: _Patience) -> ssl.SSLSocket:
+    """TLS over a connected socket. Raises OSError, ConnectionFailed."""
+    sock.setblocking(False)
+    wrapped = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    try:
+        while True:
+            try:
+                wrapped.do_handshake()
+                return wrapped
+            except ssl.SSLWantReadError:
+                patience.wait(wrapped, select.POLLIN)
+            except ssl.SSLWantWriteError:
+                patience.wait(wrapped, select.POLLOUT)
+    except BaseException:
+        wrapped.close()
+        raise
 
 
 def _tune(sock: socket.socket) -> None:
@@ -306,9 +362,9 @@ def _tune(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def _handshake(sock: socket.socket, url: str, deadline: float) -> bytes:
+def _handshake(sock: socket.socket, url: str, patience: _Patience) -> bytes:
     """Let the library open the WebSocket; returns the bytes that came after its reply. Raises DialRefused, ConnectionFailed."""
-    bounded = _HandshakeSocket(sock, deadline)
+    bounded = _HandshakeSocket(sock, patience)
     library = websocket.WebSocket(skip_utf8_validation=True, enable_multithread=False)
     try:
         library.connect(  # type: ignore[no-untyped-call]
@@ -317,7 +373,7 @@ def _handshake(sock: socket.socket, url: str, deadline: float) -> bytes:
             redirect_limit=0,
             suppress_origin=True,
             header=[f"User-Agent: {USER_AGENT}"],
-            timeout=max(0.05, deadline - time.monotonic()),
+            timeout=patience.left_s(),
         )
     except (websocket.WebSocketException, ConnectionFailed) as error:
         # `from None`: the library's texts carry headers and bodies

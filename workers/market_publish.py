@@ -251,8 +251,7 @@ class MarketPublisher:
                 record = self._take()
                 if record is None:
                     break
-                queue = record.queue
-                self._producer.send(queue.topic, queue.key, record.value, [], self._done(record))
+                self._send(record)
             now_s = time.monotonic()
             if self._answered and not self._away and now_s >= confess_at_s:
                 confess_at_s = now_s + CONFESS_S
@@ -295,6 +294,14 @@ class MarketPublisher:
                 )
 
         return done
+
+    def _send(self, record: _Record) -> None:
+        queue, done = record.queue, self._done(record)
+        try:
+            self._producer.send(queue.topic, queue.key, record.value, [], done)
+        except Exception as error:  # noqa: BLE001 - a bug must not end the one thread that publishes; the record counts as lost
+            self._log.exception("sending market data failed", action="bug", topic=queue.topic)
+            done(error)
 
     def _recovered(self) -> None:
         """Kafka answers and is not far behind: what there is to say about an outage is said now."""

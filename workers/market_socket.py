@@ -7,19 +7,61 @@ transport is dead. Whether the *data* is alive is `workers.market_watch`'s busin
 from __future__ import annotations
 
 import itertools
+import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from fleet.core.errors import ConnectionFailed
+from fleet.core.errors import ConnectionFailed, DialRefused
 from fleet.core.events import Event, MarketRecord
 from fleet.core.exchange import Exchange, Goodbye, Malformed, Outcome, Reply, Topic, Unknown
 from fleet.runtime import logs
 from fleet.runtime.metrics import Metrics
 from workers.connection import Connection
 from workers.market_plan import Lane, chunks
+from workers.rest import RATE_WAIT_S, VenueRest
 
 REPLY_TIMEOUT_S = 10.0
+DIAL_TIMEOUT_S = 10.0
+RATE_STATUSES = (403, 418, 429)
+
+
+class MarketDialer:
+    """Opens the sockets of one lane: permit, dial, and what a refusal means for the whole fleet."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        venue: Exchange,
+        url: str,
+        rest: VenueRest,
+        metrics: Metrics,
+        *,
+        tls: ssl.SSLContext | None,
+        source_ip: str | None,
+    ) -> None:
+        self._lane, self._venue, self._url, self._rest, self._metrics = lane, venue, url, rest, metrics
+        self._tls, self._source_ip = tls, source_ip
+
+    def open(self, cancelled: Callable[[], bool]) -> MarketSocket:
+        """Raises ConnectionFailed, also when `cancelled` says so while a permit is awaited."""
+        self._rest.dial_permit(cancelled)
+        try:
+            connection = Connection.open(
+                self._url,
+                source_ip=self._source_ip,
+                tls=self._tls,
+                timeout_s=DIAL_TIMEOUT_S,
+                max_message_bytes=self._venue.limits.max_frame_bytes,
+                cancelled=cancelled,
+            )
+        except ConnectionFailed as error:
+            self._metrics.dials(self._venue.exchange, "refused" if isinstance(error, DialRefused) else "failed").inc()
+            if isinstance(error, DialRefused) and error.status in RATE_STATUSES:
+                self._rest.block_dials(error.retry_after_s or RATE_WAIT_S)
+            raise
+        self._metrics.dials(self._venue.exchange, "opened").inc()
+        return MarketSocket(connection, self._venue, self._lane, self._metrics)
 
 
 class MarketSocket:
@@ -105,7 +147,7 @@ class MarketSocket:
 
     def _control(self, item: object, frame: bytes) -> None:
         if isinstance(item, Reply):
-            topics, _ = self._awaited.pop(item.key, ((), 0.0))
+            topics = self._answered(item)
             if item.verdict.outcome is Outcome.OK:
                 return
             self.refused.append((topics, item))
@@ -119,6 +161,23 @@ class MarketSocket:
         elif isinstance(item, Malformed):
             self._metrics.frames_malformed(self._venue.exchange).inc()
             self._report("malformed", "malformed market data message", reason=item.reason, frame=frame)
+
+    def _answered(self, reply: Reply) -> Sequence[Topic]:
+        """The topics a reply is about: all of its request, or those it names where the venue answers one by one (a name
+        may stand for several: those that continue it after a colon)."""
+        if not reply.topics:
+            return self._awaited.pop(reply.key, ((), 0.0))[0]
+        about: list[Topic] = []
+        for key in [reply.key] if reply.key in self._awaited else list(self._awaited):
+            topics, deadline_s = self._awaited[key]
+            named = [t for t in topics if any(t.name == n or t.name.startswith(f"{n}:") for n in reply.topics)]
+            about += named
+            rest = [t for t in topics if t not in named]
+            if rest:
+                self._awaited[key] = (rest, deadline_s)
+            else:
+                del self._awaited[key]
+        return about
 
     def _report(self, what: str, message: str, *, frame: bytes, **fields: str) -> None:
         """Log the first of a kind on this socket; the metric counts the rest."""

@@ -45,6 +45,7 @@ class Venue:
         self.clients: list[Client] = []
         self.unknown: frozenset[str] = frozenset()
         self.skip_depth = 0  # this many depth updates reach no socket
+        self.ws_override = ""
         self.snapshots = 0
         self.snapshot_status = 200
         self.snapshot_lag = 0  # snapshots are this many updates old
@@ -63,7 +64,7 @@ class Venue:
 
     @property
     def ws_url(self) -> str:
-        return f"ws://127.0.0.1:{self._ws.socket.getsockname()[1]}"
+        return self.ws_override or f"ws://127.0.0.1:{self._ws.socket.getsockname()[1]}"
 
     @property
     def rest_url(self) -> str:

@@ -199,6 +199,19 @@ def test_a_bad_handshake_fails_within_its_time(serve: Callable[..., RawServer], 
     assert time.monotonic() - started < 2.5
 
 
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_dial_that_nobody_wants_any_more_ends_at_once(
+    serve: Callable[..., RawServer], ca_file: str, scheme: str
+) -> None:
+    server = serve(lambda sock: sock.recv(4096) and sock.recv(4096))  # accepts, and never answers
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(ConnectionFailed, match="cancelled"):
+        Connection.open(f"{scheme}://localhost:{server.port}/", tls=tls_context(ca_file), cancelled=stop.is_set)
+    assert time.monotonic() - started < 1.0
+
+
 def test_half_a_frame_then_silence_is_a_timeout_not_a_hang(serve: Callable[..., RawServer]) -> None:
     server = serve(lambda sock: (upgrade(sock, b"\x81\x7e\x01\x00half"), sock.recv(1)))
     with closing(dial(server)) as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -279,6 +280,17 @@ def test_a_refused_dial_blocks_the_budget_and_is_counted(
     assert lane.budget.blocked == [("dial", 0.1)]
     assert lane.reconnects("failed") == 2
     assert lane.reconnects("success") == 0  # it was the first connection, not a reconnect
+
+
+def test_stopping_does_not_wait_for_a_dial_that_is_not_answered(run: Callable[..., Running], place: Venue) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # its backlog takes the connection, nobody answers
+        place.ws_override = f"ws://127.0.0.1:{mute.getsockname()[1]}"
+        lane = run("trade")
+        wait_for(lambda: lane.stream.state == "connecting")
+        started = time.monotonic()
+        lane.stop.set()
+        assert lane.stream.join(5.0)
+        assert time.monotonic() - started < 2.0
 
 
 def test_stopping_is_quick_and_closes_the_socket(run: Callable[..., Running], place: Venue) -> None:

@@ -1,0 +1,86 @@
+"""What one lane knows about its data: liveness per topic, order books, events seen. Belongs to the lane's thread.
+
+In: events of the lane's sockets (two of them while it rotates). Out: each event once, in order, to `workers.market_publish`;
+announcements on fleet.streams.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from fleet.core.events import Depth, MarketRecord
+from fleet.core.exchange import Exchange, Topic
+from workers.market_books import Books, SnapshotReader
+from workers.market_plan import Lane
+from workers.market_publish import MarketPublisher, stream_event
+from workers.market_socket import MarketSocket
+from workers.market_watch import TopicWatch
+
+RECENT_IDS = 50_000
+
+
+class MarketFeed:
+    """One per lane; it outlives the lane's sockets."""
+
+    def __init__(
+        self, lane: Lane, venue: Exchange, snapshots: SnapshotReader | None, publisher: MarketPublisher
+    ) -> None:
+        self._lane, self._venue, self._publisher = lane, venue, publisher
+        self._market = lane.topics[0].market or venue.market
+        self._topic_of = venue.market_data.topic_of
+        self.watch = TopicWatch(lane.topics, time.monotonic())
+        self.books = Books(venue.name, snapshots, self.announce)
+        self._recent: set[str] = set()
+        self._older: set[str] = set()
+
+    def take(self, events: Iterable[MarketRecord], socket: MarketSocket) -> None:
+        """Publish what is new. The same event from two sockets is published once."""
+        if not events:
+            return
+        now_s = time.monotonic()
+        recent, older, note, topic_of = self._recent, self._older, self.watch.note, self._topic_of
+        seen = socket.topics_seen
+        out: list[MarketRecord] = []
+        for event in events:
+            topic = topic_of(event)
+            note(topic, now_s)
+            seen.add(topic)
+            if event.id in recent or event.id in older:
+                continue
+            recent.add(event.id)
+            if isinstance(event, Depth):
+                out += self.books.accept(event)
+            else:
+                out.append(event)
+        if len(recent) > RECENT_IDS:
+            self._recent, self._older = set(), recent
+        if out:
+            self._publisher.offer(out)
+
+    def settle(self) -> None:
+        """Publish what snapshots that arrived meanwhile make valid."""
+        events = self.books.settle(time.monotonic())
+        if events:
+            self._publisher.offer(events)
+
+    def mend(self, now_s: float) -> list[Topic]:
+        """Invalidate books whose updates were dropped on the way to Kafka. → topics to subscribe anew, for a snapshot."""
+        for symbol in self._publisher.broken_books(self._venue.exchange, self._market):
+            self.books.invalidate(symbol, "updates were dropped while Kafka was away")
+        renew = set(self.books.to_renew(now_s))
+        return [t for t in self._lane.topics if t.kind == "depth" and t.symbol in renew] if renew else []
+
+    def finish(self) -> None:
+        """The end of the process: publish the updates of unsynchronised books, which were announced as invalid."""
+        events = self.books.drain()
+        if events:
+            self._publisher.offer(events)
+
+    def announce(self, event: str, reason: str = "", *, symbol: str = "", data: dict[str, Any] | None = None) -> None:
+        """Say on fleet.streams what happened to the lane or to one of its books."""
+        venue = self._venue
+        self._publisher.announce(
+            stream_event(self._lane.name, venue.exchange, self._market, event, reason, symbol=symbol, data=data)
+        )

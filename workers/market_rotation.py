@@ -1,0 +1,57 @@
+"""Make before break: two sockets of one lane are read side by side until the new one has proved itself.
+
+In: an old and a new socket. Out: their events, once each, through the lane's feed. Runs in the lane's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+
+from fleet.core.errors import ConnectionFailed
+from fleet.core.exchange import Topic
+from workers.market_feed import MarketFeed
+from workers.market_socket import MarketSocket
+
+PROVE_S = 10.0  # a new socket has this long to send what the old one sends
+READ_S = 0.02
+DRAIN_S = 0.5
+
+
+def overlap(
+    feed: MarketFeed,
+    old: MarketSocket,
+    new: MarketSocket,
+    topics: Iterable[Topic],
+    stalled: frozenset[str],
+    stop: threading.Event,
+) -> None:
+    """Return once the new socket delivers whatever the old one delivered, topics without a rhythm aside, or its time is over.
+    Raises ConnectionFailed if the new one dies or does not subscribe in time; the old one may die meanwhile."""
+    deadline_s = time.monotonic() + PROVE_S
+    wanted = {t.name for t in topics if t.expect_s is not None and t.name in old.topics_seen} - stalled
+    old_alive = True
+    while time.monotonic() < deadline_s and not stop.is_set():
+        if old_alive:
+            try:
+                feed.take(old.step(READ_S), old)
+            except ConnectionFailed:
+                old_alive = False
+        feed.take(new.step(READ_S), new)
+        feed.settle()
+        if new.subscribed and wanted <= new.topics_seen:
+            return
+    if not new.subscribed and not stop.is_set():
+        raise ConnectionFailed("the new socket did not subscribe in time")
+
+
+def drain(feed: MarketFeed, old: MarketSocket) -> str:
+    """Take what the old socket still holds. → why it ended, "" if it did not; the new one delivers the same, so nothing is lost."""
+    deadline_s = time.monotonic() + DRAIN_S
+    try:
+        while time.monotonic() < deadline_s and (events := old.step(0.0)):
+            feed.take(events, old)
+    except ConnectionFailed as error:
+        return error.reason
+    return ""
