@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
+from fleet.core.exchange import Outcome, Verdict
 from fleet.core.lifecycle import CONNECTED, ENDED
 from fleet.runtime.logs import get
 from workers.stream import AccountStream
@@ -33,7 +34,7 @@ class HealthCheck:
                 continue
             failures[stream.account_id] = count = self._failures.get(stream.account_id, 0) + 1
             if stream.state in CONNECTED:
-                stream.give_up("health check: stuck")
+                stream.give_up(Verdict(Outcome.TRANSIENT, "stuck"))
             if count >= self._limit:
                 self._log.warning(
                     "stream fails its health checks",

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fleet.core import lifecycle
-from fleet.core.backoff import delay_s
-from fleet.core.breaker import Breaker
+from fleet.core.backoff import Patience, delay_s
 from fleet.core.errors import ConnectionFailed, DialRefused, ExchangeRefused, FleetError, LeaseLost
 from fleet.core.events import Event, UserRecord
 from fleet.core.exchange import (
@@ -27,7 +26,6 @@ from fleet.core.exchange import (
     Malformed,
     Outcome,
     Reply,
-    Step,
     TicketExpired,
     Unknown,
     UserItem,
@@ -41,21 +39,18 @@ from fleet.runtime.settings import Settings
 from workers.accounts import Accounts, Loaded
 from workers.connection import Connection
 from workers.credentials import CredentialDesk
+from workers.dial import Dialler, PrivateSocket, label
 from workers.progress import Progress
 from workers.publish import Gate, Publisher
 from workers.readback import ReadBack, Reading
 from workers.rest import VenueRest
+from workers.upkeep import Upkeep
 
-OPENING_TIMEOUT_S = 10.0
 OVERLAP_S = 2.0  # both sockets of a rotation are read this long
 STRIKE_DELAY_S = 10.0
-SUSPECT_PAUSE_S = 5.0  # how often the bookkeeping is looked at; doubled each time that an audit finds nothing behind it
-SUSPECT_QUIET_MS = 2000
 BAN_WAIT_S = 60.0  # a 429, 418 or 403 at the handshake that does not say how long
 TICK_MAX_S = 1.0
 FLUSH_ON_STOP_S = 5.0
-FREE_CUTS = 5.0  # so many short lives in a row are dialled again at once ...
-LIFE_PER_CUT_S = 2.0  # ... and each two seconds of life earn one back; a stable minute earns all
 
 
 @dataclass(frozen=True)
@@ -77,14 +72,6 @@ class Worker:
     random: Callable[[], float]
 
 
-class _Socket:
-    """A connection that finished its opening."""
-
-    def __init__(self, connection: Connection, ticket: str, subscribed_ms: int, now_s: float) -> None:
-        self.connection, self.ticket, self.subscribed_ms, self.opened_s = connection, ticket, subscribed_ms, now_s
-        self.pinged_s = now_s
-
-
 class AccountStream:
     """The stream of one account under one token."""
 
@@ -92,27 +79,25 @@ class AccountStream:
     credentials: Credentials
     rest: VenueRest
     progress: Progress
+    _dialler: Dialler
+    _upkeep: Upkeep
 
     def __init__(self, account_id: str, token: int, worker: Worker) -> None:
         self.account_id, self.token, self.state, self.reconnects = account_id, token, StreamState.IDLE, 0
+        self.socket: PrivateSocket | None = None
+        self.patience = Patience()
         self._worker, self._settings = worker, worker.settings
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"account-{account_id[:8]}")
         self._log = get("stream").bind(stream=account_id, shard=worker.slot)
-        self._socket: _Socket | None = None
-        self._dialling: Connection | None = None  # also reachable for abort()
+        self._loaded = self._lost = self._rotate = False
+        self.known_here = False  # these credentials have worked at this site, by socket and by REST
         self._reading: Reading | None = None
         self._verdict: Verdict | None = None  # set by REST threads, taken by this one
-        self._reason = "start"
-        self._attempt = 0
-        self._cuts = 0.0  # short lives not yet earned back
-        self._breaker = Breaker()
+        self._reason = "start"  # why the stream is not connected
         self._alive_ms = 0
-        self._rotate = False
+        self._held_until_s = 0.0
         self._unknown: set[str] = set()
-        self._loaded = self._lost = False
-        self._renew_s = self._audit_s = self._suspect_s = self._held_until_s = 0.0
-        self._suspect_pause_s = SUSPECT_PAUSE_S
 
     # ── for the shard ────────────────────────────────────────────────────────────────────────────────────────────
     def start(self) -> None:
@@ -132,6 +117,9 @@ class AccountStream:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
     @property
     def ended(self) -> bool:
         return not self._thread.is_alive() and self.state is not StreamState.IDLE
@@ -146,13 +134,8 @@ class AccountStream:
 
     def silent_s(self, now_s: float) -> float:
         """Seconds since the socket last received anything; 0.0 without a socket."""
-        socket = self._socket
+        socket = self.socket
         return now_s - socket.connection.last_rx if socket is not None else 0.0
-
-    def give_up(self, why: str) -> None:
-        """The socket is not to be trusted any more: dial again."""
-        self._verdict = Verdict(Outcome.TRANSIENT, why)
-        self._abort_socket()
 
     def status(self) -> StreamStatus:
         loaded = self._loaded
@@ -166,29 +149,28 @@ class AccountStream:
         )
 
     # ── for REST threads ─────────────────────────────────────────────────────────────────────────────────────────
-    def rejected(self, verdict: Verdict) -> None:
-        """A signed call was refused for its credentials."""
+    def give_up(self, verdict: Verdict) -> None:
+        """The socket is not to be trusted any more: dial again, and judge `verdict` before."""
         self._verdict = verdict
         self._abort_socket()
 
+    rejected = give_up  # a signed call was refused for its credentials
+
     def proven(self, reading: Reading) -> None:
-        """A read-back is complete. An audit that found what the socket had not delivered is silent loss; if the socket has
-        delivered nothing since, it is deaf."""
-        by = "audit" if reading.audit else "gap"
+        """A read-back is complete."""
+        self.known_here = True
         if reading.recovered:
+            by = "audit" if reading.audit else "gap"
             self._worker.metrics.recovered(self.spec.exchange, by).inc(reading.recovered)
-        if reading.audit and reading.deaf_since_ms:
-            self._suspect_pause_s = SUSPECT_PAUSE_S
-            self.progress.event("silent_loss", "audit", recovered_events=reading.recovered)
-            self._log.warning("silent loss: the socket dropped events", action="audit", events=reading.recovered)
-        if reading.audit and reading.deaf_since_ms > self.progress.last_live_ms:
-            self._log.warning("the socket is deaf: an audit found events it did not deliver", action="audit")
-            self.give_up("deaf")
+        if reading.audit:
+            self._upkeep.audited(reading)
 
     def _abort_socket(self) -> None:
-        for connection in (self._dialling, self._socket.connection if self._socket else None):
-            if connection is not None:
-                connection.abort()
+        socket = self.socket
+        if socket is not None:
+            socket.connection.abort()
+        if self._loaded:
+            self._dialler.abort()
 
     # ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────
     def _run(self) -> None:
@@ -227,35 +209,30 @@ class AccountStream:
         return False
 
     def _take_over(self, loaded: Loaded) -> None:
-        worker = self._worker
-        self.spec, self.credentials = loaded.spec, loaded.credentials
-        self.rest = worker.venue(loaded.spec)
+        worker, spec, mark = self._worker, loaded.spec, loaded.mark
+        self.spec, self.credentials = spec, loaded.credentials
+        self.rest = worker.venue(spec)
         self.progress = Progress(
-            loaded.spec,
-            loaded.mark,
-            self.token,
-            worker.slot,
-            worker.incarnation(),
-            worker.publisher,
-            worker.gate,
-            worker.metrics,
+            spec, mark, self.token, worker.slot, worker.incarnation(), worker.publisher, worker.gate, worker.metrics
         )
         self._exchange = self.rest.exchange
+        self._dialler = Dialler(
+            spec, self.credentials, self.rest, worker.dial, worker.user_url, worker.metrics, self.stopping
+        )
+        self._upkeep = Upkeep(self, self._settings, worker.readback, worker.metrics, worker.random())
         self._loaded = True
         worker.metrics.streams(self._exchange.exchange, str(self.state)).inc()
         if loaded.known:
-            self.progress.open_gap(max(loaded.mark.alive_ms, loaded.mark.last_event_ms, loaded.mark.proven_ms), "moved")
+            self.progress.open_gap(max(mark.alive_ms, mark.last_event_ms, mark.proven_ms), "moved")
 
     def _one_life(self) -> None:
         """Wait, dial, serve until something goes wrong, and say what. Never raises but LeaseLost."""
-        self._pause()
-        if self._stop.is_set():
-            return
         opened_s = 0.0
         try:
-            self._socket = socket = self._dial(StreamState.CONNECTING)
+            self._pause()
+            self.socket = self._dial()
             opened_s = time.monotonic()
-            self._connected(socket)
+            self._connected(self.socket)
             self._serve()
         except ExchangeRefused as error:
             self._verdict = error.verdict if isinstance(error.verdict, Verdict) else None
@@ -265,150 +242,95 @@ class AccountStream:
                 self.rest.block_dials(error.retry_after_s or BAN_WAIT_S)
             self._failed("dial_refused", str(error))
         except ConnectionFailed as error:
-            self._failed(_label(error), str(error))
+            self._failed(label(error), str(error))
         except LeaseLost:
             raise
-        except Exception as error:  # noqa: BLE001  # a bug must not end an account's stream for good: it is logged, and tried again
-            self._log.exception("stream failed unexpectedly", action="bug", attempt=self._attempt)
+        except Exception as error:  # noqa: BLE001  # a bug must not end an account's stream for good: logged, tried again
+            self._log.exception("stream failed unexpectedly", action="bug", attempt=self.patience.attempt)
             self._failed("bug", type(error).__name__)
         finally:
             self._close_socket()
-        self._count(time.monotonic() - opened_s if opened_s else 0.0)
+        now_s = time.monotonic()
+        self.patience = self.patience.after(now_s - opened_s if opened_s else 0.0, now_s)
         self._judge()
 
     def _pause(self) -> None:
         """Backoff by full jitter; the breaker slows a stream that keeps failing down, it never gives it up."""
-        wait_s = delay_s(self._attempt, self._worker.random)
         now_s = time.monotonic()
-        if self._breaker.is_open(now_s):
-            self._move(StreamState.SUSPENDED, attempt=self._attempt)
-            wait_s = max(wait_s, self._breaker.wait_s(now_s))
-        elif self.state is not StreamState.WAITING:
-            self._move(StreamState.WAITING, attempt=self._attempt, delay_s=round(wait_s, 3), reason=self._reason)
-        if self._reason == "start":
-            wait_s = 0.0
-        self._stop.wait(wait_s)
-
-    def _count(self, lived_s: float) -> None:
-        """Attempts for the next pause: a few short lives are free, a dial that never came up is not."""
-        if lived_s <= 0.0:
-            self._attempt += 1
-            self._breaker = self._breaker.failed(time.monotonic())
-            return
-        self._breaker = self._breaker.succeeded()
-        self._cuts = max(0.0, self._cuts + 1.0 - lived_s / LIFE_PER_CUT_S) if lived_s < 60.0 else 0.0
-        self._attempt = max(0, int(self._cuts - FREE_CUTS) + 1) if self._cuts > FREE_CUTS else 0
+        wait_s = 0.0 if self._reason == "start" else self.patience.pause_s(now_s, self._worker.random)
+        self._move(StreamState.WAITING, attempt=self.patience.attempt, delay_s=round(wait_s, 3), reason=self._reason)
+        if self.patience.breaker.is_open(now_s):
+            self._move(StreamState.SUSPENDED, attempt=self.patience.attempt)
+        if self._stop.wait(wait_s):
+            raise ConnectionFailed("stopped")
 
     def _judge(self) -> None:
         """What a verdict of the exchange means for the next life."""
         verdict, self._verdict = self._verdict, None
         if verdict is None or self._stop.is_set():
             return
-        if verdict.outcome is Outcome.INVALID:
+        if verdict.outcome is Outcome.INVALID or (verdict.outcome is Outcome.ELSEWHERE and self.known_here):
             self._move(StreamState.REJECTED, code=verdict.code)
             self._worker.desk.strike(self.spec, verdict)
             self._stop.wait(STRIKE_DELAY_S)
             self.rest.resync()  # some venues call a wrong timestamp a failed login
-            if not self._stop.is_set() and self._worker.desk.confirm(self.spec, self.credentials, self.rest):
+            if not self._stop.is_set() and self._worker.desk.confirm(
+                self.spec, self.credentials, self.rest, known_here=self.known_here
+            ):
                 self.progress.event("deactivated", f"credentials: code {verdict.code}")
                 self._stop.set()
         elif verdict.outcome is Outcome.CLOCK:
             self.rest.resync()
+        elif verdict.outcome is Outcome.ELSEWHERE:
+            why = "the key is not known at this site: deleted, or of another region or environment"
+            self._log.error(why, action="refused", code=verdict.code)
         elif verdict.outcome is Outcome.PERMANENT:
             self._log.error("the exchange refuses, and not for the credentials", action="refused", code=verdict.code)
 
-    # ── dialling ─────────────────────────────────────────────────────────────────────────────────────────────────
-    def _dial(self, state: StreamState) -> _Socket:
-        """Permit, ticket, handshake, opening dialogue. Raises ConnectionFailed, DialRefused or ExchangeRefused."""
-        exchange, worker = self._exchange, self._worker
-        self.rest.dial_permit(self._stop.is_set)
-        self._move(state)
-        self._log.info(USER_CONNECTING, action="dial", exchange=exchange.name, attempt=self._attempt)
-        ticket = ""
-        if exchange.ticket is not None and exchange.ticket_of is not None:
-            ticket = exchange.ticket_of(self.rest.call(exchange.ticket, self.credentials, self._stop.is_set))
-        try:
-            connection = worker.dial(worker.user_url(exchange, self.spec.is_testnet, ticket), self.account_id)
-        except ConnectionFailed as error:
-            worker.metrics.dials(exchange.name, _label(error)).inc()
-            raise
-        worker.metrics.dials(exchange.name, "ok").inc()
-        worker.metrics.userdata_connections(exchange.exchange).inc()
-        self._dialling = connection
-        try:
-            subscribed_ms = self.rest.now_ms()
-            early: list[UserItem] = []
-            for step in exchange.opening(self.credentials, self.rest.now_ms()):
-                if state is StreamState.CONNECTING:
-                    self._move(StreamState(step.phase))
-                early += self._ask(connection, step)
-            if state is StreamState.CONNECTING:
-                self.progress.hold()
-            socket = _Socket(connection, ticket, subscribed_ms, time.monotonic())
-            self._take(early)
-        except BaseException:
-            self._closed(connection)
-            raise
-        finally:
-            self._dialling = None
-        return socket
+    def _dial(self) -> PrivateSocket:
+        self._dialler.permit()
+        self._move(StreamState.CONNECTING)
+        self._log.info(USER_CONNECTING, action="dial", exchange=self._exchange.name, attempt=self.patience.attempt)
+        return self._dialler.open(lambda phase: self._move(StreamState(phase)))
 
-    def _ask(self, connection: Connection, step: Step) -> list[UserItem]:
-        """Send one step of the opening and wait for its reply; events that come meanwhile are returned."""
-        connection.send(step.frame)
-        others: list[UserItem] = []
-        deadline_s = time.monotonic() + OPENING_TIMEOUT_S
-        while time.monotonic() < deadline_s:
-            answered = False
-            for frame in connection.read(0.5):
-                for item in self._exchange.parse_user(frame, self.account_id, int(time.time() * 1000)):
-                    if isinstance(item, Reply) and item.key == step.key:
-                        if item.verdict.outcome is not Outcome.OK:
-                            raise ExchangeRefused(step.phase, item.verdict)
-                        answered = True
-                    else:
-                        others.append(item)
-            if answered:
-                return others
-            if self._stop.is_set():
-                raise ConnectionFailed("stopped")
-        raise ConnectionFailed(f"no answer while {step.phase}")
-
-    def _connected(self, socket: _Socket) -> None:
+    def _connected(self, socket: PrivateSocket) -> None:
         """Streaming: tell everybody, and ask for what was missed."""
-        settings, now_s = self._settings, time.monotonic()
+        attempt = self.patience.attempt
         self._move(StreamState.RECOVERING)
-        self._log.info(USER_CONNECTED, action="connected", exchange=self._exchange.name, attempt=self._attempt)
+        self._log.info(USER_CONNECTED, action="connected", exchange=self._exchange.name, attempt=attempt)
         if self._reason != "start":
             self.reconnects += 1
             self._worker.metrics.userdata_reconnects(self._exchange.exchange, self._reason).inc()
-            self._log.info(USER_RECONNECTED, action="reconnected", reason=self._reason, attempt=self._attempt)
+            self._log.info(USER_RECONNECTED, action="reconnected", reason=self._reason, attempt=attempt)
         self.progress.event("connected", self._reason)
-        self._held_until_s = now_s + settings.recover_hold_s
-        self._renew_s = now_s + settings.listenkey_renewal_s * (0.7 + 0.3 * self._worker.random())
-        self._audit_s = now_s + settings.audit_interval_s * (0.5 + 0.5 * self._worker.random())
-        self._read_back(socket)
+        self._hold()
+        self._upkeep.begin()
+        self._take(socket.early)
 
-    def _read_back(self, socket: _Socket, *, audit: bool = False) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-        self._reading = self._worker.readback.request(self, socket.subscribed_ms, audit=audit)
+    def _hold(self) -> None:
+        """Live events wait (not for long) for the read-back that is asked for now, so that they come after what was missed."""
+        self.progress.hold()
+        self._held_until_s = time.monotonic() + self._settings.recover_hold_s
+        self.read_back()
+
+    def read_back(self, *, audit: bool = False) -> None:
+        """Read everything since the watermark by REST; an audit only looks whether that is needed."""
+        if self.socket is not None:
+            if self._reading is not None:
+                self._reading.cancel()
+            self._reading = self._worker.readback.request(self, self.socket.subscribed_ms, audit=audit)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
     def _serve(self) -> None:
         """Read until the socket dies, is given up, or has to be replaced before the exchange cuts it."""
-        assert self._socket is not None
-        while not self._stop.is_set():
-            socket = self._socket
+        while not self._stop.is_set() and (socket := self.socket) is not None:
             frames = socket.connection.read(TICK_MAX_S)
-            self._alive_ms = int((time.time() - (time.monotonic() - socket.connection.last_rx)) * 1000)
+            now_s = time.monotonic()
+            self._alive_ms = int((time.time() - (now_s - socket.connection.last_rx)) * 1000)
             if frames:
                 self._take_frames(frames)
-            self._tick(socket, time.monotonic())
-            if self._verdict is not None:
-                raise ConnectionFailed("given up")
-            lived_s = time.monotonic() - socket.opened_s
-            if self._rotate or lived_s > self._exchange.limits.rotate_after_s:
+            self._tick(socket, now_s)
+            if self._rotate or now_s - socket.opened_s > self._exchange.limits.rotate_after_s:
                 self._replace(socket)
 
     def _take_frames(self, frames: list[bytes]) -> None:
@@ -429,7 +351,7 @@ class AccountStream:
     def _control(self, item: Control) -> None:
         metrics, name = self._worker.metrics, self._exchange.name
         if isinstance(item, TicketExpired):
-            raise _expired()
+            raise ExchangeRefused("listen key", Verdict(Outcome.TICKET_GONE))
         if isinstance(item, Goodbye):
             self._rotate = True
             self._log.info("the exchange will close this socket", action="goodbye", reason=item.reason)
@@ -437,112 +359,67 @@ class AccountStream:
             raise ExchangeRefused(f"reply {item.key}", item.verdict)
         elif isinstance(item, Unknown):
             metrics.frames_unknown(name, item.type).inc()
-            if item.type not in self._unknown:
-                self._unknown.add(item.type)
-                self._log.warning("unknown message type", action="unknown", type=item.type)
+            self._once(f"unknown {item.type}", "unknown message type", action="unknown", type=item.type)
         elif isinstance(item, Malformed):
             metrics.frames_malformed(name).inc()
-            if "malformed" not in self._unknown:
-                self._unknown.add("malformed")
-                self._log.warning("malformed frame", action="malformed", reason=item.reason)
+            self._once("malformed", "malformed frame", action="malformed", reason=item.reason)
 
-    def _tick(self, socket: _Socket, now_s: float) -> None:
-        """Everything that is due by the clock: pings, the end of the hold, renewal, audit, the way back from a full buffer."""
-        liveness = self._exchange.user_liveness
-        silent_s = now_s - socket.connection.last_rx
-        if silent_s > liveness.timeout_s:
-            raise ConnectionFailed("silent")
-        pinged_s = now_s - socket.pinged_s
-        quiet = silent_s >= liveness.interval_s and pinged_s >= liveness.interval_s
-        if quiet or (liveness.keepalive_s and pinged_s >= liveness.keepalive_s):
-            socket.pinged_s = now_s
-            if liveness.ping is None:
-                socket.connection.ping()
-            else:
-                socket.connection.send(liveness.ping)
+    def _once(self, key: str, text: str, **fields: str) -> None:
+        """Log the first of its kind; the metric counts all."""
+        if key not in self._unknown:
+            self._unknown.add(key)
+            self._log.warning(text, **fields)
+
+    def _tick(self, socket: PrivateSocket, now_s: float) -> None:
+        """Everything that is due by the clock. Raises ConnectionFailed for a socket that is dead or was given up."""
+        if self._verdict is not None:
+            raise ConnectionFailed("given up")
         progress = self.progress
         if progress.holding and now_s >= self._held_until_s:
             progress.release()
         if self.state is StreamState.RECOVERING and not progress.holding and not progress.overflowed:
             self._move(StreamState.LIVE)
         if progress.overflowed:
-            self._overflowed(socket, now_s)
-        if self._exchange.renewal is not None and now_s >= self._renew_s:
-            self._renew_s = now_s + self._settings.listenkey_renewal_s * (0.8 + 0.2 * self._worker.random())
-            self._worker.readback.submit(lambda: self._renew(socket.ticket))
-        if self.state is StreamState.LIVE and progress.gap is None:
-            self._audit(socket, now_s)
+            self._overflowed(socket)
+        self._upkeep.tick(socket, now_s, proven=self.state is StreamState.LIVE and progress.gap is None)
 
-    def _audit(self, socket: _Socket, now_s: float) -> None:
-        """Compare with REST now and then, and at once when the bookkeeping says that the socket dropped something."""
-        suspect = False
-        if now_s >= self._suspect_s:
-            suspect = self.progress.suspicious(SUSPECT_QUIET_MS)
-            if suspect:
-                self._suspect_pause_s = min(2 * self._suspect_pause_s, self._settings.audit_interval_s)
-            self._suspect_s = now_s + self._suspect_pause_s
-        if suspect or now_s >= self._audit_s:
-            self._audit_s = now_s + self._settings.audit_interval_s * (0.8 + 0.4 * self._worker.random())
-            self._read_back(socket, audit=True)
-
-    def _overflowed(self, socket: _Socket, now_s: float) -> None:
+    def _overflowed(self, socket: PrivateSocket) -> None:
         """Kafka is away and the buffer full: frames are read and dropped (pings are answered), and once there is room again a
         read-back from the watermark delivers what was dropped."""
         if self.progress.gap is None:
             self.progress.open_gap(self.progress.last_event_ms or self._alive_ms, "kafka")
-            self._move(StreamState.RECOVERING, reason="kafka")
+        self._move(StreamState.RECOVERING, reason="kafka")
         if self._worker.publisher.has_room():
             self.progress.resume()
-            self._held_until_s = now_s + self._settings.recover_hold_s
             socket.subscribed_ms = self.rest.now_ms()
-            self._read_back(socket)
+            self._hold()
 
-    def _renew(self, ticket: str) -> None:
-        """Extend the listen key; a failed renewal fetches one at once. Runs in a REST thread."""
-        renewal, exchange = self._exchange.renewal, self._exchange
-        assert renewal is not None and exchange.ticket is not None and exchange.ticket_of is not None
-        count = self._worker.metrics.listenkey_renewals
-        for call in (renewal.call, exchange.ticket):
-            try:
-                named = exchange.ticket_of(self.rest.call(call, self.credentials, self._stop.is_set))
-            except (ConnectionFailed, ExchangeRefused) as error:
-                count(exchange.exchange, "error").inc()
-                self._log.warning("listen key renewal failed", action="renew", error=str(error))
-                if isinstance(error, ExchangeRefused) and getattr(error.verdict, "outcome", None) is Outcome.INVALID:
-                    self.rejected(error.verdict)  # type: ignore[arg-type]
-                    return
-                continue
-            count(exchange.exchange, "success").inc()
-            current = self._socket
-            if named and named != ticket and current is not None and current.ticket == ticket:
-                self._verdict = Verdict(Outcome.TICKET_GONE)
-                self._abort_socket()
-            return
-        self._renew_s = time.monotonic() + 30.0 + 30.0 * self._worker.random()
-
-    def _replace(self, old: _Socket) -> None:
+    def _replace(self, old: PrivateSocket) -> None:
         """Rotation, make before break (R14): prove the new socket, read both for a moment, close the old one."""
         self._rotate = False
+        before = self.state
         self._move(StreamState.ROTATING)
         try:
-            new = self._dial(StreamState.ROTATING)
+            self._dialler.permit()
+            new = self._dialler.open(lambda phase: None)
         except (ConnectionFailed, ExchangeRefused) as error:
             self._log.warning("rotation failed, the old socket goes on", action="rotate", error=str(error))
-            self._move(StreamState.LIVE)
+            self._move(before)
             old.opened_s = time.monotonic() - self._exchange.limits.rotate_after_s + 60.0
             return
-        self._socket = new
+        self.socket = new
         until_s = time.monotonic() + OVERLAP_S
         try:
+            self._take(new.early)
             while time.monotonic() < until_s and not self._stop.is_set():
                 self._take_frames(old.connection.read(0.05))
                 self._take_frames(new.connection.read(0.05))
         except ConnectionFailed:
-            self._read_back(new)  # one of the two died meanwhile: make sure nothing fell between them
+            self.read_back()  # one of the two died meanwhile: make sure nothing fell between them
         finally:
-            self._closed(old.connection)
+            self._dialler.close(old.connection)
         self.progress.event("rotated")
-        self._move(StreamState.LIVE)
+        self._move(before)
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _failed(self, reason: str, text: str) -> None:
@@ -554,10 +431,9 @@ class AccountStream:
         if self._verdict is not None and self._verdict.outcome is Outcome.TICKET_GONE:
             reason = "listen_key"
         self._reason = reason
-        self._log.warning(
-            "stream disconnected", action="disconnected", reason=reason, attempt=self._attempt, error=text
-        )
-        if self._socket is not None:
+        attempt = self.patience.attempt
+        self._log.warning("stream disconnected", action="disconnected", reason=reason, attempt=attempt, error=text)
+        if self.socket is not None:
             self.progress.event("disconnected", reason)
         if self._alive_ms:
             self.progress.open_gap(self._alive_ms, reason)
@@ -580,13 +456,9 @@ class AccountStream:
             self._log.warning("watermark not saved; the next read-back is longer", action="stop", error=str(error))
 
     def _close_socket(self) -> None:
-        socket, self._socket = self._socket, None
+        socket, self.socket = self.socket, None
         if socket is not None:
-            self._closed(socket.connection)
-
-    def _closed(self, connection: Connection) -> None:
-        connection.close()
-        self._worker.metrics.userdata_connections(self._exchange.exchange).dec()
+            self._dialler.close(socket.connection)
 
     def _move(self, state: StreamState, **why: object) -> None:
         """The one place where the state changes."""
@@ -599,16 +471,3 @@ class AccountStream:
             streams = self._worker.metrics.streams
             streams(self._exchange.exchange, str(before)).dec()
             streams(self._exchange.exchange, str(state)).inc()
-
-
-def _expired() -> ExchangeRefused:
-    return ExchangeRefused("listen key", Verdict(Outcome.TICKET_GONE))
-
-
-def _label(error: ConnectionFailed) -> str:
-    """A short, bounded reason for metrics and gaps."""
-    words = error.reason.lower()
-    for label in ("silent", "refused", "timed out", "reset", "closed", "given up", "protocol", "tls"):
-        if label in words:
-            return label.replace(" ", "_")
-    return "connection"

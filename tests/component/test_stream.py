@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from fleet import exchanges
+from fleet.core.backoff import Patience
+from fleet.core.breaker import Breaker
 from fleet.core.exchange import Exchange, Rate
 from fleet.core.model import AccountSpec, Credentials, StreamState
 from fleet.core.recovery import Watermark
@@ -277,3 +279,14 @@ def test_kafka_away_until_the_buffer_is_full_loses_nothing(simulator: Simulator)
         until(lambda: bench.stream.progress.gap is None, 10.0)
     finally:
         bench.close()
+
+
+def test_a_long_outage_suspends_the_stream_and_never_ends_it(bench: Bench) -> None:
+    bench.live()
+    bench.stream.patience = Patience(breaker=Breaker(threshold=2, cool_down_s=1.0))
+    fault = bench.simulator.fault("reject", path="/private", status=503, seconds=60)
+    bench.simulator.fault("cut", api_key=KEY, count=1)
+    until(lambda: bench.stream.state is StreamState.SUSPENDED, 20.0, "the breaker to open")
+    bench.order()
+    bench.simulator.end_fault(fault)
+    until(lambda: bench.stream.state is StreamState.LIVE and not bench.missing(), 30.0, "live again, nothing missing")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.core import lifecycle
-from fleet.core.backoff import CAP_S, FLOOR_S, delay_s, next_attempt
+from fleet.core.backoff import CAP_S, FLOOR_S, Patience, delay_s, next_attempt
 from fleet.core.breaker import COOL_DOWN_S, THRESHOLD, Breaker
 from fleet.core.model import StreamState
 
@@ -54,3 +54,19 @@ def test_every_state_can_end_and_ended_is_final() -> None:
     assert not lifecycle.TRANSITIONS[StreamState.STOPPED]
     with pytest.raises(ValueError, match="cannot go from live to connecting"):
         lifecycle.check(StreamState.LIVE, StreamState.CONNECTING)
+
+
+def test_patience_forgives_a_few_cuts_but_no_dial_that_never_came_up() -> None:
+    patience = Patience()
+    for _ in range(5):
+        patience = patience.after(0.5, 100.0)
+        assert patience.attempt == 0 and patience.pause_s(100.0, lambda: 0.9) < 0.5
+    for _ in range(20):
+        patience = patience.after(0.1, 100.0)
+    assert patience.attempt > 5  # a peer that accepts and closes
+    assert patience.after(60.0, 100.0).attempt == 0
+    dead = Patience()
+    for n in range(THRESHOLD):
+        dead = dead.after(0.0, 100.0)
+        assert dead.attempt == n + 1
+    assert dead.pause_s(100.0, lambda: 0.0) == COOL_DOWN_S

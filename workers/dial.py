@@ -1,0 +1,116 @@
+"""Opening one private socket: permit, ticket, handshake, opening dialogue. Runs in the account's thread.
+
+In: the venue's facts and an account's credentials. Out: a `PrivateSocket` that delivers, and what it said meanwhile; or
+ConnectionFailed, DialRefused, ExchangeRefused. The gauge of live connections moves here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.exchange import Exchange, Outcome, Reply, Step, UserItem
+from fleet.core.model import AccountSpec, Credentials
+from fleet.runtime.metrics import Metrics
+from workers.connection import Connection
+from workers.rest import VenueRest
+
+OPENING_TIMEOUT_S = 10.0
+
+
+class PrivateSocket:
+    """A connection that finished its opening. `subscribed_ms`: exchange time from which it delivers."""
+
+    def __init__(self, connection: Connection, ticket: str, subscribed_ms: int) -> None:
+        self.connection, self.ticket, self.subscribed_ms = connection, ticket, subscribed_ms
+        self.opened_s = self.pinged_s = time.monotonic()
+        self.early: list[UserItem] = []  # what it said during the opening
+
+
+class Dialler:
+    """Opens and closes the sockets of one account."""
+
+    def __init__(
+        self,
+        spec: AccountSpec,
+        credentials: Credentials,
+        rest: VenueRest,
+        connect: Callable[[str, str], Connection],
+        user_url: Callable[[Exchange, bool, str], str],
+        metrics: Metrics,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._spec, self._credentials, self._rest = spec, credentials, rest
+        self._connect, self._user_url, self._metrics, self._stopped = connect, user_url, metrics, stopped
+        self._opening: Connection | None = None
+
+    def permit(self) -> None:
+        """Wait for the fleet's permission to dial."""
+        self._rest.dial_permit(self._stopped)
+
+    def open(self, phase: Callable[[str], None]) -> PrivateSocket:
+        """Dial; `phase` hears which step of the opening is under way."""
+        exchange = self._rest.exchange
+        ticket = ""
+        if exchange.ticket is not None and exchange.ticket_of is not None:
+            ticket = exchange.ticket_of(self._rest.call(exchange.ticket, self._credentials, self._stopped))
+        try:
+            connection = self._connect(self._user_url(exchange, self._spec.is_testnet, ticket), self._spec.id)
+        except ConnectionFailed as error:
+            self._metrics.dials(exchange.name, label(error)).inc()
+            raise
+        self._metrics.dials(exchange.name, "ok").inc()
+        self._metrics.userdata_connections(exchange.exchange).inc()
+        self._opening = connection
+        try:
+            socket = PrivateSocket(connection, ticket, self._rest.now_ms())
+            for step in exchange.opening(self._credentials, self._rest.now_ms()):
+                phase(step.phase)
+                socket.early += self._ask(connection, step)
+        except BaseException:
+            self.close(connection)
+            raise
+        finally:
+            self._opening = None
+        return socket
+
+    def _ask(self, connection: Connection, step: Step) -> list[UserItem]:
+        """Send one step and wait for its reply; whatever else comes meanwhile is returned."""
+        connection.send(step.frame)
+        others: list[UserItem] = []
+        deadline_s = time.monotonic() + OPENING_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            answered = False
+            for frame in connection.read(0.5):
+                for item in self._rest.exchange.parse_user(frame, self._spec.id, int(time.time() * 1000)):
+                    if isinstance(item, Reply) and item.key == step.key:
+                        if item.verdict.outcome is not Outcome.OK:
+                            raise ExchangeRefused(step.phase, item.verdict)
+                        answered = True
+                    else:
+                        others.append(item)
+            if answered:
+                return others
+            if self._stopped():
+                raise ConnectionFailed("stopped")
+        raise ConnectionFailed(f"no answer while {step.phase}")
+
+    def abort(self) -> None:
+        """End an opening that is under way; from any thread."""
+        connection = self._opening
+        if connection is not None:
+            connection.abort()
+
+    def close(self, connection: Connection) -> None:
+        connection.close()
+        self._metrics.userdata_connections(self._rest.exchange.exchange).dec()
+
+
+def label(error: ConnectionFailed) -> str:
+    """A short, bounded reason for metrics and gaps."""
+    words = error.reason.lower()
+    for known in ("silent", "refused", "timed out", "reset", "closed", "given up", "protocol", "tls"):
+        if known in words:
+            return known.replace(" ", "_")
+    return "connection"

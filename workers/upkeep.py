@@ -1,0 +1,127 @@
+"""What a connected private stream owes by the clock: pings, listen-key renewal, audits. Runs in the account's thread, once a tick.
+
+In: the stream and the time. Out: frames on the socket, jobs for the worker's REST threads, ConnectionFailed for a dead socket.
+Quiet is not dead: a socket is dead when it answers no ping, deaf when REST tells of events that it did not.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.exchange import Outcome, Verdict
+from fleet.core.model import Credentials
+from fleet.runtime.logs import get
+from fleet.runtime.metrics import Metrics
+from fleet.runtime.settings import Settings
+from workers.dial import PrivateSocket
+from workers.progress import Progress
+from workers.readback import ReadBack, Reading
+from workers.rest import VenueRest
+
+SUSPECT_PAUSE_S = 5.0  # how often the bookkeeping is looked at; doubled each time that an audit finds nothing behind it
+SUSPECT_QUIET_MS = 2000
+RENEW_RETRY_S = 30.0
+
+
+class Kept(Protocol):
+    """What of an account stream its upkeep needs."""
+
+    account_id: str
+    credentials: Credentials
+    rest: VenueRest
+    progress: Progress
+
+    @property
+    def socket(self) -> PrivateSocket | None: ...
+    def read_back(self, *, audit: bool = False) -> None: ...
+    def rejected(self, verdict: Verdict) -> None: ...
+    def give_up(self, verdict: Verdict) -> None: ...
+    def stopping(self) -> bool: ...
+
+
+class Upkeep:
+    """Clocks of one stream; `begin` at each new socket, `tick` at least once a second."""
+
+    def __init__(self, stream: Kept, settings: Settings, readback: ReadBack, metrics: Metrics, jitter: float) -> None:
+        self._stream, self._settings, self._readback, self._metrics = stream, settings, readback, metrics
+        self._jitter = jitter  # in [0, 1): spreads the streams of a shard over each interval
+        self._suspect_pause_s = SUSPECT_PAUSE_S
+        self._renew_s = self._audit_s = self._suspect_s = 0.0
+        self._log = get("upkeep").bind(stream=stream.account_id)
+
+    def begin(self) -> None:
+        now_s = time.monotonic()
+        self._renew_s = now_s + self._settings.listenkey_renewal_s * (0.7 + 0.3 * self._jitter)
+        self._audit_s = now_s + self._settings.audit_interval_s * (0.5 + 0.5 * self._jitter)
+
+    def tick(self, socket: PrivateSocket, now_s: float, *, proven: bool) -> None:
+        """`proven`: the stream is live and no gap is open. Raises ConnectionFailed if the socket answers no ping any more."""
+        self._ping(socket, now_s)
+        if self._stream.rest.exchange.renewal is not None and now_s >= self._renew_s:
+            self._renew_s = now_s + self._settings.listenkey_renewal_s * (0.8 + 0.2 * self._jitter)
+            self._readback.submit(lambda: self._renew(socket.ticket))
+        if proven:
+            self._audit(now_s)
+
+    def _ping(self, socket: PrivateSocket, now_s: float) -> None:
+        liveness = self._stream.rest.exchange.user_liveness
+        silent_s, pinged_s = now_s - socket.connection.last_rx, now_s - socket.pinged_s
+        if silent_s > liveness.timeout_s:
+            raise ConnectionFailed("silent")
+        quiet = silent_s >= liveness.interval_s and pinged_s >= liveness.interval_s
+        if quiet or (liveness.keepalive_s and pinged_s >= liveness.keepalive_s):
+            socket.pinged_s = now_s
+            if liveness.ping is None:
+                socket.connection.ping()
+            else:
+                socket.connection.send(liveness.ping)
+
+    # ── audits: silent loss ──────────────────────────────────────────────────────────────────────────────────────
+    def _audit(self, now_s: float) -> None:
+        """Compare with REST now and then, and at once when the bookkeeping says that the socket dropped something."""
+        suspect = False
+        if now_s >= self._suspect_s:
+            suspect = self._stream.progress.suspicious(SUSPECT_QUIET_MS)
+            if suspect:
+                self._suspect_pause_s = min(2 * self._suspect_pause_s, self._settings.audit_interval_s)
+            self._suspect_s = now_s + self._suspect_pause_s
+        if suspect or now_s >= self._audit_s:
+            self._audit_s = now_s + self._settings.audit_interval_s * (0.8 + 0.4 * self._jitter)
+            self._stream.read_back(audit=True)
+
+    def audited(self, reading: Reading) -> None:
+        """An audit is complete. Orders or fills that only REST told are silent loss; if the socket has delivered nothing since
+        the first of them, it is deaf. Runs in a REST thread."""
+        if not reading.deaf_since_ms:
+            return
+        self._suspect_pause_s = SUSPECT_PAUSE_S
+        self._stream.progress.event("silent_loss", "audit", recovered_events=reading.recovered)
+        self._log.warning("silent loss: the socket dropped events", action="audit", events=reading.recovered)
+        if reading.deaf_since_ms > self._stream.progress.last_live_ms:
+            self._stream.give_up(Verdict(Outcome.TRANSIENT, "deaf"))
+
+    # ── the listen key ───────────────────────────────────────────────────────────────────────────────────────────
+    def _renew(self, ticket: str) -> None:
+        """Extend the listen key; a failed renewal fetches one at once. Runs in a REST thread."""
+        stream, exchange = self._stream, self._stream.rest.exchange
+        assert exchange.renewal is not None and exchange.ticket is not None and exchange.ticket_of is not None
+        count = self._metrics.listenkey_renewals
+        for call in (exchange.renewal.call, exchange.ticket):
+            try:
+                named = exchange.ticket_of(stream.rest.call(call, stream.credentials, stream.stopping))
+            except (ConnectionFailed, ExchangeRefused) as error:
+                count(exchange.exchange, "error").inc()
+                self._log.warning("listen key renewal failed", action="renew", error=str(error))
+                verdict = getattr(error, "verdict", None)
+                if isinstance(verdict, Verdict) and verdict.outcome is Outcome.INVALID:
+                    stream.rejected(verdict)
+                    return
+                continue
+            count(exchange.exchange, "success").inc()
+            current = stream.socket
+            if named and named != ticket and current is not None and current.ticket == ticket:
+                stream.give_up(Verdict(Outcome.TICKET_GONE))
+            return
+        self._renew_s = time.monotonic() + RENEW_RETRY_S * (1.0 + self._jitter)
