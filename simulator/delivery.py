@@ -15,7 +15,7 @@ from simulator.ledger import Row
 if TYPE_CHECKING:
     from simulator.faults import Faults
     from simulator.ledger import Ledger
-    from simulator.sockets import StreamSocket
+    from simulator.stream_socket import StreamSocket
     from simulator.venue import Venue
 
 HOLD_S = 1.0  # a reordered event waits this long for a successor

@@ -9,13 +9,13 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from simulator.account import Account
 from simulator.clock import Clock
-from simulator.engine import Account
 from simulator.frames import BINARY, TEXT, encode
 from simulator.http1 import Request, Response
 from simulator.listener import Listener
 from simulator.replay import Capture
-from simulator.sockets import StreamSocket
+from simulator.stream_socket import StreamSocket
 from simulator.venue import Endpoint, OrderTicket, Refused, SocketSettings
 
 

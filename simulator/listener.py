@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from simulator.http1 import BadRequest, Request, Response, parse
 
 if TYPE_CHECKING:
-    from simulator.sockets import StreamSocket
+    from simulator.stream_socket import StreamSocket
     from simulator.venue import Venue
     from simulator.world import World
 

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from simulator.engine import Account
+from simulator.account import Account
 from simulator.venue import Refused, Venue
 
 if TYPE_CHECKING:

@@ -1,49 +1,26 @@
-"""Seeded markets, venue-agnostic: trades, candles and an order book per symbol that agree with each other. In: a
-random generator and the
-time; out: plain numbers (prices in ticks, quantities in steps) that a venue formats. Pure; runs in the simulator process.
+"""Seeded markets, venue-agnostic: trades, candles and an order book per symbol that agree with each other. In: a random
+generator and the time; out: plain numbers (prices in ticks, quantities in steps) that a venue formats.
 
-Trade ids and aggregate ids are contiguous, candles are built from the trades, the book's changes carry update ids
-from one counter per
-venue, and trades happen at the book's best prices.
+Trade ids and aggregate ids are contiguous, candles are built from the trades, and trades happen at the best prices of the
+book. Pure; used in the simulator process.
 """
 
 from __future__ import annotations
 
-import calendar
-import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
 
-MINUTE = 60_000
-DAY = 86_400_000
-INTERVALS = {
-    "1m": MINUTE, "3m": 3 * MINUTE, "5m": 5 * MINUTE, "15m": 15 * MINUTE, "30m": 30 * MINUTE, "1h": 60 * MINUTE, "2h": 120 * MINUTE,
-    "4h": 240 * MINUTE, "6h": 360 * MINUTE, "8h": 480 * MINUTE, "12h": 720 * MINUTE, "1d": DAY, "3d": 3 * DAY,
-    "1w": 7 * DAY, "1M": 31 * DAY,
-}  # fmt: skip
+from simulator.book import Book, DepthFeed, Sequence
+from simulator.candles import DAY, INTERVALS, MINUTE, Candle, Trade, close_time, open_time
+
+__all__ = (
+    "DAY", "INTERVALS", "MINUTE", "Book", "Candle", "DepthFeed", "Sequence", "Spec", "SymbolMarket", "Trade", "close_time",
+    "decimal", "open_time",
+)  # fmt: skip
+
 HISTORY_MINUTES = 1500
 TRADES_KEPT = 10_000
-LEVELS = 200
-MONDAY = 4 * DAY  # 1970-01-05
-
-
-def open_time(now_ms: int, interval: str) -> int:
-    """Opening time of the candle that holds `now_ms`."""
-    if interval == "1M":
-        moment = time.gmtime(now_ms // 1000)
-        return calendar.timegm((moment.tm_year, moment.tm_mon, 1, 0, 0, 0)) * 1000
-    step = INTERVALS[interval]
-    offset = MONDAY if interval == "1w" else 0
-    return (now_ms - offset) // step * step + offset
-
-
-def close_time(opened_ms: int, interval: str) -> int:
-    """Last millisecond of the candle opened at `opened_ms`."""
-    if interval == "1M":
-        return open_time(opened_ms + 32 * DAY, "1M") - 1
-    return opened_ms + INTERVALS[interval] - 1
 
 
 @dataclass(frozen=True)
@@ -57,187 +34,6 @@ class Spec:
     qty_decimals: int
     start_price: float
     typical_notional: float = 2000.0
-
-
-class Trade(NamedTuple):
-    """One aggregated trade; `sells` = the taker sold (the buyer was the maker)."""
-
-    id: int
-    price: int
-    qty: int
-    first_id: int
-    last_id: int
-    time_ms: int
-    sells: bool
-
-
-@dataclass(slots=True)
-class Candle:
-    """One candle in ticks and steps; quote volumes are ticks × steps."""
-
-    open_ms: int
-    open: int
-    high: int
-    low: int
-    close: int
-    volume: int = 0
-    quote: int = 0
-    trades: int = 0
-    buy_volume: int = 0
-    buy_quote: int = 0
-    first_id: int = -1
-    last_id: int = -1
-
-    def add(self, trade: Trade) -> None:
-        price, qty = trade.price, trade.qty
-        if price > self.high:
-            self.high = price
-        if price < self.low:
-            self.low = price
-        self.close = price
-        self.volume += qty
-        self.quote += price * qty
-        self.trades += trade.last_id - trade.first_id + 1
-        if not trade.sells:
-            self.buy_volume += qty
-            self.buy_quote += price * qty
-        if self.first_id < 0:
-            self.first_id = trade.first_id
-        self.last_id = trade.last_id
-
-    def absorb(self, later: Candle) -> None:
-        """Take in a later candle of a shorter interval."""
-        self.high = max(self.high, later.high)
-        self.low = min(self.low, later.low)
-        self.close = later.close
-        self.volume += later.volume
-        self.quote += later.quote
-        self.trades += later.trades
-        self.buy_volume += later.buy_volume
-        self.buy_quote += later.buy_quote
-        if self.first_id < 0:
-            self.first_id = later.first_id
-        self.last_id = max(self.last_id, later.last_id)
-
-
-@dataclass(slots=True)
-class DepthFeed:
-    """Changes of a book since the last push of one speed."""
-
-    prev_id: int
-    first_id: int = 0
-    bids: dict[int, int] = field(default_factory=dict)
-    asks: dict[int, int] = field(default_factory=dict)
-
-
-class Sequence:
-    """A counter shared by several symbols."""
-
-    def __init__(self, start: int) -> None:
-        self.value = start
-
-    def advance(self, by: int) -> int:
-        self.value += by
-        return self.value
-
-
-class Book:
-    """LEVELS contiguous price levels on each side, one tick of spread."""
-
-    def __init__(self, random: Random, ids: Sequence, price: int, typical_qty: int) -> None:
-        self._random = random
-        self._ids = ids
-        self._typical_qty = typical_qty
-        self.best_bid = price
-        self.best_ask = price + 1
-        self.levels = min(LEVELS, max(5, price // 2))
-        self.bids = {price - i: self._qty() for i in range(self.levels)}
-        self.asks = {price + 1 + i: self._qty() for i in range(self.levels)}
-        self.last_id = ids.advance(1)
-        self.feeds: dict[str, DepthFeed] = {}
-
-    def _qty(self) -> int:
-        return max(1, int(self._typical_qty * self._random.expovariate(1.0)))
-
-    def mutate(self) -> bool:
-        """Move the book a little; True when the best bid or ask changed. Every call changes at least one level."""
-        random = self._random
-        bids: dict[int, int] = {}
-        asks: dict[int, int] = {}
-        before = (self.best_bid, self.bids[self.best_bid], self.asks[self.best_ask])
-        draw = random.random()
-        if draw < 0.2 and self.best_bid > self.levels + 4:
-            self._step(-random.randint(1, 3), bids, asks)
-        elif draw > 0.8:
-            self._step(random.randint(1, 3), bids, asks)
-        for _ in range(random.randint(1, 4)):
-            depth = min(self.levels - 1, int(random.expovariate(0.15)))
-            if random.random() < 0.5:
-                bids[self.best_bid - depth] = self._qty()
-            else:
-                asks[self.best_ask + depth] = self._qty()
-        self._apply(bids, asks)
-        return before != (self.best_bid, self.bids[self.best_bid], self.asks[self.best_ask])
-
-    def _step(self, ticks: int, bids: dict[int, int], asks: dict[int, int]) -> None:
-        for _ in range(abs(ticks)):
-            if ticks > 0:
-                asks[self.best_ask] = 0
-                self.best_ask += 1
-                self.best_bid += 1
-                bids[self.best_bid] = self._qty()
-                bids[self.best_bid - self.levels] = 0
-                asks[self.best_ask + self.levels - 1] = self._qty()
-            else:
-                bids[self.best_bid] = 0
-                self.best_ask -= 1
-                self.best_bid -= 1
-                asks[self.best_ask] = self._qty()
-                asks[self.best_ask + self.levels] = 0
-                bids[self.best_bid - self.levels + 1] = self._qty()
-
-    def _apply(self, bids: dict[int, int], asks: dict[int, int]) -> None:
-        first = self.last_id = self._ids.advance(self._random.randint(1, 40))
-        for side, changes in ((self.bids, bids), (self.asks, asks)):
-            for price, qty in changes.items():
-                if qty:
-                    side[price] = qty
-                else:
-                    side.pop(price, None)
-        if len(bids) + len(asks) > 1:
-            self.last_id = self._ids.advance(len(bids) + len(asks))
-        for feed in self.feeds.values():
-            feed.bids.update(bids)
-            feed.asks.update(asks)
-            if not feed.first_id:
-                feed.first_id = first
-
-    def take_best(self, sells: bool) -> int:
-        """Price at which a taker trades now."""
-        return self.best_bid if sells else self.best_ask
-
-    def top(self, levels: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """The best `levels` of both sides, best first."""
-        count = min(levels, self.levels)
-        bids = [(p, self.bids[p]) for p in range(self.best_bid, self.best_bid - count, -1) if p in self.bids]
-        asks = [(p, self.asks[p]) for p in range(self.best_ask, self.best_ask + count) if p in self.asks]
-        return bids, asks
-
-    def feed(self, speed: str) -> DepthFeed:
-        """The changes for one push speed, starting from now when it is new."""
-        found = self.feeds.get(speed)
-        if found is None:
-            found = self.feeds[speed] = DepthFeed(prev_id=self.last_id)
-        return found
-
-    def drain(self, speed: str) -> tuple[int, int, int, dict[int, int], dict[int, int]] | None:
-        """(first id, last id, previous pushed id, bids, asks) since the last call, or None when nothing changed."""
-        feed = self.feed(speed)
-        if not feed.first_id:
-            return None
-        out = (feed.first_id, self.last_id, feed.prev_id, feed.bids, feed.asks)
-        self.feeds[speed] = DepthFeed(prev_id=self.last_id)
-        return out
 
 
 class SymbolMarket:

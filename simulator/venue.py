@@ -18,10 +18,10 @@ from simulator.clock import Clock
 from simulator.http1 import Request, Response
 
 if TYPE_CHECKING:
-    from simulator.engine import Account
+    from simulator.account import Account
     from simulator.listener import Listener
     from simulator.replay import Capture
-    from simulator.sockets import StreamSocket
+    from simulator.stream_socket import StreamSocket
     from simulator.world import World
 
 

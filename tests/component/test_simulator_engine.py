@@ -7,7 +7,9 @@ from decimal import Decimal as D
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.engine import Account, Engine, Instrument, Position, moved, text
+from simulator.account import Account
+from simulator.engine import Engine, moved
+from simulator.records import Instrument, Position, text
 
 BTC = Instrument("BTCUSDT", "BTC", "USDT", D("0.1"), D("0.001"))
 SPOT = Instrument("ETHUSDT", "ETH", "USDT", D("0.01"), D("0.001"), kind="spot")

@@ -16,7 +16,7 @@ from simulator.venues.binance_usdm.rest_market import limit_of, number
 from simulator.venues.binance_usdm.rules import ApiError, bad_symbol, mandatory
 
 if TYPE_CHECKING:
-    from simulator.engine import Account
+    from simulator.account import Account
     from simulator.venues.binance_usdm.rest import Call
     from simulator.venues.binance_usdm.twin import BinanceUsdm
 

@@ -19,7 +19,7 @@ from simulator.venues.binance_usdm.rules import UsdmSettings
 from simulator.venues.binance_usdm.streams import StreamName, understand
 
 if TYPE_CHECKING:
-    from simulator.sockets import StreamSocket
+    from simulator.stream_socket import StreamSocket
 
 METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 ROUTES = ("/public", "/market", "/private")

@@ -11,9 +11,11 @@ import heapq
 from collections.abc import Callable
 from random import Random
 
+from simulator.book import Sequence
+from simulator.candles import Candle, Trade
 from simulator.hub import Channel, Hub
 from simulator.ledger import Row
-from simulator.market import Candle, Sequence, SymbolMarket, Trade
+from simulator.market import SymbolMarket
 from simulator.venues.binance_usdm import market_messages as messages
 from simulator.venues.binance_usdm.rules import UsdmSettings
 from simulator.venues.binance_usdm.streams import StreamName

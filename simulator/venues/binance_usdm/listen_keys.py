@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from simulator.engine import Account
+from simulator.account import Account
 
 if TYPE_CHECKING:
-    from simulator.sockets import StreamSocket
+    from simulator.stream_socket import StreamSocket
 
 ALPHABET = string.ascii_letters + string.digits
 Filter = frozenset[str] | None  # event names asked for; None = all

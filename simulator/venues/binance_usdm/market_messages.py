@@ -6,7 +6,8 @@ decimal string that needs no escaping.
 
 from __future__ import annotations
 
-from simulator.market import DAY, Candle, SymbolMarket, Trade, close_time
+from simulator.candles import DAY, Candle, Trade, close_time
+from simulator.market import SymbolMarket
 
 EIGHT_HOURS = 8 * 3_600_000
 

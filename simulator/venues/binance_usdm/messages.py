@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import msgspec
 
-from simulator.engine import Asset, Change, Fill, Order, Position, text
 from simulator.frames import encode as frame
+from simulator.records import Asset, Change, Fill, Order, Position, text
 
 __all__ = ("account_update", "config_update", "encode", "frame", "listen_key_expired", "order_update", "trade_lite")
 

@@ -17,8 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
+from simulator.candles import MINUTE
 from simulator.ledger import Row
-from simulator.market import MINUTE
 from simulator.replay import Capture
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from simulator.engine import Account
+from simulator.account import Account
 from simulator.http1 import Request, Response
 from simulator.venues.binance_usdm.rest_account import AccountCalls
 from simulator.venues.binance_usdm.rest_market import MarketCalls

@@ -8,7 +8,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from simulator.engine import Account, Asset, Position, View, text
+from simulator.account import Account, View
+from simulator.records import Asset, Position, text
 from simulator.venues.binance_usdm import messages
 from simulator.venues.binance_usdm.rest_market import limit_of, number
 from simulator.venues.binance_usdm.rules import ApiError, bad_symbol, mandatory

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from simulator.market import INTERVALS, Candle, SymbolMarket, Trade, close_time
+from simulator.candles import INTERVALS, Candle, Trade, close_time
+from simulator.market import SymbolMarket
 from simulator.venues.binance_usdm import market_messages as messages
 from simulator.venues.binance_usdm.rules import ApiError, bad_symbol, mandatory
 

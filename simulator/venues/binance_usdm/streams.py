@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from simulator.market import INTERVALS
+from simulator.candles import INTERVALS
 
 _SYMBOL = r"(?P<symbol>[^@!]+)"
 _FORMS = (

@@ -9,7 +9,8 @@ from collections import deque
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from simulator.engine import Account, Fill, Order
+from simulator.account import Account
+from simulator.records import Fill, Order
 from simulator.venues.binance_usdm.algo import AlgoCalls
 from simulator.venues.binance_usdm.rest_account import QUARTER, WEEK, AccountCalls, window
 from simulator.venues.binance_usdm.rest_market import limit_of, number

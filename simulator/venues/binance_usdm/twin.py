@@ -9,16 +9,18 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from simulator.account import Account
 from simulator.clock import Clock
 from simulator.delivery import Delivery
-from simulator.engine import Account, Change, Engine, Fill, Instrument, Order, text
+from simulator.engine import Engine
 from simulator.http1 import Request, Response, reply
 from simulator.hub import Hub
 from simulator.ledger import Row
 from simulator.listener import Listener
 from simulator.market import SymbolMarket
+from simulator.records import Change, Fill, Instrument, Order, text
 from simulator.replay import Capture
-from simulator.sockets import StreamSocket
+from simulator.stream_socket import StreamSocket
 from simulator.venue import Endpoint, OrderTicket, Refused
 from simulator.venues.binance_usdm import messages
 from simulator.venues.binance_usdm.control import Control
