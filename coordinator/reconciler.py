@@ -54,12 +54,15 @@ class Reconciler:
         connections_per_ip: dict[str, int],
         leading: threading.Event,
         wake: threading.Event,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self._settings, self._timing, self._store = settings, timing, store
         self._leadership, self._desired, self._observed = leadership, desired, observed
         self._assignments, self._dispatch, self._metrics = assignments, dispatch, metrics
         self._connections_per_ip = connections_per_ip
-        self._leading, self._wake = leading, wake
+        self._leading, self._wake, self._clock, self._now_ms = leading, wake, clock, now_ms
         self._verdicts = Verdicts(observed, assignments, dispatch, timing)
         self._generation: Generation | None = None  # the one this leader works on
         self._rebuild: Rebuild | None = None
@@ -78,9 +81,9 @@ class Reconciler:
     def run(self, stop: threading.Event, sound: Callable[[], bool]) -> None:
         """Until `stop`, or until the process is not `sound` any more (a thread died): then somebody else should lead."""
         while not stop.is_set() and sound():
-            started = time.monotonic()
+            started = self._clock()
             self.tick(started)
-            self._wake.wait(max(0.0, self._settings.leader_tick_s - (time.monotonic() - started)))
+            self._wake.wait(max(0.0, self._settings.leader_tick_s - (self._clock() - started)))
             self._wake.clear()
         self._leadership.resign()
 
@@ -124,7 +127,7 @@ class Reconciler:
             self._observed.forget("new generation")
             mirror = self._mirror if lost else {}
             self._rebuild = Rebuild(
-                self._store, self._leadership, self._assignments, mirror, self._timing.dead_after_s, _now_ms
+                self._store, self._leadership, self._assignments, mirror, self._timing.dead_after_s, self._now_ms
             )
         if not lost and observation.generation is not None and observation.generation.ready and self._rebuild is None:
             self._generation = observation.generation
@@ -155,7 +158,7 @@ class Reconciler:
         self._dispatch.carry_out(result, self._generation, snapshot.accounts if snapshot else {})
         self._budget.spend(sum(1 for r in result.releases if r.reason == "rebalance"))
         self._planned = self._state(snapshot) if result.empty and not self._settling(now) else ()
-        self._plan_again_at = now + max(FULL_PLAN_S, PLAN_SHARE * (time.monotonic() - now))
+        self._plan_again_at = now + max(FULL_PLAN_S, PLAN_SHARE * (self._clock() - now))
         self._forget_dead(now)
 
     def _settling(self, now: float) -> bool:
@@ -171,7 +174,7 @@ class Reconciler:
             connections_per_ip=self._connections_per_ip,
             rebalance=self._budget.allowed if not settling else 0,
             hold="waiting for workers to register" if settling else "",
-            ack_before_ms=_now_ms() - int(ACK_WITHIN_S * 1000),
+            ack_before_ms=self._now_ms() - int(ACK_WITHIN_S * 1000),
         )
         return plan(snapshot.accounts if snapshot else None, self._observed.own, self._observed.workers, limits)
 
@@ -215,7 +218,3 @@ class Reconciler:
         for slot, incarnation in self._observed.expired(now, FORGET_AFTER_S).items():
             if self._store.forget(self._leadership.leader, slot, incarnation):
                 self._log.info("worker forgotten", action="forget", shard=slot)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
