@@ -196,9 +196,9 @@ def _single_orders(found: _Findings) -> Dialogue[None]:
         if row.exec_type in rows.TRADING and row.order_id:
             wanted[category, row.order_id] = row.symbol
     for (category, order_id), symbol in sorted(wanted.items()):
-        for path in (OPEN, HISTORY):
+        for path, more in ((OPEN, (("openOnly", "1"), ("symbol", symbol))), (HISTORY, ())):
             if (category, order_id) not in found.orders:
-                yield from _single_order(found, path, category, order_id)
+                yield from _single_order(found, path, (("category", category), ("orderId", order_id), *more))
         if order_id not in found.mark.open_orders or order_id in found.open:
             continue
         known = found.orders.get((category, order_id))
@@ -207,11 +207,10 @@ def _single_orders(found: _Findings) -> Dialogue[None]:
             found.closed.append(order_id)  # unknown: cancelled unfilled more than a day ago
 
 
-def _single_order(found: _Findings, path: str, category: str, order_id: str) -> Dialogue[None]:
+def _single_order(found: _Findings, path: str, params: Params) -> Dialogue[None]:
+    (_, category), (_, order_id), *_ = params
     try:
-        page, _ = yield from _answer(
-            found, path, (("category", category), ("orderId", order_id)), wire.Page[wire.OrderRow]
-        )
+        page, _ = yield from _answer(found, path, params, wire.Page[wire.OrderRow])
     except ExchangeRefused:
         return  # 110001 or the like: not there
     _keep(found, category, [row for row in page.rows if row.order_id == order_id])
