@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from fleet.core.names import MARKET_TOPICS, TOPIC_DEPTH
@@ -26,6 +27,7 @@ class Comparison:
         report.events = dict(sorted(tally.events.items()))
         report.fills = self._fills(report)
         report.market = self._market(report)
+        self._replay(report)
         doubled = tally.double_streamed()
         report.double_streamed = len(doubled)
         report.problems += [
@@ -66,21 +68,30 @@ class Comparison:
     ) -> MarketTopic:
         tally, ledger = self._watch.tally, self._watch.ledger
         sent, doomed = ledger.written(closed_at, topic)
-        lost = {key for key in sent if key not in tally.market}
+        lost = sent - tally.market
         if topic == TOPIC_DEPTH:
-            lost = {key for key in lost if not tally.covered_by_snapshot(key, ledger.market[key][0])}
+            lost = Counter({k: n for k, n in lost.items() if not tally.covered_by_snapshot(k, ledger.market[k][0][0])})
         for key in sorted(lost)[:SHOWN]:
             report.problems.append(f"{' '.join(key)}: sent but not in Kafka")
         in_kafka, in_clickhouse = len(tally.market_ids[topic]), stored.get(topic, 0)
         if in_clickhouse < in_kafka:
             report.problems.append(f"{topic}: {in_kafka - in_clickhouse} events are in Kafka but not in ClickHouse")
+        gone = doomed - (tally.market - sent)
         return MarketTopic(
-            sent=len(sent | (doomed & tally.market)),
+            sent=sent.total() + doomed.total() - gone.total(),
             kafka=in_kafka,
             clickhouse=in_clickhouse,
-            missing=len(lost) + max(0, in_kafka - in_clickhouse),
-            with_socket=len(doomed - tally.market),
+            missing=lost.total() + max(0, in_kafka - in_clickhouse),
+            with_socket=gone.total(),
         )
+
+    def _replay(self, report: Report) -> None:
+        """Rows in ClickHouse against frames in the captures; a book's snapshot is a row that no frame stands for."""
+        snapshots = sum(map(len, self._watch.tally.snapshots.values()))
+        for topic, frames in report.replay.items():
+            rows = report.market[topic].clickhouse - (snapshots if topic == TOPIC_DEPTH else 0)
+            if rows != frames:
+                report.problems.append(f"{topic}: {frames} frames in the captures, {rows} rows in ClickHouse")
 
     def _stored(self) -> dict[str, int]:
         """Distinct events per topic in ClickHouse; the sink has stopped, so the embedded engine is free."""

@@ -5,6 +5,7 @@ A market event is known by what identifies it at the exchange, never by our own 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,7 +33,7 @@ class Ledger:
     def __init__(self) -> None:
         self.seq = 0
         self.fills: dict[FillKey, int] = {}  # → ts
-        self.market: dict[MarketKey, tuple[int, list[Any]]] = {}  # → ts, sockets it was written to
+        self.market: dict[MarketKey, list[tuple[int, list[Any]]]] = {}  # → each row's ts and sockets it was written to
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
@@ -44,19 +45,24 @@ class Ledger:
                     key = (venue, str(row["api_key"]), str(row["symbol"]), f"{row['trade_id']}/{row['order_id']}")
                     self.fills.setdefault(key, int(row["ts"]))
             elif TOPIC_OF_TYPE.get(TICKERS.get(kind, kind)) in MARKET_TOPICS and row.get("sockets"):
-                key = market_key(TICKERS.get(kind, kind), venue, str(row["symbol"]), distinct_of(row))
-                self.market[key] = (int(row["ts"]), row["sockets"])
+                event = market_key(TICKERS.get(kind, kind), venue, str(row["symbol"]), distinct_of(row))
+                self.market.setdefault(event, []).append((int(row["ts"]), row["sockets"]))
 
-    def written(self, closed_at: dict[Any, int | None], topic: str) -> tuple[set[MarketKey], set[MarketKey]]:
-        """(sent, with_socket) of one topic: sent = on some socket that lived LAST_MOMENT_MS longer than the event."""
-        sent: set[MarketKey] = set()
-        doomed: set[MarketKey] = set()
-        for key, (ts, sockets) in self.market.items():
+    def written(self, closed_at: dict[Any, int | None], topic: str) -> tuple[Counter[MarketKey], Counter[MarketKey]]:
+        """(sent, doomed) of one topic, events by key: sent = on some socket that lived LAST_MOMENT_MS longer than the event."""
+        sent: Counter[MarketKey] = Counter()
+        doomed: Counter[MarketKey] = Counter()
+        for key, rows in self.market.items():
             if key[0] != topic:
                 continue
-            lived = any((closed := closed_at.get(s)) is None or closed - ts >= LAST_MOMENT_MS for s in sockets)
-            (sent if lived else doomed).add(key)
+            for ts, sockets in rows:
+                lived = any((closed := closed_at.get(s)) is None or closed - ts >= LAST_MOMENT_MS for s in sockets)
+                (sent if lived else doomed)[key] += 1
         return sent, doomed
+
+    def market_rows(self) -> int:
+        """Market events that were written to some socket."""
+        return sum(map(len, self.market.values()))
 
 
 def distinct_of(row: dict[str, Any]) -> tuple[object, ...]:

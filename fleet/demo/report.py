@@ -86,6 +86,7 @@ class Report(msgspec.Struct):
     reconnects: int = 0
     dials: Dials = msgspec.field(default_factory=Dials)
     faults: dict[str, int] = {}
+    replay: dict[str, int] = {}  # with --replay: frames in the captures, by topic
     processes: list[Process] = []
     clean_shutdown: bool = False
     problems: list[str] = []

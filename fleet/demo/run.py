@@ -24,7 +24,7 @@ from fleet.demo.compare import Comparison
 from fleet.demo.display import Display, display
 from fleet.demo.options import Options
 from fleet.demo.place import REPOSITORY, Place
-from fleet.demo.replay import capture_settings
+from fleet.demo.replay import capture_rows, capture_settings
 from fleet.demo.report import Report
 from fleet.demo.simulated import Control, Simulated
 from fleet.demo.supervised import Supervised
@@ -196,6 +196,7 @@ class Demo:
         pg = Postgres(settings.postgres_dsn, application="fleet-demo-watch")
         self.stack.callback(pg.close)
         watch = Watch(settings, control, fleet, store, pg, keys)
+        watch.replay = capture_rows(self.options.replay)
         self.stack.callback(watch.close)
         return watch
 
@@ -276,6 +277,7 @@ class Demo:
             exchanges=list(options.venues),
             broker=broker,
             faults=watch.faults,
+            replay=watch.replay,
             processes=processes,
             clean_shutdown=not problems,
             problems=problems,

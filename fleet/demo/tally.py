@@ -52,7 +52,7 @@ class Tally:
         self.events: Counter[str] = Counter()
         self.fills: dict[FillKey, str] = {}  # → source of the first record
         self.market_ids: dict[str, set[str]] = {topic: set() for topic in MARKET_TOPICS}
-        self.market: set[MarketKey] = set()
+        self.market: Counter[MarketKey] = Counter()  # distinct events under one key
         self.snapshots: dict[tuple[str, str], list[tuple[int, int]]] = {}  # venue, symbol → (ts_recv, last_seq)
         self.latencies_ms: list[int] = []
         self.last_event: dict[str, Any] = {}
@@ -90,6 +90,8 @@ class Tally:
             span[1] = max(span[1], seen.ts_recv)
 
     def _market(self, topic: str, seen: Seen) -> None:
+        if seen.id in self.market_ids[topic]:
+            return
         self.market_ids[topic].add(seen.id)
         venue = f"{seen.exchange}:{seen.market}"
         if seen.type == "depth" and seen.kind == "snapshot":
@@ -106,7 +108,7 @@ class Tally:
             distinct = (seen.side, plain(seen.price or ""), plain(seen.qty or ""))
         elif seen.type == "ticker" and seen.last is None:
             distinct = ("book", seen.ts_event)
-        self.market.add(market_key(seen.type, venue, seen.symbol, distinct))
+        self.market[market_key(seen.type, venue, seen.symbol, distinct)] += 1
 
     def covered_by_snapshot(self, key: MarketKey, ts: int) -> bool:
         """A book update of time `ts` that the next published snapshot contains was left out on purpose: the book was not

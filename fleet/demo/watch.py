@@ -49,6 +49,7 @@ class Watch:
         self.ledger = Ledger()
         self.tally = Tally()
         self.faults: dict[str, int] = {}
+        self.replay: dict[str, int] = {}  # frames in the captures, by topic
         self.live = 0
         self.reconnects = 0
         self.connections: list[dict[str, Any]] = []
@@ -106,6 +107,7 @@ class Watch:
             "fills not in Kafka": len(fills - self.tally.fills.keys()),
             "accounts not live": len(self.keys) - len(self._view.live()),
             "open gaps": open_gaps,
+            "recorded frames not replayed": max(0, sum(self.replay.values()) - self.ledger.market_rows()),
         }
         if not any(waiting.values()):
             waiting["fills not in Postgres"] = len(fills - self.fills_in_postgres())
