@@ -218,7 +218,8 @@ class Topic(msgspec.Struct, frozen=True):
 class Market:
     """The public half of an exchange. `markets`: what its events' `market` may be, empty = the venue's. `comes_with`: kinds
     that share a topic with another one, which is subscribed once for both. `again`: frames that make the venue send topics anew
-    from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id)."""
+    from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id). `examples`: well-known
+    symbols in the form `topics` takes, for the demo."""
 
     kinds: tuple[MarketKind, ...]
     topics: Callable[[Sequence[str], Sequence[MarketKind]], list[Topic]]  # symbols, kinds -> topics
@@ -232,6 +233,7 @@ class Market:
     markets: tuple[str, ...] = ()
     comes_with: Mapping[MarketKind, MarketKind] = field(default_factory=dict)
     again: Callable[[Sequence[Topic], int], list[bytes]] | None = None  # topics, request id
+    examples: tuple[str, ...] = ("BTCUSDT", "ETHUSDT")
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def distinct_of(row: dict[str, Any]) -> tuple[object, ...]:
     if kind == "trade":
         return (row["trade_id"],)
     if kind == "kline":
-        return (str(row.get("stream", "")).rpartition("kline_")[2], row["ts"])
+        return (row.get("interval") or str(row.get("stream", "")).rpartition("kline_")[2], row["ts"])
     if kind == "depth" and row.get("last_seq") is not None:
         return (row["last_seq"],)
     if kind == "liquidation":

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import FrameType
 
@@ -156,7 +156,7 @@ class Demo:
         services = self.stack.enter_context(Services.start(place.services, progress=self.screen.note))
         control = simulator.ready()
         self.stack.callback(control.close)
-        market = capture_settings(options.replay) if options.replay else {}
+        market = capture_settings(options.replay) if options.replay else example_settings(options.venues)
         env = place.env(options.workers, services.env, simulator.endpoints, market, self.patience())
         fleet_command("migrate", env)
         self.screen.note(f"services are up (broker: {services.kafka.kind}); simulated: {', '.join(options.venues)}")
@@ -284,3 +284,10 @@ class Demo:
         )
         Comparison(watch, settings).fill(report)
         return report
+
+
+def example_settings(venues: Iterable[str]) -> dict[str, str]:
+    """FLEET_MARKET_SYMBOLS: the well-known symbols of each venue."""
+    known = exchanges()
+    symbols = [f"{name}:{symbol}" for name in venues for symbol in known[name].market_data.examples]
+    return {"FLEET_MARKET_SYMBOLS": ",".join(symbols)}

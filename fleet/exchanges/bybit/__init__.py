@@ -34,6 +34,7 @@ EXCHANGE = Exchange(
         markets=subscribe.CATEGORIES,
         comes_with=subscribe.COMES_WITH,
         again=subscribe.again,
+        examples=subscribe.EXAMPLES,
     ),
     extra_codes=session.CODE_TEXTS,
 )

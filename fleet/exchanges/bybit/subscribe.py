@@ -37,6 +37,7 @@ _KINDS: dict[MarketKind, tuple[str, float | None, float | None]] = {
     **{f"kline_{ours}": (f"kline.{theirs}", 90.0, 90.0) for ours, theirs in INTERVALS.items()},
 }
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
+EXAMPLES = ("BTCUSDT", "ETHUSDT", "spot/BTCUSDT", "spot/ETHUSDT")
 COMES_WITH: dict[MarketKind, MarketKind] = {"mark_price": "ticker"}  # one topic carries both (4.2)
 NOT_SPOT = frozenset({"mark_price", "liquidation"})
 
