@@ -1,7 +1,8 @@
 """One account at a simulated exchange, with its past. In: record versions from the engine; out: the account as of any
 recent instant.
 
-`Account.view(lag_ms, now_ms)` is the account as REST sees it when REST lags the engine. Pure; used in the simulator process.
+`Account.view(lag_ms, now_ms)` is the account as REST sees it when REST lags the engine. Pure; used in the simulator
+process.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The control interface (contracts.md, Simulator). In: HTTP calls on loopback; out: accounts, orders, load, faults,
 ledger, connections, calls.
 
-Beside the contract's calls: GET / (summary), GET /faults, GET /accounts, DELETE /orders/ID?api_key=,
-POST /deposits, GET and POST /replay, GET and PATCH /settings, GET /load.
-Ledger: `since`, and `api_key`, `type` (comma-separated), `market=0` to narrow it.
+Beside the contract's calls: GET / (summary), GET /faults, GET /accounts, DELETE /orders/ID?api_key=, POST /deposits,
+GET and POST /replay, GET and PATCH /settings, GET /load. Ledger: `since`, and `api_key`, `type` (comma-separated),
+`market=0` to narrow it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A seeded order book in ticks and steps. In: a random generator; out: levels, and the changes since the last push of each speed.
+"""A seeded order book in ticks and steps. In: a random generator; out: levels, and the changes since the last push of
+each speed.
 
 Every change carries update ids from one counter per venue. Pure; used in the simulator process.
 """

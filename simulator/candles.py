@@ -1,5 +1,5 @@
-"""Trades and the candles made of them, in ticks and steps. In: trades; out: candles of any interval. Pure; used in the
-simulator process.
+"""Trades and the candles made of them, in ticks and steps. In: trades; out: candles of any interval. Pure; used in
+the simulator process.
 """
 
 from __future__ import annotations

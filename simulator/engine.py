@@ -1,8 +1,9 @@
-"""Money of accounts: orders → fills → positions → balances, venue-agnostic, in Decimal. In: order requests; out: Change records.
+"""Money of accounts: orders → fills → positions → balances, venue-agnostic, in Decimal. In: order requests; out:
+Change records.
 
-One change is one instant of the engine (`time_ms`, strictly increasing per account), so the stream and REST, which are both
-written from the same records, agree in ids, times and amounts. Pure apart from the clock value passed in; used in the
-simulator process.
+One change is one instant of the engine (`time_ms`, strictly increasing per account), so the stream and REST, which
+are both written from the same records, agree in ids, times and amounts. Pure apart from the clock value passed in;
+used in the simulator process.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Faults on demand. In: `POST /faults` bodies; out: effects on sockets now, and answers to "what befalls this event,
 call or handshake?".
 
-Three families: at once (cut, close, garbage, expire_listen_key), attached to sockets (half_open, stall: those open at that moment;
-fragment, slow: later ones too), and asked for at each occurrence (the rest). A fault ends when its `count` is used up, its
-`seconds` have passed or it is deleted.
+Three families: at once (cut, close, garbage, expire_listen_key), attached to sockets (half_open, stall: those open at
+that moment; fragment, slow: later ones too), and asked for at each occurrence (the rest). A fault ends when its
+`count` is used up, its `seconds` have passed or it is deleted.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The faults in force. In: `POST /faults` bodies; out: effects on sockets now, and answers to "what befalls this event, call or
-handshake?". Used in the simulator process, on its event loop.
+"""The faults in force. In: `POST /faults` bodies; out: effects on sockets now, and answers to "what befalls this
+event, call or handshake?". Used in the simulator process, on its event loop.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""WebSocket frames, server side. In: payload bytes; out: unmasked frames (RFC 6455, 5.2). Runs in the simulator process.
+"""WebSocket frames, server side. In: payload bytes; out: unmasked frames (RFC 6455, 5.2). Runs in the simulator
+process.
 
-Market data is encoded here once and the same bytes object is written to every subscriber; the receiving direction and the
-control frames are left to `websockets`' sans-I/O protocol.
+Market data is encoded here once and the same bytes object is written to every subscriber; the receiving direction and
+the control frames are left to `websockets`' sans-I/O protocol.
 """
 
 from __future__ import annotations

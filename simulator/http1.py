@@ -1,4 +1,5 @@
-"""HTTP/1.1 as far as an exchange and its clients use it. In: received bytes; out: Request, and bytes of a Response. No I/O here.
+"""HTTP/1.1 as far as an exchange and its clients use it. In: received bytes; out: Request, and bytes of a Response.
+No I/O here.
 
 Content-Length bodies and keep-alive only: no exchange client sends chunked requests.
 """

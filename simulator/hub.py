@@ -1,6 +1,8 @@
-"""Who gets which market stream. In: subscriptions of sockets and published payloads; out: frames on sockets and ledger rows.
+"""Who gets which market stream. In: subscriptions of sockets and published payloads; out: frames on sockets and
+ledger rows.
 
-A payload is encoded once per envelope in use and the same bytes go to every subscriber. Runs on the simulator's event loop.
+A payload is encoded once per envelope in use and the same bytes go to every subscriber. Runs on the simulator's event
+loop.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The truth: every event the simulated exchanges produced, and the sockets it was written to. In: rows; out: NDJSON
 by sequence number.
 
-Rows of accounts are kept for the life of the process. Market rows are many and go into a ring (MARKET_ROWS): a reader that
-polls `since` its last seq gets them all; `oldest_market_seq` says where the ring begins.
+Rows of accounts are kept for the life of the process. Market rows are many and go into a ring (MARKET_ROWS): a reader
+that polls `since` its last seq gets them all; `oldest_market_seq` says where the ring begins.
 """
 
 from __future__ import annotations

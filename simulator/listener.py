@@ -1,8 +1,8 @@
 """One listening port: TCP connections in, HTTP requests and WebSockets of one role of one venue out. Runs on the
 simulator's event loop.
 
-A second socket stays bound to the port without listening, so that `refuse` can close the listening one (the kernel then
-refuses connections) without anybody else getting the port.
+A second socket stays bound to the port without listening, so that `refuse` can close the listening one (the kernel
+then refuses connections) without anybody else getting the port.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Seeded markets, venue-agnostic: trades, candles and an order book per symbol that agree with each other. In: a random
-generator and the time; out: plain numbers (prices in ticks, quantities in steps) that a venue formats.
+"""Seeded markets, venue-agnostic: trades, candles and an order book per symbol that agree with each other. In: a
+random generator and the time; out: plain numbers (prices in ticks, quantities in steps) that a venue formats.
 
-Trade ids and aggregate ids are contiguous, candles are built from the trades, and trades happen at the best prices of the
-book. Pure; used in the simulator process.
+Trade ids and aggregate ids are contiguous, candles are built from the trades, and trades happen at the best prices of
+the book. Pure; used in the simulator process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What an account consists of: instruments, orders, fills, balances, positions, movements of money. Immutable; amounts are Decimal.
+"""What an account consists of: instruments, orders, fills, balances, positions, movements of money. Immutable;
+amounts are Decimal.
 
 In: nothing; out: record types and the texts of their amounts. Pure; used in the simulator process.
 """

@@ -1,8 +1,8 @@
-"""One WebSocket of a simulated exchange. In: received bytes, frames to send; out: bytes on the transport, calls into the
-venue. Runs in the simulator process, on its one event loop.
+"""One WebSocket of a simulated exchange. In: received bytes, frames to send; out: bytes on the transport, calls into
+the venue. Runs in the simulator process, on its one event loop.
 
-`websockets`' sans-I/O ServerProtocol does the handshake, the receiving direction and control frames; data frames are encoded by
-`frames` and written directly, so that a fault can reach each raw byte.
+`websockets`' sans-I/O ServerProtocol does the handshake, the receiving direction and control frames; data frames are
+encoded by `frames` and written directly, so that a fault can reach each raw byte.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""TLS of the simulated exchanges: a CA of our own and one certificate for loopback. In: where to write the CA; out:
-a server context.
+"""TLS of the simulated exchanges: a CA of our own and one certificate for loopback. In: where to write the CA; out: a
+server context.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The seam between the simulator and one simulated exchange. In: requests, sockets, messages; out: replies and frames.
+"""The seam between the simulator and one simulated exchange. In: requests, sockets, messages; out: replies and
+frames.
 
-A venue is a folder `simulator/venues/<name>/` (the name of its adapter's folder in fleet/exchanges) whose package exports
-`create(world) -> Venue`. Nothing else in the simulator knows a venue by name: add a folder and it is served, faulted,
-loaded and ledgered.
+A venue is a folder `simulator/venues/<name>/` (the name of its adapter's folder in fleet/exchanges) whose package
+exports `create(world) -> Venue`. Nothing else in the simulator knows a venue by name: add a folder and it is served,
+faulted, loaded and ledgered.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from simulator.venues.binance_usdm.rest_account import window
+from simulator.venues.binance_usdm.rest_config import window
 from simulator.venues.binance_usdm.rest_market import limit_of, number
 from simulator.venues.binance_usdm.rules import ApiError, bad_symbol, mandatory
 
@@ -108,6 +108,5 @@ class AlgoCalls:
                 "cp": row["closePosition"], "pP": False, "R": row["reduceOnly"], "tt": 0, "gtd": 0,
             },
         })  # fmt: skip
-        ledger_row = venue.row(account, "account", row["symbol"], now_ms)
-        ledger_row.event, ledger_row.status = "ALGO_UPDATE", row["algoStatus"].lower()
-        venue.send(account, "ALGO_UPDATE", payload, [ledger_row])
+        status = row["algoStatus"].lower()
+        venue.user.event(account, "ALGO_UPDATE", payload, now_ms, row["symbol"], status)

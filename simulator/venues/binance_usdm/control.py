@@ -1,6 +1,5 @@
-"""What a client says on a stream socket: the URL's streams and keys, and SUBSCRIBE & co. In: paths and messages;
-out: subscriptions and
-replies (sheet 1.1, 1.4, 2.1).
+"""What a client says on a stream socket: the URL's streams and keys, and SUBSCRIBE & co. In: paths and messages; out:
+subscriptions and replies (sheet 1.1, 1.4, 2.1).
 """
 
 from __future__ import annotations

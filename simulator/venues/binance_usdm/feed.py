@@ -1,8 +1,9 @@
-"""Market data of Binance USDⓈ-M. In: time and who is subscribed; out: published frames (sheet section 3) and their ledger rows.
+"""Market data of Binance USDⓈ-M. In: time and who is subscribed; out: published frames (sheet section 3) and their
+ledger rows.
 
 A tick lets every symbol trade, moves books, closes candles at the minute, and pushes each subscribed stream when its
-period is over.
-`rate` is the wanted number of frames a second over all streams: what the periodic streams leave is filled with trades.
+period is over. `rate` is the wanted number of frames a second over all streams: what the periodic streams leave is
+filled with trades.
 """
 
 from __future__ import annotations

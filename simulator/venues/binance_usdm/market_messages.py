@@ -1,7 +1,7 @@
 """Market messages of Binance USDⓈ-M as JSON bytes (sheet section 3). In: market state; out: payloads. Pure.
 
-Written as text rather than through an encoder: they are most of what the simulator does, and every value is a number or a
-decimal string that needs no escaping.
+Written as text rather than through an encoder: they are most of what the simulator does, and every value is a number
+or a decimal string that needs no escaping.
 """
 
 from __future__ import annotations

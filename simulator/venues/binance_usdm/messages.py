@@ -9,7 +9,16 @@ import msgspec
 from simulator.frames import encode as frame
 from simulator.records import Asset, Change, Fill, Order, Position, text
 
-__all__ = ("account_update", "config_update", "encode", "frame", "listen_key_expired", "order_update", "trade_lite")
+__all__ = (
+    "account_update",
+    "config_update",
+    "encode",
+    "frame",
+    "listen_key_expired",
+    "order_update",
+    "trade_lite",
+    "wrap",
+)
 
 encode = msgspec.json.Encoder().encode
 
@@ -80,3 +89,8 @@ def listen_key_expired(listen_key: str, event_ms: int) -> bytes:
 
 def config_update(symbol: str, leverage: int, event_ms: int) -> bytes:
     return encode({"e": "ACCOUNT_CONFIG_UPDATE", "E": event_ms, "T": event_ms, "ac": {"s": symbol, "l": leverage}})
+
+
+def wrap(form: int, name: str, payload: bytes) -> bytes:
+    """The message for an envelope: 0 raw, 1 combined."""
+    return b'{"stream":"%s","data":%s}' % (name.encode(), payload) if form else payload

@@ -1,11 +1,10 @@
 """Replay of a recorded Binance USDⓈ-M capture. In: a Capture; out: its frames on the sockets that subscribed,
-re-timed, and its order-book
-snapshots at /fapi/v1/depth.
+re-timed, and its order-book snapshots at /fapi/v1/depth.
 
 Starts when every recorded stream has a subscriber, or START_AFTER_MS after the first one has (streams nobody wants
-are skipped). Frames
-go out at their recorded distances; their times are moved by whole minutes to now, unless the recording's times are kept. A
-snapshot asked for after its moment is the recorded book brought up to date with what was sent since.
+are skipped). Frames go out at their recorded distances; their times are moved by whole minutes to now, unless the
+recording's times are kept. A snapshot asked for after its moment is the recorded book brought up to date with what
+was sent since.
 """
 
 from __future__ import annotations

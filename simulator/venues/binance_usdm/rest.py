@@ -1,5 +1,5 @@
-"""REST of Binance USDⓈ-M: routing, weights, bans, keys and signatures. In: a request; out: a reply with the real status and code
-(sheet 2.2, 2.3, 5.1, 6).
+"""REST of Binance USDⓈ-M: routing, weights, bans, keys and signatures. In: a request; out: a reply with the real
+status and code (sheet 2.2, 2.3, 5.1, 6).
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import msgspec
 
 from simulator.account import Account
 from simulator.http1 import Request, Response
+from simulator.venues.binance_usdm.algo import AlgoCalls
+from simulator.venues.binance_usdm.orders import OrderCalls
 from simulator.venues.binance_usdm.rest_account import AccountCalls
+from simulator.venues.binance_usdm.rest_config import ConfigCalls
 from simulator.venues.binance_usdm.rest_market import MarketCalls
 from simulator.venues.binance_usdm.rules import ApiError, WeightLimiter, banned, mandatory
 from simulator.venues.binance_usdm.trading import TradingCalls
@@ -70,8 +73,9 @@ class Rest:
     def __init__(self, venue: BinanceUsdm) -> None:
         self._venue = venue
         self.limiter = WeightLimiter(venue.settings)
-        self.trading = TradingCalls(venue)
-        market, account, trading = MarketCalls(venue), AccountCalls(venue), self.trading
+        orders, algo, config = OrderCalls(venue), AlgoCalls(venue), ConfigCalls(venue)
+        self.trading = trading = TradingCalls(venue, orders)
+        market, account = MarketCalls(venue), AccountCalls(venue)
         self._routes: dict[tuple[str, str], Route] = {
             ("GET", "/fapi/v1/ping"): Route("none", 1, lambda params: {}),
             ("GET", "/fapi/v1/time"): Route("none", 1, market.time),
@@ -95,32 +99,32 @@ class Rest:
             ("GET", "/fapi/v2/balance"): Route("signed", 5, account.balance),
             ("GET", "/fapi/v3/positionRisk"): Route("signed", 5, account.position_risk_v3),
             ("GET", "/fapi/v2/positionRisk"): Route("signed", 5, account.position_risk_v2),
-            ("GET", "/fapi/v1/accountConfig"): Route("signed", 5, account.account_config),
-            ("GET", "/fapi/v1/symbolConfig"): Route("signed", 5, account.symbol_config),
-            ("GET", "/fapi/v1/positionSide/dual"): Route("signed", 30, account.position_mode),
-            ("POST", "/fapi/v1/positionSide/dual"): Route("signed", 1, account.change_position_mode),
-            ("GET", "/fapi/v1/multiAssetsMargin"): Route("signed", 30, account.multi_assets),
-            ("POST", "/fapi/v1/marginType"): Route("signed", 1, account.change_margin_type),
-            ("GET", "/fapi/v1/leverageBracket"): Route("signed", 1, account.leverage_bracket),
-            ("GET", "/fapi/v1/commissionRate"): Route("signed", 20, account.commission_rate),
-            ("POST", "/fapi/v1/leverage"): Route("signed", 1, account.change_leverage),
-            ("GET", "/fapi/v1/income"): Route("signed", 30, account.income),
-            ("GET", "/fapi/v1/rateLimit/order"): Route("signed", 1, trading.order_limits),
-            ("GET", "/fapi/v1/forceOrders"): Route("signed", _by("symbol", 20, 50), trading.force_orders),
-            ("GET", "/fapi/v1/openOrders"): Route("signed", _by("symbol", 1, 40), trading.open_orders),
-            ("GET", "/fapi/v1/openOrder"): Route("signed", 1, trading.open_order),
-            ("GET", "/fapi/v1/allOrders"): Route("signed", 5, trading.all_orders),
-            ("GET", "/fapi/v1/order"): Route("signed", 1, trading.order),
-            ("GET", "/fapi/v1/userTrades"): Route("signed", 5, trading.user_trades),
+            ("GET", "/fapi/v1/accountConfig"): Route("signed", 5, config.account_config),
+            ("GET", "/fapi/v1/symbolConfig"): Route("signed", 5, config.symbol_config),
+            ("GET", "/fapi/v1/positionSide/dual"): Route("signed", 30, config.position_mode),
+            ("POST", "/fapi/v1/positionSide/dual"): Route("signed", 1, config.change_position_mode),
+            ("GET", "/fapi/v1/multiAssetsMargin"): Route("signed", 30, config.multi_assets),
+            ("POST", "/fapi/v1/marginType"): Route("signed", 1, config.change_margin_type),
+            ("GET", "/fapi/v1/leverageBracket"): Route("signed", 1, config.leverage_bracket),
+            ("GET", "/fapi/v1/commissionRate"): Route("signed", 20, config.commission_rate),
+            ("POST", "/fapi/v1/leverage"): Route("signed", 1, config.change_leverage),
+            ("GET", "/fapi/v1/income"): Route("signed", 30, config.income),
+            ("GET", "/fapi/v1/rateLimit/order"): Route("signed", 1, orders.order_limits),
+            ("GET", "/fapi/v1/forceOrders"): Route("signed", _by("symbol", 20, 50), orders.force_orders),
+            ("GET", "/fapi/v1/openOrders"): Route("signed", _by("symbol", 1, 40), orders.open_orders),
+            ("GET", "/fapi/v1/openOrder"): Route("signed", 1, orders.open_order),
+            ("GET", "/fapi/v1/allOrders"): Route("signed", 5, orders.all_orders),
+            ("GET", "/fapi/v1/order"): Route("signed", 1, orders.order),
+            ("GET", "/fapi/v1/userTrades"): Route("signed", 5, orders.user_trades),
             ("POST", "/fapi/v1/order"): Route("signed", 1, trading.new_order),
             ("PUT", "/fapi/v1/order"): Route("signed", 1, trading.amend_order),
             ("DELETE", "/fapi/v1/order"): Route("signed", 1, trading.cancel_order),
             ("DELETE", "/fapi/v1/allOpenOrders"): Route("signed", 1, trading.cancel_all),
-            ("POST", "/fapi/v1/algoOrder"): Route("signed", 1, trading.algo.new),
-            ("DELETE", "/fapi/v1/algoOrder"): Route("signed", 1, trading.algo.cancel),
-            ("GET", "/fapi/v1/algoOrder"): Route("signed", 1, trading.algo.one),
-            ("GET", "/fapi/v1/openAlgoOrders"): Route("signed", _by("symbol", 1, 40), trading.algo.open),
-            ("GET", "/fapi/v1/allAlgoOrders"): Route("signed", 5, trading.algo.all),
+            ("POST", "/fapi/v1/algoOrder"): Route("signed", 1, algo.new),
+            ("DELETE", "/fapi/v1/algoOrder"): Route("signed", 1, algo.cancel),
+            ("GET", "/fapi/v1/algoOrder"): Route("signed", 1, algo.one),
+            ("GET", "/fapi/v1/openAlgoOrders"): Route("signed", _by("symbol", 1, 40), algo.open),
+            ("GET", "/fapi/v1/allAlgoOrders"): Route("signed", 5, algo.all),
         }
 
     def answer(self, request: Request) -> Response:

@@ -1,6 +1,5 @@
 """Account REST of Binance USDⓈ-M (sheet 4.1, 5.2): listen keys, balances, positions, configuration, income. In:
-authenticated calls;
-out: JSON values from the same records the stream was written from.
+authenticated calls; out: JSON values from the same records the stream was written from.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.account import Account, View
 from simulator.records import Asset, Position, text
-from simulator.venues.binance_usdm import messages
-from simulator.venues.binance_usdm.rest_market import limit_of, number
-from simulator.venues.binance_usdm.rules import ApiError, bad_symbol, mandatory
+from simulator.venues.binance_usdm.rules import ApiError, bad_symbol
 
 if TYPE_CHECKING:
     from simulator.venues.binance_usdm.rest import Call
@@ -21,8 +18,6 @@ if TYPE_CHECKING:
 ZERO = Decimal(0)
 MAINTENANCE = Decimal("0.0065")
 DEFAULT_LEVERAGE = 20
-WEEK = 7 * 86_400_000
-QUARTER = 90 * 86_400_000
 
 
 def eight(value: Decimal) -> str:
@@ -34,21 +29,12 @@ def no_listen_key() -> ApiError:
     return ApiError(400, -1125, "This listenKey does not exist.")
 
 
-def window(params: dict[str, str], now_ms: int, span_ms: int = WEEK) -> tuple[int, int]:
-    """startTime and endTime; neither = the last 7 days. Raises -4165 for a longer span, -1128 for a backward one."""
-    start, end = number(params, "startTime"), number(params, "endTime")
-    if start is None and end is None:
-        return now_ms - span_ms, now_ms + 60_000
-    if start is None:
-        assert end is not None
-        return end - span_ms, end
-    if end is None:
-        return start, start + span_ms
-    if start > end:
-        raise ApiError(400, -4165, "Invalid time interval")
-    if end - start > span_ms:
-        raise ApiError(400, -4165, "Invalid time interval, the maximum interval is 7 days")
-    return start, end
+def wanted_symbol(venue: BinanceUsdm, params: dict[str, str]) -> str:
+    """The optional `symbol` parameter, "" when absent. Raises -1121."""
+    symbol = params.get("symbol", "")
+    if symbol and symbol not in venue.markets:
+        raise bad_symbol()
+    return symbol
 
 
 class AccountCalls:
@@ -79,13 +65,13 @@ class AccountCalls:
 
     # ── balances ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _unrealized(self, position: Position) -> Decimal:
-        return self._venue.unrealized(position.symbol, position.qty, position.entry)
+        return self._venue.user.unrealized(position.symbol, position.qty, position.entry)
 
     def _margins(self, account: Account, view: View, asset: Asset) -> dict[str, Decimal]:
         positions = [p for p in view.positions() if p.qty and p.margin_asset == asset.asset]
         unrealized = sum((self._unrealized(p) for p in positions), ZERO)
         notional = [
-            (abs(p.qty) * self._venue.mark(p.symbol), account.leverage.get(p.symbol, DEFAULT_LEVERAGE))
+            (abs(p.qty) * self._venue.user.mark(p.symbol), account.leverage.get(p.symbol, DEFAULT_LEVERAGE))
             for p in positions
         ]
         held = sum((value / leverage for value, leverage in notional), ZERO)
@@ -175,7 +161,7 @@ class AccountCalls:
         }  # fmt: skip
 
     def _account_position(self, account: Account, p: Position) -> dict[str, Any]:
-        notional = p.qty * self._venue.mark(p.symbol)
+        notional = p.qty * self._venue.user.mark(p.symbol)
         margin = abs(notional) / account.leverage.get(p.symbol, DEFAULT_LEVERAGE)
         return {
             "symbol": p.symbol, "positionSide": p.side, "positionAmt": self._qty(p), "unrealizedProfit": eight(self._unrealized(p)),
@@ -190,14 +176,14 @@ class AccountCalls:
     def position_risk_v3(self, call: Call) -> list[dict[str, Any]]:
         view = call.account.view(call.lag_ms, call.now_ms)
         open_symbols = {order.symbol for order in view.open_orders()}
-        wanted = self._wanted(call.params)
+        wanted = wanted_symbol(self._venue, call.params)
         held = [p for p in view.positions() if p.qty or p.symbol in open_symbols]
         held += [Position(symbol, "BOTH") for symbol in sorted(open_symbols - {p.symbol for p in held})]
         return [self._risk(call.account, p) for p in held if wanted in ("", p.symbol)]
 
     def position_risk_v2(self, call: Call) -> list[dict[str, Any]]:
         view = call.account.view(call.lag_ms, call.now_ms)
-        wanted = self._wanted(call.params)
+        wanted = wanted_symbol(self._venue, call.params)
         held = {(p.symbol, p.side): p for p in view.positions()}
         for symbol in self._venue.markets:
             held.setdefault((symbol, "BOTH"), Position(symbol, "BOTH"))
@@ -208,14 +194,8 @@ class AccountCalls:
             for p in held.values() if wanted in ("", p.symbol)
         ]  # fmt: skip
 
-    def _wanted(self, params: dict[str, str]) -> str:
-        symbol = params.get("symbol", "")
-        if symbol and symbol not in self._venue.markets:
-            raise bad_symbol()
-        return symbol
-
     def _risk(self, account: Account, p: Position) -> dict[str, Any]:
-        mark = self._venue.mark(p.symbol)
+        mark = self._venue.user.mark(p.symbol)
         notional = p.qty * mark
         margin = abs(notional) / account.leverage.get(p.symbol, DEFAULT_LEVERAGE)
         return {
@@ -227,89 +207,3 @@ class AccountCalls:
             "positionInitialMargin": eight(margin),
             "openOrderInitialMargin": "0", "adl": 2, "bidNotional": "0", "askNotional": "0", "updateTime": p.updated_ms,
         }  # fmt: skip
-
-    # ── configuration and income ─────────────────────────────────────────────────────────────────────────────────
-    def account_config(self, call: Call) -> dict[str, Any]:
-        return {
-            "feeTier": 0, "canTrade": True, "canDeposit": True, "canWithdraw": True, "dualSidePosition": call.account.hedge_mode,
-            "updateTime": 0, "multiAssetsMargin": False, "tradeGroupId": -1,
-        }  # fmt: skip
-
-    def symbol_config(self, call: Call) -> list[dict[str, Any]]:
-        wanted = self._wanted(call.params)
-        return [
-            {"symbol": s, "marginType": "CROSSED", "isAutoAddMargin": False, "leverage": call.account.leverage.get(s,
-            DEFAULT_LEVERAGE),
-             "maxNotionalValue": "1000000"}
-            for s in self._venue.markets if wanted in ("", s)
-        ]  # fmt: skip
-
-    def position_mode(self, call: Call) -> dict[str, bool]:
-        return {"dualSidePosition": call.account.hedge_mode}
-
-    def change_position_mode(self, call: Call) -> dict[str, Any]:
-        wanted = call.params.get("dualSidePosition", "").lower()
-        if wanted not in ("true", "false"):
-            raise mandatory("dualSidePosition")
-        if (wanted == "true") == call.account.hedge_mode:
-            raise ApiError(400, -4059, "No need to change position side.")
-        if call.account.open_ids:
-            raise ApiError(400, -4067, "Position side cannot be changed if there exists open orders.")
-        if any(position.qty for position in call.account.view(0, 0).positions()):
-            raise ApiError(400, -4068, "Position side cannot be changed if there exists position.")
-        call.account.hedge_mode = wanted == "true"
-        return {"code": 200, "msg": "success"}
-
-    def multi_assets(self, call: Call) -> dict[str, bool]:
-        return {"multiAssetsMargin": False}
-
-    def change_margin_type(self, call: Call) -> dict[str, Any]:
-        """Only cross margin is simulated."""
-        if not self._wanted(call.params):
-            raise mandatory("symbol")
-        raise ApiError(400, -4046, "No need to change margin type.")
-
-    def commission_rate(self, call: Call) -> dict[str, str]:
-        if not self._wanted(call.params):
-            raise mandatory("symbol")
-        return {"symbol": call.params["symbol"], "makerCommissionRate": "0.000200", "takerCommissionRate": "0.000500"}
-
-    def leverage_bracket(self, call: Call) -> list[dict[str, Any]]:
-        wanted = self._wanted(call.params)
-        bracket = {
-            "bracket": 1,
-            "initialLeverage": 75,
-            "notionalCap": 10000000,
-            "notionalFloor": 0,
-            "maintMarginRatio": 0.0065,
-            "cum": 0,
-        }
-        return [{"symbol": s, "brackets": [bracket]} for s in self._venue.markets if wanted in ("", s)]
-
-    def change_leverage(self, call: Call) -> dict[str, Any]:
-        symbol, leverage = self._wanted(call.params), number(call.params, "leverage")
-        if not symbol:
-            raise mandatory("symbol")
-        if leverage is None or not 1 <= leverage <= 125:
-            raise ApiError(400, -4028, f"Leverage {leverage} is not valid")
-        call.account.leverage[symbol] = leverage
-        row = self._venue.row(call.account, "account", symbol, call.now_ms)
-        row.event = "ACCOUNT_CONFIG_UPDATE"
-        payload = messages.config_update(symbol, leverage, call.now_ms)
-        self._venue.send(call.account, "ACCOUNT_CONFIG_UPDATE", payload, [row])
-        return {"leverage": leverage, "maxNotionalValue": "1000000", "symbol": symbol}
-
-    def income(self, call: Call) -> list[dict[str, Any]]:
-        start, end = window(call.params, call.now_ms)
-        if call.now_ms - start > QUARTER:
-            start = call.now_ms - QUARTER
-        limit, page = limit_of(call.params, 100, 1000), max(1, number(call.params, "page", 1) or 1)
-        wanted, kind = self._wanted(call.params), call.params.get("incomeType", "")
-        rows = [
-            {"symbol": row.symbol, "incomeType": row.kind, "income": eight(row.amount), "asset": row.asset, "info": row.kind,
-             "time": row.time_ms, "tranId": row.id, "tradeId": "" if row.trade_id is None else str(row.trade_id)}
-            for row in call.account.view(call.lag_ms, call.now_ms).incomes()
-            if start <= row.time_ms <= end and wanted in ("", row.symbol) and kind in ("", row.kind)
-        ]  # fmt: skip
-        given = call.params.get("startTime") or call.params.get("page")
-        return rows[(page - 1) * limit : page * limit] if given else rows[-limit:]

@@ -1,4 +1,6 @@
-"""Public REST of Binance USDⓈ-M (sheet 2.2, 3). In: parameters; out: JSON values, from the same markets the streams push."""
+"""Public REST of Binance USDⓈ-M (sheet 2.2, 3). In: parameters; out: JSON values, from the same markets the streams
+push.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Limits, weights and error texts of Binance USDⓈ-M. In: an address and a weight; out: how much is used, or a refusal.
+"""Limits, weights and error texts of Binance USDⓈ-M. In: an address and a weight; out: how much is used, or a
+refusal.
 
-Sources: the sheet's sections 2.1, 2.2 (weight by UTC minute and address; 429, then 418 growing from 2 minutes to 3 days) and 6.
+Sources: the sheet's sections 2.1, 2.2 (weight by UTC minute and address; 429, then 418 growing from 2 minutes to 3
+days) and 6.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Binance USDⓈ-M, simulated: ties engine, market feed, listen keys, sockets and REST together. In: calls of the
-Venue protocol; out: what
-the exchange would do. Runs on the simulator's event loop.
+"""Binance USDⓈ-M, simulated: ties engine, market feed, listen keys, sockets and REST together. In: calls of the Venue
+protocol; out: what the exchange would do. Runs on the simulator's event loop.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from simulator.delivery import Delivery
 from simulator.engine import Engine
 from simulator.http1 import Request, Response, reply
 from simulator.hub import Hub
-from simulator.ledger import Row
 from simulator.listener import Listener
 from simulator.market import SymbolMarket
-from simulator.records import Change, Fill, Instrument, Order, text
+from simulator.records import Instrument, Order
 from simulator.replay import Capture
 from simulator.stream_socket import StreamSocket
+from simulator.user_rows import UserRows
 from simulator.venue import Endpoint, OrderTicket, Refused
 from simulator.venues.binance_usdm import messages
 from simulator.venues.binance_usdm.control import Control
@@ -30,6 +29,7 @@ from simulator.venues.binance_usdm.recorded import Recorded
 from simulator.venues.binance_usdm.rest import Rest
 from simulator.venues.binance_usdm.rules import UsdmSettings
 from simulator.venues.binance_usdm.streams import StreamName
+from simulator.venues.binance_usdm.user_stream import UserStream
 from simulator.world import World
 
 START_BALANCE = Decimal("1000000")
@@ -55,7 +55,7 @@ class BinanceUsdm:
         self.listeners: list[Listener] = []
         self.accounts: dict[str, Account] = {}
         self.keys = ListenKeys(world.random)
-        self.hub = Hub(self, world.ledger, world.faults, _wrap)
+        self.hub = Hub(self, world.ledger, world.faults, messages.wrap)
         self.feed = Feed(
             self.hub,
             world.random,
@@ -71,6 +71,7 @@ class BinanceUsdm:
             first_order_id=self.clock.now_ms() * 1000,
         )  # fmt: skip
         self.delivery = Delivery(self, world.ledger, world.faults)
+        self.user = UserStream(self.clock, self.markets, self.keys, self.delivery, UserRows(self.exchange, self.market))
         self.control = Control(
             self.settings, self.keys, self.markets, self._start_stream, self._stop_stream, world.faults.subscribed
         )
@@ -105,7 +106,7 @@ class BinanceUsdm:
         if self.settings.events_required:
             for value in bare:
                 frame = messages.listen_key_expired(value, self.clock.now_ms())
-                socket.send_text(_wrap(socket.form, value, frame))
+                socket.send_text(messages.wrap(socket.form, value, frame))
                 key = self.keys.find(value)
                 if key is not None:
                     key.sockets.pop(socket, None)
@@ -177,14 +178,14 @@ class BinanceUsdm:
         )  # fmt: skip
         order = change.order
         assert order is not None
-        self.tell(account, change)
+        self.user.tell(account, change)
         filled = Decimal(ticket.filled_qty) if ticket.filled_qty is not None else qty
         parts = split(filled, ticket.fills, self.engine.instruments[ticket.symbol].step)
         trade_ids = []
         for part in parts:
             trade_id = market.take_trade_id()
             trade_ids.append(str(trade_id))
-            self.tell(account, self.engine.fill(
+            self.user.tell(account, self.engine.fill(
                 account, order.id, part, price, trade_id=trade_id, is_maker=ticket.maker, now_ms=self.clock.now_ms()
             ))  # fmt: skip
         return {"order_id": str(order.id), "trade_ids": trade_ids}
@@ -216,7 +217,7 @@ class BinanceUsdm:
         """Cancel or expire, and say so."""
         self.crossing.pop(order_id, None)
         change = self.engine.end(account, order_id, self.clock.now_ms(), status, reason)
-        self.tell(account, change, status)
+        self.user.tell(account, change, status)
         assert change.order is not None
         return change.order
 
@@ -224,7 +225,7 @@ class BinanceUsdm:
         account = self.accounts.get(api_key)
         if account is None:
             raise Refused("no such api_key")
-        self.tell(account, self.engine.deposit(account, asset, amount, self.clock.now_ms(), kind))
+        self.user.tell(account, self.engine.deposit(account, asset, amount, self.clock.now_ms(), kind))
 
     def events_sent(self) -> int:
         return self.delivery.sent
@@ -239,79 +240,6 @@ class BinanceUsdm:
         price = market.price(market.last if fills else int(market.last * away))
         return OrderTicket(account.api_key, market.spec.symbol, side, qty, price, fills, maker=random.random() < 0.5)
 
-    # ── user events ──────────────────────────────────────────────────────────────────────────────────────────────
-    def tell(self, account: Account, change: Change, execution: str = "NEW") -> None:
-        """Send what one change means, in the order the exchange sends it: TRADE_LITE, ACCOUNT_UPDATE, ORDER_TRADE_UPDATE."""
-        event_ms = max(self.clock.now_ms(), change.time_ms)
-        order, fill = change.order, change.fill
-        if fill is not None and order is not None:
-            market = self.markets[fill.symbol]
-            payload = messages.trade_lite(
-                fill, order, _padded(fill.price, market.spec.price_decimals), _padded(fill.qty, market.spec.qty_decimals),
-                _padded(order.price, market.spec.price_decimals), _padded(order.qty, market.spec.qty_decimals), event_ms,
-            )  # fmt: skip
-            self.send(account, "TRADE_LITE", payload, [])
-        if change.assets or change.positions:
-            payload = messages.account_update(
-                change,
-                {p.symbol + p.side: self.unrealized(p.symbol, p.qty, p.entry) for p in change.positions},
-                event_ms,
-            )
-            self.send(account, "ACCOUNT_UPDATE", payload, self._money_rows(account, change))
-        if order is not None:
-            if change.reason == "AMENDMENT":
-                execution = "AMENDMENT"
-            payload = messages.order_update(order, fill, "TRADE" if fill else execution, event_ms)
-            self.send(account, "ORDER_TRADE_UPDATE", payload, self._order_rows(account, order, fill))
-
-    def unrealized(self, symbol: str, qty: Decimal, entry: Decimal) -> Decimal:
-        """Unrealised profit at the mark price."""
-        return round((self.mark(symbol) - entry) * qty, 8) if qty else Decimal(0)
-
-    def mark(self, symbol: str) -> Decimal:
-        market = self.markets[symbol]
-        return Decimal(market.price(market.last))
-
-    def send(self, account: Account, event: str, payload: bytes, rows: list[Row]) -> None:
-        """Send one user event to the sockets of the account's listen key."""
-        self.delivery.send(account.api_key, event, lambda: self._targets(account, event, payload), rows)
-
-    def _targets(self, account: Account, event: str, payload: bytes) -> list[tuple[StreamSocket, bytes]]:
-        key = self.keys.of(account)
-        if key is None:
-            return []
-        return [
-            (socket, messages.frame(_wrap(socket.form, key.value, payload)))
-            for socket, events in key.sockets.items()
-            if events is None or event in events
-        ]
-
-    def row(self, account: Account, kind: str, symbol: str, ts: int) -> Row:
-        return Row(0, self.exchange, self.market, account.api_key, kind, symbol, None, None, ts, ())
-
-    def _money_rows(self, account: Account, change: Change) -> list[Row]:
-        rows = []
-        for asset in change.assets:
-            row = self.row(account, "balance", "", change.time_ms)
-            row.asset, row.wallet = asset.asset, text(asset.wallet)
-            rows.append(row)
-        for position in change.positions:
-            row = self.row(account, "position", position.symbol, change.time_ms)
-            row.side, row.qty, row.price = position.side, text(position.qty), text(position.entry)
-            rows.append(row)
-        return rows
-
-    def _order_rows(self, account: Account, order: Order, fill: Fill | None) -> list[Row]:
-        row = self.row(account, "order", order.symbol, order.updated_ms)
-        row.order_id, row.side, row.status = str(order.id), order.side.lower(), order.status.lower()
-        row.qty, row.price = text(order.qty), text(order.price)
-        if fill is None:
-            return [row]
-        other = self.row(account, "fill", fill.symbol, fill.time_ms)
-        other.order_id, other.trade_id, other.side = str(fill.order_id), str(fill.id), fill.side.lower()
-        other.price, other.qty, other.fee = text(fill.price), text(fill.qty), text(fill.fee)
-        return [row, other]
-
     # ── listen keys ──────────────────────────────────────────────────────────────────────────────────────────────
     def expire_sessions(self, api_key: str | None, limit: int | None) -> int:
         keys = [key for key in self.keys.all() if api_key is None or self.accounts.get(api_key) is key.account]
@@ -323,9 +251,8 @@ class BinanceUsdm:
 
     def _expire(self, key: ListenKey) -> None:
         now_ms = self.clock.now_ms()
-        row = self.row(key.account, "account", "", now_ms)
-        row.event = "listenKeyExpired"
-        self.send(key.account, "listenKeyExpired", messages.listen_key_expired(key.value, now_ms), [row])
+        payload = messages.listen_key_expired(key.value, now_ms)
+        self.user.event(key.account, "listenKeyExpired", payload, now_ms)
         self.keys.remove(key)
 
     # ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -360,10 +287,6 @@ def split(qty: Decimal, parts: int, step: Decimal) -> list[Decimal]:
     return [unit] * (count - 1) + [qty - unit * (count - 1)]
 
 
-def _padded(value: Decimal, decimals: int) -> str:
-    return f"{value:.{decimals}f}"
-
-
 def _instrument(market: SymbolMarket) -> Instrument:
     spec = market.spec
     return Instrument(
@@ -373,7 +296,3 @@ def _instrument(market: SymbolMarket) -> Instrument:
         Decimal(1).scaleb(-spec.price_decimals),
         Decimal(1).scaleb(-spec.qty_decimals),
     )
-
-
-def _wrap(form: int, name: str, payload: bytes) -> bytes:
-    return b'{"stream":"%s","data":%s}' % (name.encode(), payload) if form else payload
