@@ -1,0 +1,260 @@
+"""Bybit read-back as a dialogue: what it asks for, page by page, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.events import AccountEvent, Balance, Fill, Order, Position
+from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
+from fleet.core.model import AccountSpec
+from fleet.core.recovery import Snapshot, Watermark
+from fleet.exchanges.bybit.recover import recover
+from tests.contract.samples.bybit import COIN, EXECUTION, ORDER, POSITION, UUID, reply, rest_row
+
+DAY_MS = 86_400_000
+NOW = 1_790_000_000_000
+SPEC = AccountSpec("acc", "u", "bybit", "unified", "l", False, 1, 0)
+Answer = Callable[[str, dict[str, str]], Any]
+
+
+def read(mark: Watermark, answer: Answer, now_ms: int = NOW) -> tuple[Recovered, list[tuple[str, dict[str, str]]]]:
+    """Carry the plan out; `answer` gives a reply's rows, a whole body, or an ExchangeRefused. → found, calls."""
+    plan = recover(SPEC, mark, now_ms)
+    calls: list[tuple[str, dict[str, str]]] = []
+    try:
+        call = next(plan)
+        while True:
+            assert isinstance(call, HttpCall) and call.auth == "signed"
+            calls.append((call.path, dict(call.params)))
+            given = answer(call.path, dict(call.params))
+            if isinstance(given, ExchangeRefused):
+                call = plan.throw(given)
+            else:
+                call = plan.send(
+                    HttpReply(200, {}, given if isinstance(given, bytes) else reply(*given), at_ms=now_ms + 3)
+                )
+    except StopIteration as end:
+        found: Recovered = end.value
+        return found, calls
+
+
+def nothing(path: str, params: dict[str, str]) -> list[Any]:
+    return []
+
+
+def refused(code: str = "10005") -> ExchangeRefused:
+    return ExchangeRefused("GET x", Verdict(Outcome.PERMANENT, code))
+
+
+def proven(**more: Any) -> Watermark:
+    return Watermark(proven_ms=NOW - 60_000, base=Snapshot(NOW - 60_000, {}, {}), **more)
+
+
+def test_a_quiet_account() -> None:
+    found, calls = read(proven(), nothing)
+    assert (found.events, found.unrecoverable, found.snapshot.at_ms) == ([], "", NOW + 3)
+    asked = [(path.rpartition("/")[2], p.get("category"), p.get("settleCoin")) for path, p in calls]
+    assert asked == [
+        ("list", "linear", None), ("list", "spot", None), ("history", "linear", None), ("history", "spot", None),
+        ("realtime", "linear", "USDT"), ("realtime", "linear", "USDC"), ("realtime", "spot", None), ("list", "linear", "USDT"),
+        ("list", "linear", "USDC"), ("wallet-balance", None, None),
+    ]  # fmt: skip
+    assert calls[0][1] == {"category": "linear", "limit": "100", "startTime": str(NOW - 60_000)}
+
+
+def test_pages_follow_the_cursor_and_windows_the_seven_days() -> None:
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/execution/list" and params["category"] == "linear":
+            cursor, end = params.get("cursor", ""), int(params.get("endTime", NOW))
+            row = rest_row(EXECUTION, execId=f"{end}{cursor}", execTime=str(end - 5))
+            return reply(row, cursor="" if cursor == "b%3A1" else "b%3A1" if cursor else "a%2C1")
+        return []
+
+    found, calls = read(Watermark(proven_ms=NOW - 15 * DAY_MS), answer)
+    pages = [p for path, p in calls if path == "/v5/execution/list" and p["category"] == "linear"]
+    assert [p.get("cursor") for p in pages] == [None, "a%2C1", "b%3A1"] * 3
+    assert len({e.id for e in found.events if isinstance(e, Fill)}) == 9
+    spans = [(int(p["startTime"]), int(p["endTime"])) for p in pages if "endTime" in p]
+    assert all(0 < end - start < 7 * DAY_MS for start, end in spans)
+    assert spans[0][0] == NOW - 15 * DAY_MS and int(pages[-1]["startTime"]) == spans[-1][1] + 1
+
+
+def test_history_that_is_not_kept_says_so() -> None:
+    found, calls = read(Watermark(proven_ms=NOW - 800 * DAY_MS), nothing)
+    assert "is not kept" in found.unrecoverable
+    assert int(calls[0][1]["startTime"]) == NOW - 729 * DAY_MS
+
+
+def test_fills_older_than_the_watermark_are_not_told() -> None:
+    def answer(path: str, params: dict[str, str]) -> Any:
+        old = rest_row(EXECUTION, execTime=str(NOW - 70_000))
+        return [old] if path == "/v5/execution/list" and params["category"] == "linear" else []
+
+    assert read(proven(), answer)[0].events == []
+
+
+def test_an_order_that_ended_in_the_gap_is_asked_for_by_id() -> None:
+    ended = rest_row(ORDER, orderStatus="Cancelled", createdTime="1", updatedTime=str(NOW - 9))
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        return [ended] if path == "/v5/order/realtime" and params.get("orderId") == UUID else []
+
+    found, calls = read(proven(open_orders={UUID: "ETHUSDT"}), answer)
+    (order,) = found.events
+    assert isinstance(order, Order) and (order.status, order.source) == ("canceled", "rest")
+    assert found.snapshot.closed_orders == (UUID,)
+    (single,) = [p for path, p in calls if "orderId" in p]
+    assert single == {"category": "linear", "orderId": UUID, "openOnly": "1", "symbol": "ETHUSDT"}
+
+
+def test_an_order_that_nobody_knows_is_forgotten_only_after_a_while() -> None:
+    quiet, calls = read(proven(open_orders={"77": "BTCUSDT"}), nothing)
+    assert quiet.snapshot.closed_orders == ("77",)
+    assert [path for path, p in calls if p.get("orderId") == "77"] == ["/v5/order/realtime", "/v5/order/history"]
+    fresh, _ = read(proven(open_orders={"77": "BTCUSDT"}, symbols={"BTCUSDT": NOW - 1000}), nothing)
+    assert fresh.snapshot.closed_orders == ()
+    not_there, _ = read(
+        proven(open_orders={"77": "BTCUSDT"}), lambda path, p: refused("110001") if "orderId" in p else []
+    )
+    assert not_there.snapshot.closed_orders == ("77",)
+
+
+def test_an_order_still_open_stays_open() -> None:
+    def answer(path: str, params: dict[str, str]) -> Any:
+        return (
+            [rest_row(ORDER, updatedTime="1")]
+            if path == "/v5/order/realtime" and params.get("settleCoin") == "USDT"
+            else []
+        )
+
+    found, _ = read(proven(open_orders={UUID: "ETHUSDT"}), answer)
+    assert (found.events, found.snapshot.closed_orders) == ([], ())
+    first, _ = read(Watermark(proven_ms=NOW - 60_000), answer)  # a first-ever read tells what is open
+    assert [e.order_id for e in first.events if isinstance(e, Order)] == [UUID]
+
+
+def test_the_order_of_a_fill_is_read_though_it_is_older_than_the_gap() -> None:
+    filled = rest_row(ORDER, orderStatus="Filled", cumExecQty="0.02", createdTime="1", updatedTime=str(NOW - 5))
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/execution/list" and params["category"] == "linear":
+            return [rest_row(EXECUTION, execTime=str(NOW - 5))]
+        return [filled] if path == "/v5/order/history" and "orderId" in params else []
+
+    found, _ = read(proven(), answer)
+    assert [type(e).__name__ for e in found.events] == ["Fill", "Order"]
+
+
+def test_of_two_states_of_an_order_the_further_one_counts() -> None:
+    filled = rest_row(ORDER, orderStatus="Filled", cumExecQty="0.02", updatedTime=str(NOW - 9))
+    lagging = rest_row(ORDER, updatedTime=str(NOW - 8))
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if params.get("category") != "linear":
+            return []
+        return {"/v5/order/history": [filled], "/v5/order/realtime": [lagging]}.get(path, [])
+
+    (order,) = read(proven(), answer)[0].events
+    assert isinstance(order, Order) and order.status == "filled"
+
+
+def test_unknown_status_is_reported() -> None:
+    def answer(path: str, params: dict[str, str]) -> Any:
+        return (
+            [rest_row(ORDER, orderStatus="Parked")]
+            if path == "/v5/order/history" and params["category"] == "spot"
+            else []
+        )
+
+    assert "unknown status Parked" in read(proven(), answer)[0].unrecoverable
+
+
+# ── Positions and wallet ─────────────────────────────────────────────────────────────────────────────────────────
+def test_positions_and_wallets_that_changed() -> None:
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/position/list" and params.get("settleCoin") == "USDT":
+            return [rest_row(POSITION, avgPrice="2317.3"), rest_row(POSITION, symbol="BTCUSDT", size="1")]
+        if path == "/v5/account/wallet-balance":
+            return [{"coin": [COIN, COIN | {"coin": "BTC", "walletBalance": "2"}]}]
+        return []
+
+    mark = proven(positions={"BTCUSDT|both": "-1"}, wallets={"BTC": "2.0", "ETH": "5"})
+    found, _ = read(mark, answer)
+    assert [(e.symbol, e.qty) for e in found.events if isinstance(e, Position)] == [("ETHUSDT", "-0.02")]
+    told = {e.asset: (e.wallet, e.ts_event) for e in found.events if isinstance(e, Balance)}
+    assert told.keys() == {"USDT", "ETH"} and told["ETH"][0] == "0"
+    assert found.snapshot.positions == {"ETHUSDT|both": "-0.02", "BTCUSDT|both": "-1"}
+    assert found.snapshot.wallets == {"USDT": "37.87866827", "BTC": "2"}
+
+
+def test_a_known_position_that_is_not_listed_is_asked_for_by_symbol() -> None:
+    flat = rest_row(POSITION, side="", size="0", updatedTime=str(NOW - 7))
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        return [flat] if path == "/v5/position/list" and params.get("symbol") == "ETHUSDT" else []
+
+    found, _ = read(proven(positions={"ETHUSDT|both": "-0.02"}), answer)
+    (position,) = found.events
+    assert isinstance(position, Position) and (position.qty, position.ts_event) == ("0", NOW - 7)
+    assert found.snapshot.positions == {}
+
+
+def test_a_known_position_that_nobody_lists_is_flat_unless_it_is_young() -> None:
+    found, _ = read(proven(positions={"ETHUSDT|long": "1"}), nothing)
+    (position,) = found.events
+    assert isinstance(position, Position) and (position.qty, position.position_side) == ("0", "long")
+    young, _ = read(proven(positions={"ETHUSDT|long": "1"}, symbols={"ETHUSDT": NOW - 100}), nothing)
+    assert young.events == []
+
+
+def test_inverse_is_read_where_it_was_seen() -> None:
+    _, calls = read(proven(symbols={"BTCUSD": 1}, positions={"BTCUSD|both": "300"}), nothing)
+    inverse = [path.rpartition("/")[2] for path, p in calls if p.get("category") == "inverse"]
+    assert inverse == ["list", "history", "realtime", "list", "list"]
+
+
+# ── What a key may not do, and replies that are not what the sheet says ──────────────────────────────────────────
+def test_what_is_refused_is_named_and_the_rest_is_read() -> None:
+    known = proven(positions={"ETHUSDT|both": "1"}, wallets={"USDT": "5"})
+    found, calls = read(known, lambda path, params: refused())
+    assert len(calls) == 9
+    for what in ("fills of linear", "orders of spot", "open orders of linear", "positions", "wallet"):
+        assert what in found.unrecoverable
+    assert (found.events, found.snapshot.positions, found.snapshot.wallets) == (
+        [],
+        {"ETHUSDT|both": "1"},
+        {"USDT": "5"},
+    )
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"result":{"list":[{"execId":5}]}}', b'{"result":{}}'])
+def test_unreadable_replies_are_tried_again_later(body: bytes) -> None:
+    with pytest.raises(ConnectionFailed):
+        read(proven(), lambda path, params: body)
+
+
+def test_an_unreadable_trade_is_tried_again_later() -> None:
+    row = rest_row(EXECUTION, side="", execTime=str(NOW))
+    with pytest.raises(ConnectionFailed, match="without side"):
+        read(proven(), lambda path, params: [row] if path == "/v5/execution/list" else [])
+
+
+def test_pages_that_do_not_end() -> None:
+    with pytest.raises(ConnectionFailed, match="do not end"):
+        read(proven(), lambda path, params: reply(rest_row(EXECUTION), cursor="again"))
+
+
+def test_bookings_are_told_with_their_payload() -> None:
+    row = rest_row(EXECUTION, execType="Settle", execTime=str(NOW - 1), orderId="")
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        return [row] if path == "/v5/execution/list" and params["category"] == "linear" else []
+
+    (event,) = read(proven(), answer)[0].events
+    assert isinstance(event, AccountEvent) and event.event == "execution.Settle"
+    assert event.data == json.loads(json.dumps(row)) and event.source == "rest"
