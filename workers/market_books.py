@@ -41,7 +41,8 @@ class SnapshotReader:
         self._venue, self._rest, self._stop = venue, rest, stop
         self._requests: queue.SimpleQueue[tuple[str, Inbox]] = queue.SimpleQueue()
         self._log = logs.get("market_books")
-        self._thread = threading.Thread(target=self._loop, name=f"snapshots-{venue.name}")
+        # daemon: a REST call that is not answered must not hold up the end of the process
+        self._thread = threading.Thread(target=self._loop, name=f"snapshots-{venue.name}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -165,19 +165,20 @@ class MarketStream:
         self._feed.watch.strike(stalled)
         self._log.warning("market data stalled", action="stall", topics=stalled[:20], whole=whole)
         self._feed.announce("stalled", "socket" if whole else "topics", data={"topics": stalled})
-        failure = ConnectionFailed("stalled: pongs may come, data does not")
-        if whole:
-            self._say_disconnected(failure, 0)
-        replaced = self._replace(socket, "stalled", frozenset(stalled), again=whole)
-        if whole and not replaced:
+        failure = ConnectionFailed("stalled: pongs may come, data does not") if whole else None
+        if not self._replace(socket, "stalled", frozenset(stalled), failure) and failure is not None:
             raise failure
 
     # ── make before break ────────────────────────────────────────────────────────────────────────────────────────
     def _replace(
-        self, old: MarketSocket, reason: str, stalled: frozenset[str] = frozenset(), *, again: bool = False
+        self,
+        old: MarketSocket,
+        reason: str,
+        stalled: frozenset[str] = frozenset(),
+        failure: ConnectionFailed | None = None,
     ) -> bool:
-        """Open a second socket, read both until the new one proved itself, then close the old one. On failure keep the old,
-        try again later, and return False. `again`: it counts as a reconnect in the log, not as a rotation."""
+        """Open a second socket, read both until the new one proved itself, then close the old one. If that fails, keep the old
+        one, try again later, and return False. With a `failure` it counts as a reconnect, otherwise as a rotation."""
         self.state = StreamState.ROTATING
         give_up_s = time.monotonic() + ROTATE_DIAL_S
         try:
@@ -193,12 +194,15 @@ class MarketStream:
             return False
         self._socket = new
         ended = drain(self._feed, old)
-        if again or ended:
+        if failure is not None or ended:
             old.connection.abort()  # nobody may be there to answer a close
         old.close()
-        if not again:
+        if failure is not None:
+            self._say_disconnected(failure, 0)
+            self._went_live(0, again=True)
+        else:
             self._metrics.marketdata_reconnects("success").inc()
-        self._went_live(0, again=again, rotated="" if again else reason)
+            self._went_live(0, again=False, rotated=reason)
         return True
 
     def _put_off(self, error: ConnectionFailed, reason: str) -> None:

@@ -194,6 +194,7 @@ def test_a_stall_under_live_pongs_is_replaced(run: Callable[..., Running], place
     started = time.monotonic()
     wait_for(lambda: lane.reconnects("success") == 1)
     assert time.monotonic() - started < 5.0
+    wait_for(lambda: len(lane.kafka.of("fleet.streams")) == 4)
     assert lane.kafka.stream_events("stalled")[0]["reason"] == "socket"
     assert [e["event"] for e in lane.kafka.of("fleet.streams")] == ["connected", "stalled", "disconnected", "connected"]
     seen = len(trade_ids(lane))
