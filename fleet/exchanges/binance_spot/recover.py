@@ -113,7 +113,9 @@ def _missing_trades(found: _Findings) -> Dialogue[None]:
         yield from _trades_of(found, _guesses(assets.symbols_of(held, held) - known))
         return
     active = {s for s, at_ms in mark.symbols.items() if at_ms >= mark.base.at_ms}
-    for choose in (_both_legs_open, _new_symbols, _base_open, lambda *_: active, lambda *_: known):
+    yield from _trades_of(found, set() if _explained(found) else _both_legs_open(found, known))
+    yield from _new_symbols(found, known)
+    for choose in (_base_open, lambda *_: active, lambda *_: known):
         if _explained(found):
             return
         yield from _trades_of(found, choose(found, known) - found.read)
@@ -136,11 +138,20 @@ def _base_open(found: _Findings, known: set[str]) -> set[str]:
     return {symbol for symbol, pair in pairs.items() if pair is None or pair[0] in open_ or pair[1] in open_}
 
 
-def _new_symbols(found: _Findings, known: set[str]) -> set[str]:
-    """Symbols that never traded before: of two unexplained assets, of which one was given for the other."""
-    open_ = {asset: Decimal(amount) for asset, amount in _open_assets(found).items()}
-    gained, given = {a for a, amount in open_.items() if amount > 0}, {a for a, amount in open_.items() if amount < 0}
-    return set(_guesses((assets.symbols_of(gained, given) | assets.symbols_of(given, gained)) - known))
+def _new_symbols(found: _Findings, known: set[str]) -> Dialogue[None]:
+    """Symbols that never traded before, of two unexplained assets: first those of which one was given for the other. Each one
+    found changes what is unexplained."""
+    for _ in range(MAX_GUESSES):
+        open_ = {asset: Decimal(amount) for asset, amount in _open_assets(found).items()}
+        gained, given = (
+            {a for a, amount in open_.items() if amount > 0},
+            {a for a, amount in open_.items() if amount < 0},
+        )
+        likely = _guesses((assets.symbols_of(gained, given) | assets.symbols_of(given, gained)) - known - found.read)
+        likely = likely or _guesses(assets.symbols_of(open_, open_) - known - found.read)
+        if not likely:
+            return
+        yield from _trades_of(found, likely[:1])
 
 
 def _guesses(symbols: set[str]) -> list[str]:
@@ -320,9 +331,11 @@ def _changes(found: _Findings) -> list[UserRecord]:
 def _touched(found: _Findings) -> dict[str, int]:
     """When each asset last changed, as far as the trades and orders read tell: the account tells only the latest of all."""
     times: dict[str, int] = {}
-    stamps = [(t.symbol, t.trade_ms, {t.fee_asset}) for t in found.trades.values()]
-    stamps += [(o.symbol, o.update_ms, set()) for o in found.orders.values()]
-    for symbol, at_ms, fees in stamps:
-        for asset in {*(found.legs(symbol) or ()), *fees}:
-            times[asset] = max(times.get(asset, 0), at_ms)
+    legs = found.legs
+    stamps = [(asset, t.trade_ms) for t in found.trades.values() for asset in (*(legs(t.symbol) or ()), t.fee_asset)]
+    for order in found.orders.values():
+        pair = legs(order.symbol)
+        stamps += [(pair[order.side == "BUY"], order.update_ms)] if pair else []  # what it locks or locked
+    for asset, at_ms in stamps:
+        times[asset] = max(times.get(asset, 0), at_ms)
     return times
