@@ -1,0 +1,227 @@
+"""Invariants I1–I6 of ownership.md, judged on what streams publish.
+
+In: every publication, start and end of a stream, every fault. Out: `violations`, and the figures of the run.
+
+I1  never two processes that may publish one account: a second one whose gate is valid is a violation at that very instant,
+    whether or not it publishes. Outside the documented windows: one message that had passed the gate when its process was
+    paused (Q), and a worker cut off from both stores (R5e), which goes on under its lower token up to isolation_max_s.
+I2  tokens of one account never fall, in the order of publication (same windows).
+I3  nothing is published past its process' deadline (same first window).
+I4  in the end every active account has one producer, no inactive one has any, and the records say so.
+I5  a stream ends only for a reason that a person would accept: never for a fault of the control plane.
+I6  moves: only what has to move, rebalancing within its pace.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from fleet.core import wire
+from fleet.core.names import Keys
+from tests.proof.virtual import Process
+
+if TYPE_CHECKING:
+    from tests.proof.fleet import Fleet
+    from tests.proof.programs import Stream, WorkerProgram
+
+VOLUNTARY = ("rebalance", "drain", "quarantine")
+
+
+class Judge:
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.violations: list[str] = []
+        self.highest: dict[str, int] = {}  # account -> highest token published
+        self.last: dict[str, float] = {}  # account -> instant of its last publication
+        self.gaps: dict[str, float] = {}  # account -> longest silence while it was active, since `measure`
+        self.may_end: Counter[str] = Counter()  # account -> stops that somebody asked for
+        self.counts: Counter[str] = Counter()
+        self.quarantined: set[str] = set()
+        self.moves: list[tuple[float, str, str]] = []
+        self.rebalanced: list[float] = []
+        self.changes = 0  # starts and ends of streams so far
+        self.fenced_late: set[str] = set()
+        self.copied_at: list[tuple[float, float]] = []  # (when, age of the data) of stale failovers
+        self.measuring_from = 0.0
+        self.added_at: dict[str, float] = {}
+
+    def violate(self, rule: str, text: str) -> None:
+        line = f"{self.fleet.world.now:.3f} {rule}: {text}"
+        self.violations.append(line)
+        self.fleet.note(f"VIOLATION {line}")
+
+    # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────
+    def intent(self, account: str) -> None:
+        self.may_end[account] += 1
+
+    def heard(self, event: str, fields: dict[str, Any]) -> None:
+        if event == "account revoked" and fields["reason"] in VOLUNTARY:
+            self.may_end[fields["stream"]] += 1
+            if fields["reason"] == "rebalance":
+                self.rebalanced.append(self.fleet.world.now)
+        elif event == "account assigned":
+            self.moves.append((self.fleet.world.now, fields["stream"], fields["reason"]))
+        elif event == "worker fenced" and fields["reason"] != "silent":
+            self.fenced_late.add(fields["incarnation"])
+        elif event == "account quarantined":
+            self.quarantined.add(fields["stream"])
+            self.may_end[fields["stream"]] += 1
+
+    def started(self, stream: Stream) -> None:
+        self.changes += 1
+        self.counts["start"] += 1
+        self.fleet.note(f"{stream.worker.slot} starts {stream.account_id} under {stream.token:#x}")
+
+    def published(self, stream: Stream, *, in_flight: bool) -> None:
+        now, account, worker = self.fleet.world.now, stream.account_id, stream.worker
+        if in_flight:
+            self.counts["message in flight"] += 1
+            return
+        left = worker.deadline_left()
+        if left <= 0:
+            self.violate("I3", f"{worker.slot} published {account} {-left:.3f} s past its deadline")
+        alone = True
+        for other in self.fleet.workers.values():
+            if other is not worker and other.process.alive:
+                alone = self._only_one(stream, other) and alone
+        highest = self.highest.get(account, 0)
+        if stream.token < highest:
+            if not self._forgiven(worker):
+                self.violate("I2", f"{worker.slot} published {account} under {stream.token:#x} after {highest:#x}")
+        else:
+            self.highest[account] = stream.token
+        since = max(self.last.get(account, self.added_at.get(account, now)), self.measuring_from)
+        self.gaps[account] = max(self.gaps.get(account, 0.0), now - since)
+        self.last[account] = now
+
+    def _only_one(self, stream: Stream, other: WorkerProgram) -> bool:
+        """Nobody else holds a stream of this account whose gate is valid now."""
+        if not other.ready or other.deadline_left() <= 0:
+            return True
+        rival = other.shard._streams.get(stream.account_id)
+        if rival is None or not rival.may_publish:
+            return True
+        older = other if rival.token < stream.token else stream.worker
+        if self._forgiven(older):
+            self.counts["overlap of an isolated worker"] += 1
+            return True
+        self.violate("I1", f"{stream.account_id}: {stream.worker.slot} and {other.slot} may both publish")
+        return False
+
+    def _forgiven(self, worker: WorkerProgram) -> bool:
+        return worker.isolated()
+
+    def ended(self, stream: Stream, why: str) -> None:
+        self.changes += 1
+        self.counts[f"end: {why}"] += 1
+        worker, account = stream.worker, stream.account_id
+        self.fleet.note(f"{worker.slot} ends {account} under {stream.token:#x}: {why}")
+        if worker.leaving or worker.stop.is_set():
+            return
+        if why == "stop" and self.may_end[account] > 0:
+            self.may_end[account] -= 1
+            return
+        excuse = self._excuse(worker)
+        if excuse is None:
+            self.violate("I5", f"{worker.slot} ended {account} ({why}) without a reason")
+        else:
+            self.counts[f"excuse: {excuse}"] += 1
+
+    def killed(self, process: Process) -> None:
+        self.changes += 1
+
+    def _excuse(self, worker: WorkerProgram) -> str | None:
+        """Why this worker may have lost its streams."""
+        now, fleet = self.fleet.world.now, self.fleet
+        if worker.process.born_at > now - 1.0:
+            return "just started"
+        troubles = fleet.troubles.get(worker.slot, [])
+        for trouble in troubles:
+            length = trouble.length(now)
+            if trouble.kind == "pause" and length >= 2.4 and trouble.covers(now, 3.0):
+                return "paused"
+            if trouble.kind == "pause" and length >= 1.2 and trouble.covers(now, 6.0) and self._redis_bad(worker, trouble):
+                return "paused without redis"
+            if trouble.kind == "cut redis" and length >= 34.0 and trouble.covers(now, 12.0):
+                return "cut off from redis for long"
+            if trouble.kind == "cut redis" and length >= 4.0 and trouble.covers(now, 12.0) and self._postgres_bad(trouble):
+                return "cut off from redis without a witness"
+            if trouble.kind == "stuck" and trouble.covers(now, 15.0):
+                return "did not release"
+        if fleet.redis.bad_for(worker.process) > fleet.settings.isolation_max_s - 5:
+            return "isolated for long"
+        for when, copied_at in self.copied_at:
+            if now - when < 12.0 and self._registered_after(worker, copied_at):
+                return "registered after the copy was made"
+        return None
+
+    def _registered_after(self, worker: WorkerProgram, instant: float) -> bool:
+        return worker.registered_at >= instant - 0.5
+
+    def _redis_bad(self, worker: WorkerProgram, trouble: Any) -> bool:
+        return any(
+            t.start <= (trouble.end or 1e9) + 5 and (t.end or 1e9) >= trouble.start - 5
+            for name in ("redis", worker.slot)
+            for t in self.fleet.troubles.get(name, [])
+            if name == "redis" or t.kind == "cut redis"
+        )
+
+    def _postgres_bad(self, trouble: Any) -> bool:
+        names = ["postgres", *self.fleet.workers]
+        return any(
+            t.start <= (trouble.end or 1e9) + 5 and (t.end or 1e9) >= trouble.start - 5
+            for name in names
+            for t in self.fleet.troubles.get(name, [])
+            if name == "postgres" or t.kind == "cut postgres"
+        )
+
+    # ── silences ─────────────────────────────────────────────────────────────────────────────────────────────────
+    def measure(self) -> None:
+        """From now on the longest silence of each account is of interest."""
+        self.measuring_from = self.fleet.world.now
+        self.gaps.clear()
+
+    def longest_gap(self) -> tuple[float, str]:
+        return max(((gap, account) for account, gap in self.gaps.items()), default=(0.0, ""))
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def wanted(self) -> set[str]:
+        return set(self.fleet.active()) - self.quarantined
+
+    def producers(self) -> dict[str, list[Stream]]:
+        found: dict[str, list[Stream]] = {}
+        for worker in self.fleet.alive_workers():
+            if worker.process.paused or worker.deadline_left() <= 0:
+                continue
+            for stream in worker.streams():
+                if stream.may_publish:
+                    found.setdefault(stream.account_id, []).append(stream)
+        return found
+
+    def settled(self) -> str:
+        """"" if I4 holds now, else what is missing."""
+        producers = self.producers()
+        wanted = self.wanted()
+        for account in sorted(wanted):
+            if len(producers.get(account, ())) != 1:
+                return f"{account} has {len(producers.get(account, ()))} producers"
+        for account in sorted(producers):
+            if account not in wanted:
+                return f"{account} is not active and has a producer"
+        return self._records(producers)
+
+    def _records(self, producers: dict[str, list[Stream]]) -> str:
+        keys = Keys(self.fleet.settings.fleet)
+        own = {a: wire.parse_own(text) for a, text in self.fleet.redis.db.hash(keys.own).items()}
+        durable = self.fleet.postgres.tables.assignment
+        for account, (stream, *_) in producers.items():
+            if account not in own:
+                return f"{account} streams without a record"
+            record = own[account]
+            if (record.slot, record.token) != (stream.worker.slot, stream.token):
+                return f"the record of {account} says {record.slot} {record.token:#x}, {stream.worker.slot} {stream.token:#x} streams"
+            if durable.get(account, ("", "", 0))[2] != record.token:
+                return f"the durable copy of {account} is under another token"
+        extra = sorted((own.keys() | durable.keys()) - producers.keys())
+        return f"a record of {extra[0]} is left" if extra else ""
