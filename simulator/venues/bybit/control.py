@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -85,6 +86,15 @@ class Control:
         """One JSON message; the reply goes out before any data it causes."""
         session: Session = socket.session
         session.active = time.monotonic()
+        if self._settings.reply_delay_s > 0:
+            asyncio.get_running_loop().call_later(self._settings.reply_delay_s, self._answer, socket, message)
+        else:
+            self._answer(socket, message)
+
+    def _answer(self, socket: StreamSocket, message: bytes) -> None:
+        session: Session = socket.session
+        if not socket.is_open:
+            return
         try:
             request = json.loads(message)
         except ValueError as error:

@@ -28,6 +28,7 @@ class BybitSettings(SocketSettings):
     idle_private_s: float = 600.0
     idle_public_s: float = 61.0  # of a socket without subscriptions (observed, not documented)
     resend_best_s: float = 3.0
+    reply_delay_s: float = 0.0  # a network's worth of time between a request and its answer
     login_echoes: int = 0  # 1 = a refused login takes the second shape, which echoes the request
     liquidation_interval_s: float = 4.0  # mean time between liquidations of one subscribed symbol
 
