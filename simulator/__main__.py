@@ -56,11 +56,12 @@ def options(argv: list[str]) -> Options:
     )
     parser.add_argument("--replay-loop", action="store_true", help="replay again and again")
     parser.add_argument("--replay-keep-times", action="store_true", help="leave the recorded event times as they are")
-    parser.add_argument("--echo-port", type=int, default=None, help="also serve a WebSocket echo there (0 = any port)")
-    parser.add_argument("--admin-port", type=int, default=0, help="port of the control interface (default: any)")
+    parser.add_argument("--echo-port", type=int, default=None, help="serve a WebSocket echo there (0 = any port), alone unless --exchanges names some"--admin-port", type=int, default=0, help="port of the control interface (default: any)")
     parser.add_argument("--endpoints", type=Path, required=True, metavar="FILE", help="written once every port listens")
     given = parser.parse_args(argv)
-    asked = [name for name in given.exchanges.split(",") if name] or venue.names()
+    asked = [name for name in given.exchanges.split(",") if name]
+    if not asked and given.echo_port is None:
+        asked = venue.names()
     matching = {ask: [name for name in venue.names() if name == ask or name.startswith(ask + "_")] for ask in asked}
     names = tuple(dict.fromkeys(name for found in matching.values() for name in found))
     unknown = [ask for ask, found in matching.items() if not found]
