@@ -36,7 +36,7 @@ class Dialler:
         spec: AccountSpec,
         credentials: Credentials,
         rest: VenueRest,
-        connect: Callable[[str, str], Connection],
+        connect: Callable[[str, str, Callable[[], bool]], Connection],
         user_url: Callable[[Exchange, bool, str], str],
         metrics: Metrics,
         stopped: Callable[[], bool],
@@ -56,7 +56,9 @@ class Dialler:
         if exchange.ticket is not None and exchange.ticket_of is not None:
             ticket = exchange.ticket_of(self._rest.call(exchange.ticket, self._credentials, self._stopped))
         try:
-            connection = self._connect(self._user_url(exchange, self._spec.is_testnet, ticket), self._spec.id)
+            connection = self._connect(
+                self._user_url(exchange, self._spec.is_testnet, ticket), self._spec.id, self._stopped
+            )
         except ConnectionFailed as error:
             self._metrics.dials(exchange.name, label(error)).inc()
             raise

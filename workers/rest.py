@@ -15,13 +15,14 @@ from typing import Protocol
 
 import msgspec
 
-from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.errors import ConnectionFailed, ExchangeRefused, FleetError
 from fleet.core.exchange import Exchange, HttpCall, HttpReply, HttpRequest, Outcome, Rate, Verdict
 from fleet.core.model import Credentials
 from fleet.runtime.http import Http
 from fleet.runtime.metrics import Metrics
 
 CLOCK_AGE_S = 1800.0
+CLOCK_RETRY_S = 30.0
 RESERVED_SHARE = 0.15  # of the weight, for tickets, renewals and probes
 RATE_WAIT_S = 60.0  # where a 429 does not say how long
 MAX_PERMIT_POLL_S = 5.0
@@ -69,16 +70,18 @@ class VenueRest:
             self._sync()
 
     def _sync(self) -> None:
-        before = time.time() * 1000
+        """One question for the time. An answer that is none leaves the offset as it is, for half a minute."""
+        self._synced_s = time.monotonic() - CLOCK_AGE_S + CLOCK_RETRY_S
+        before_ms = time.time() * 1000
         try:
             reply = self._exchange_of(self.exchange.clock, None)
-        except ConnectionFailed:
-            self._synced_s = time.monotonic() - CLOCK_AGE_S + 30.0  # try again in half a minute
+            if self.exchange.classify(reply).outcome is not Outcome.OK:
+                return
+            server_ms = self.exchange.clock_ms(reply)
+        except (FleetError, ValueError, LookupError):
             return
-        after = time.time() * 1000
-        if self.exchange.classify(reply).outcome is Outcome.OK:
-            self._offset_ms = round(self.exchange.clock_ms(reply) - (before + after) / 2)
-            self._synced_s = time.monotonic()
+        self._offset_ms = round(server_ms - (before_ms + time.time() * 1000) / 2)
+        self._synced_s = time.monotonic()
 
     def call(
         self, call: HttpCall, credentials: Credentials | None, cancelled: Callable[[], bool] = lambda: False

@@ -68,7 +68,7 @@ class Worker:
     metrics: Metrics
     venue: Callable[[AccountSpec], VenueRest]
     user_url: Callable[[Exchange, bool, str], str]
-    dial: Callable[[str, str], Connection]  # url, account id (chooses the source address)
+    dial: Callable[[str, str, Callable[[], bool]], Connection]  # url, account id (source address), given up when true
     random: Callable[[], float]
 
 

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from functools import partial
 
 from fleet import exchanges
@@ -101,8 +102,9 @@ class UserData:
         def user_url(exchange: Exchange, is_testnet: bool, ticket: str) -> str:
             return exchange.user_url(exchanges.hosts(exchange, is_testnet, settings.endpoints), ticket)
 
-        def dial(url: str, account_id: str) -> Connection:
-            return Connection.open(url, source_ip=egress_ip(settings, account_id), tls=self.tls)
+        def dial(url: str, account_id: str, cancelled: Callable[[], bool]) -> Connection:
+            source_ip = egress_ip(settings, account_id)
+            return Connection.open(url, source_ip=source_ip, tls=self.tls, cancelled=cancelled)
 
         return Worker(
             settings=settings,

@@ -129,7 +129,7 @@ class Bench:
                 metrics=self.metrics,
                 venue=lambda spec: rest,
                 user_url=user_url,
-                dial=lambda url, account_id: Connection.open(url),
+                dial=lambda url, account_id, cancelled: Connection.open(url, cancelled=cancelled),
                 random=random.random,
             ),
         )
