@@ -56,7 +56,13 @@ def options(argv: list[str]) -> Options:
     )
     parser.add_argument("--replay-loop", action="store_true", help="replay again and again")
     parser.add_argument("--replay-keep-times", action="store_true", help="leave the recorded event times as they are")
-    parser.add_argument("--echo-port", type=int, default=None, help="serve a WebSocket echo there (0 = any port), alone unless --exchanges names some"--admin-port", type=int, default=0, help="port of the control interface (default: any)")
+    parser.add_argument(
+        "--echo-port",
+        type=int,
+        default=None,
+        help="serve a WebSocket echo there (0 = any), alone unless --exchanges is given",
+    )
+    parser.add_argument("--admin-port", type=int, default=0, help="port of the control interface (default: any)")
     parser.add_argument("--endpoints", type=Path, required=True, metavar="FILE", help="written once every port listens")
     given = parser.parse_args(argv)
     asked = [name for name in given.exchanges.split(",") if name]
