@@ -25,7 +25,7 @@ USER_TYPES = {"order", "fill", "position", "balance"}
 def demo(*args: str, tmp: Path) -> subprocess.Popen[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")} | {"TMPDIR": str(tmp)}
     return subprocess.Popen(
-        [sys.executable, "-m", "fleet.cli", "demo", *args],
+        [sys.executable, "-m", "fleet.cli", "demo", "--exchanges", "binance_usdm", *args],
         cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
