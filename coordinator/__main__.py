@@ -67,7 +67,7 @@ class Coordinator:
         self.notifications = Notifications(
             lambda: Listener(settings.postgres_dsn, NOTIFY_CHANNEL), self.desired.changed
         )
-        self.assignments = Assignments(lambda: self._postgres("assignments"))
+        self.assignments = Assignments(lambda: self._postgres("assignments"), self.wake.set)
         self.moves = Moves(lambda: Producer(settings.kafka_bootstrap, "coordinator"), self.metrics)
         leadership = Leadership(store, self._postgres("lease"), settings.leader_lease_s)
         observed = Observed(store, timing)

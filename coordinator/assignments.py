@@ -23,9 +23,9 @@ PROBE_S = 1.0
 class Assignments:
     """Call `start()`; everything else is called by the reconciler and returns at once."""
 
-    def __init__(self, postgres: Callable[[], Postgres]) -> None:
+    def __init__(self, postgres: Callable[[], Postgres], wake: Callable[[], None]) -> None:
         self.up_since: float | None = None  # since when Postgres has answered without a break; written by this thread
-        self._factory = postgres
+        self._factory, self._wake = postgres, wake
         self._sql, self._witness_sql = queries("control", "coordinator.sql"), queries("witness")
         self._condition = threading.Condition()  # guards everything below
         self._pending: dict[str, tuple[Ownership | None, int]] = {}  # account -> (record or None, token of the change)
@@ -119,12 +119,16 @@ class Assignments:
                 self._write(tx, pending)
         rows = self._read_witness(pg, suspects)
         restored = self._read_assignments(pg) if restore else None
+        news = restored is not None
         with self._condition:
             self._forget_written(pending, fences)
             if suspects and suspects == self._suspects:
-                self._witness = (time.monotonic(), rows)
+                before, self._witness = self._witness, (time.monotonic(), rows)
+                news = before is None or _fenced(before[1]) != _fenced(rows)
             if restored is not None:
                 self._restored, self._restore = restored, False
+        if news:
+            self._wake()
 
     def _forget_written(self, pending: Mapping[str, tuple[Ownership | None, int]], fences: Mapping[str, str]) -> None:
         for account, change in pending.items():
@@ -164,3 +168,7 @@ class Assignments:
             except (ValueError, WireError) as error:
                 self._log.error("assignment row skipped", action="alert", error=str(error))
         return found
+
+
+def _fenced(rows: Mapping[str, WitnessRow]) -> dict[str, str]:
+    return {slot: row.fenced for slot, row in rows.items()}

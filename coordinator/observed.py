@@ -72,8 +72,13 @@ class Observed:
             for slot, worker in self.workers.items()
             if worker.standing is Standing.SILENT
             and worker.incarnation
-            and now - self._memory[slot].since >= self._timing.dead_after_s
+            and now - self._memory[slot].beat_at >= self._timing.dead_after_s
         }
+
+    def may_live(self, slot: str, incarnation: str) -> bool:
+        """Is this still the slot's incarnation, and not yet dead for certain?"""
+        worker = self.workers.get(slot)
+        return worker is not None and worker.incarnation == incarnation and worker.standing is not Standing.DEAD
 
     def watched(self) -> int:
         """How many workers are not dead: the mass guard's measure (R11)."""
@@ -88,7 +93,7 @@ class Observed:
             for slot, record in self.latest.workers.items()
             if self.workers[slot].standing is Standing.DEAD
             and slot not in naming
-            and now - self._memory[slot].since >= after_s
+            and now - self._memory[slot].state_at >= after_s
         }
 
     def _worker(self, slot: str, now: float) -> Worker:

@@ -20,29 +20,36 @@ class Verdicts:
     def __init__(self, observed: Observed, assignments: Assignments, dispatch: Dispatch, timing: Timing) -> None:
         self._observed, self._assignments, self._dispatch, self._timing = observed, assignments, dispatch, timing
         self._cut: dict[str, float] = {}
+        self._condemned: dict[str, str] = {}  # fenced in the witness, not yet in Redis
         self._held = False
         self._log = get("verdicts")
 
     def pass_on(self, now: float) -> int:
         """How many workers were fenced. Raises StoreUnavailable or NotLeader."""
-        suspects = self._observed.suspects(now)
+        self._condemned = {s: i for s, i in self._condemned.items() if self._observed.may_live(s, i)}
+        suspects = {**self._condemned, **self._observed.suspects(now)}
         read = self._assignments.witness(suspects)
         up_since = self._assignments.up_since
         verdicts = observe.judge(
             suspects,
             self._observed.watched(),
-            read[1] if read is not None and now - read[0] < self._timing.witness_lease_s else None,
+            read[1] if read is not None and now - read[0] < self._timing.silence_s else None,
             self._cut,
             now - up_since if up_since is not None else 0.0,
             now,
             self._timing,
         )
         self._note(verdicts, len(suspects))
+        if verdicts.condemn:
+            self._condemned.update(verdicts.condemn)  # carried through even if it is heard of in Redis meanwhile
+            self._assignments.fence(verdicts.condemn)
         return sum(self._dispatch.fence(slot, incarnation, "silent") for slot, incarnation in verdicts.fence.items())
 
     def _note(self, verdicts: observe.Verdicts, silent: int) -> None:
         for slot in verdicts.cut.keys() - self._cut.keys():
             self._log.warning("worker is cut off from redis, left alone", action="verdict", shard=slot)
+        for slot in verdicts.condemn.keys() - self._condemned.keys():
+            self._log.warning("worker condemned, waiting for its lease to end", action="verdict", shard=slot)
         if verdicts.held and not self._held:
             self._log.error("too many workers silent at once: verdicts held", action="alert", silent=silent)
         self._cut, self._held = verdicts.cut, verdicts.held

@@ -21,7 +21,7 @@ class Timing(msgspec.Struct, frozen=True):
     dead_after_s: float = 7.0
     restart_grace_s: float = 2.5  # after a clean exit the accounts wait this long for the slot to come back (R8)
     partitioned_grace_s: float = 30.0  # a worker seen by the witness only is left alone this long (R9)
-    witness_lease_s: float = 4.0
+    witness_lease_s: float = 4.0  # also the worker's lease L in Redis
     silence_s: float = 1.0  # Q: silence after the deadline
     leader_gap_s: float = 2.0  # a longer step between two observations: the leader was paused
 
@@ -32,18 +32,19 @@ class Standing(enum.StrEnum):
     UP = "up"  # takes accounts
     LEAVING = "leaving"  # got SIGTERM: takes none, keeps what it has until it is gone
     DRAIN = "drain"  # an operator empties it: takes none, gives up what it has
-    SILENT = "silent"  # no beat for T_dead, no verdict yet: leave its accounts
+    SILENT = "silent"  # no beat for T_dead and no verdict yet, or fenced and its lease not over: leave its accounts
     RESTING = "resting"  # exited cleanly a moment ago: its accounts wait for the slot's next incarnation
     DEAD = "dead"  # fenced, or gone for good: its accounts are orphans
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What the leader remembers of one slot: the counter, and since when it (and the state) has not changed."""
+    """What the leader remembers of one slot: since when the heartbeat counter has not changed, and since when the state."""
 
     incarnation: str
     seq: int
     state: str
-    since: float
+    beat_at: float
+    state_at: float
 
 
 class WitnessRow(msgspec.Struct, frozen=True):
@@ -55,11 +56,12 @@ class WitnessRow(msgspec.Struct, frozen=True):
 
 
 class Verdicts(msgspec.Struct, frozen=True):
-    """`fence`: slot → incarnation to fence now, in the witness and in Redis. `cut`: slots that only the witness sees, since
-    when. `held`: R11 applies, nobody is fenced."""
+    """`condemn`: slot → incarnation to fence in the witness now. `fence`: those that may be fenced in Redis and lose their
+    accounts now. `cut`: slots that only the witness sees, since when. `held`: R11 applies, nothing is done."""
 
-    fence: dict[str, str]
-    cut: dict[str, float]
+    condemn: dict[str, str] = {}
+    fence: dict[str, str] = {}
+    cut: dict[str, float] = {}
     held: bool = False
 
 
@@ -70,27 +72,31 @@ def see(
     after: dict[str, Seen] = {}
     for slot, record in workers.items():
         view, known = record.view, memory.get(slot)
-        if known and (known.incarnation, known.seq, known.state) == (view.incarnation, view.seq, view.state):
-            after[slot] = known
+        if known is None or known.incarnation != view.incarnation:
+            after[slot] = Seen(view.incarnation, view.seq, view.state, now, now)
         else:
-            after[slot] = Seen(view.incarnation, view.seq, view.state, now)
+            beat_at = known.beat_at if known.seq == view.seq else now
+            state_at = known.state_at if known.state == view.state else now
+            after[slot] = Seen(view.incarnation, view.seq, view.state, beat_at, state_at)
     for slot in owners:
         if slot not in after:
             known = memory.get(slot)
-            after[slot] = known if known and known.incarnation == "" else Seen("", 0, "", now)
+            after[slot] = known if known and known.incarnation == "" else Seen("", 0, "", now, now)
     return after
 
 
 def standing(record: WorkerRecord | None, seen: Seen, now: float, timing: Timing) -> Standing:
-    """One slot's standing. A slot without a record is silent from the start: it may be alive and about to register."""
+    """One slot's standing. A slot without a record is silent from the start: it may be alive and about to register. A fenced
+    incarnation is dead when its last lease is over: it may have beaten a moment before the verdict, and hears of it later."""
     if record is None or not record.view.incarnation:
         return Standing.DEAD if record and record.fenced else Standing.SILENT
     view = record.view
     if record.fenced == view.incarnation:
-        return Standing.DEAD
+        over = now - seen.beat_at >= timing.witness_lease_s + timing.silence_s
+        return Standing.DEAD if over else Standing.SILENT
     if view.state == GONE:
-        return Standing.RESTING if now - seen.since < timing.restart_grace_s else Standing.DEAD
-    if now - seen.since >= timing.dead_after_s:
+        return Standing.RESTING if now - seen.state_at < timing.restart_grace_s else Standing.DEAD
+    if now - seen.beat_at >= timing.dead_after_s:
         return Standing.SILENT
     if view.state == DRAINING:
         return Standing.LEAVING
@@ -110,23 +116,31 @@ def judge(
 
     `suspects`: slot → incarnation of those silent for T_dead. `watched`: how many workers are not dead or gone. `witness`
     None = Postgres did not answer; `postgres_s` = for how long it has answered without a break.
+
+    Two steps, so that a worker which only sees Postgres hears of it before anybody else starts its accounts: first its
+    witness row is fenced, from when on no beat is accepted there; only when its last beat is older than a lease and the
+    silence Q, its lease is over for certain, and it is fenced in Redis.
     """
     if not suspects or witness is None:
-        return Verdicts({}, dict(cut))
+        return Verdicts(cut=dict(cut))
+    over_s = timing.witness_lease_s + timing.silence_s
     after_cut: dict[str, float] = {}
+    condemn: dict[str, str] = {}
     fence: dict[str, str] = {}
     for slot, incarnation in suspects.items():
         row = witness.get(slot)
-        known = row is not None and row.incarnation == incarnation and row.fenced != incarnation
-        if known and row is not None and row.age_s < timing.witness_lease_s + timing.silence_s:
+        if row is not None and row.fenced == incarnation:
+            if row.age_s >= over_s:
+                fence[slot] = incarnation
+        elif row is not None and row.incarnation == incarnation and row.age_s < over_s:
             after_cut[slot] = cut.get(slot, now)
             if now - after_cut[slot] >= timing.partitioned_grace_s:
-                fence[slot] = incarnation
+                condemn[slot] = incarnation
         elif postgres_s >= timing.witness_lease_s:
-            fence[slot] = incarnation
-    if len(fence) >= 3 and 2 * len(fence) > watched:
-        return Verdicts({}, after_cut, held=True)
-    return Verdicts(fence, after_cut)
+            condemn[slot] = incarnation
+    if len(condemn) + len(fence) >= 3 and 2 * (len(condemn) + len(fence)) > watched:
+        return Verdicts(cut=after_cut, held=True)
+    return Verdicts(condemn, fence, after_cut)
 
 
 # ── R13 ──────────────────────────────────────────────────────────────────────────────────────────────────────────

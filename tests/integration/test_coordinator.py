@@ -145,7 +145,7 @@ def test_a_new_fleet_is_balanced_and_every_change_of_a_row_arrives_within_a_seco
     active.remove(active[7])
     assert fleet.settled(active, 2) < 1.0
     wait_for(lambda: assigned(fleet) == len(active), what="durable copy follows")
-    assert fleet.log().count(HOT_RELOAD_NEW) == 40 + 20 + 1
+    wait_for(lambda: fleet.log().count(HOT_RELOAD_NEW) == 40 + 20 + 1, what="one line per new account")
     assert "reconciliation" in fleet.log()
 
 
@@ -195,7 +195,7 @@ def test_a_worker_that_stays_dead_loses_its_accounts_to_the_others(fleet: Fleet)
     fleet.kill("h:0")
     assert 5.5 < fleet.settled(active, 14) < 10.0
     assert {a: t for a, t in fleet.workers["h:1"].running.items() if a in others} == others
-    assert "worker fenced" in fleet.log()
+    wait_for(lambda: "worker fenced" in fleet.log(), what="log line")
 
 
 def test_a_clean_exit_waits_a_moment_for_the_slot_then_moves(fleet: Fleet) -> None:

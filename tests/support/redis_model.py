@@ -166,7 +166,7 @@ class Model:
         if record.inc and record.inc != inc:
             return False
         for table in (self.w, self.d, self.r):
-            table.pop(slot, None)  # type: ignore[attr-defined]
+            table.pop(slot, None)
         self.workers.discard(slot)
         return True
 

@@ -57,16 +57,26 @@ def test_the_grace_counts_from_the_change_of_state_not_from_the_last_beat() -> N
 
 
 def test_fenced_and_draining() -> None:
-    assert standing_after(worker(fenced="i1"), 0.0) is Standing.DEAD
+    assert standing_after(worker(fenced="i1"), 5.0) is Standing.DEAD
     assert standing_after(worker(fenced="i0"), 0.0) is Standing.UP
     assert standing_after(worker(state=wire.DRAINING), 0.0) is Standing.LEAVING
     assert standing_after(worker(drain=True), 0.0) is Standing.DRAIN
 
 
+def test_a_fenced_incarnation_is_dead_when_its_last_lease_is_over() -> None:
+    """It may have beaten a moment before the verdict."""
+    memory = observe.see({}, {"h:0": worker(seq=1)}, (), 0.0)
+    memory = observe.see(memory, {"h:0": worker(seq=2)}, (), 3.0)
+    fenced = worker(seq=2, state=wire.FENCED, fenced="i1")
+    memory = observe.see(memory, {"h:0": fenced}, (), 4.0)
+    assert observe.standing(fenced, memory["h:0"], 7.9, TIMING) is Standing.SILENT
+    assert observe.standing(fenced, memory["h:0"], 8.0, TIMING) is Standing.DEAD
+
+
 def test_an_owner_without_a_record_is_silent_and_timed() -> None:
     memory = observe.see({}, {}, ["h:9"], 0.0)
     memory = observe.see(memory, {}, ["h:9"], 7.0)
-    assert memory["h:9"].since == 0.0
+    assert memory["h:9"].beat_at == 0.0
     assert observe.standing(None, memory["h:9"], 7.0, TIMING) is Standing.SILENT
     fenced = wire.parse_worker("h:9", {"fenced_inc": "i1"})
     assert observe.standing(fenced, memory["h:9"], 7.0, TIMING) is Standing.DEAD
@@ -80,25 +90,31 @@ def judge(suspects: int, watched: int, witness: dict[str, WitnessRow] | None, **
 
 
 def test_nobody_is_judged_without_the_witness() -> None:
-    assert judge(1, 2, None).fence == {}
+    assert judge(1, 2, None) == observe.Verdicts()
 
 
 def test_nobody_is_judged_by_a_postgres_that_has_just_come_back() -> None:
-    assert judge(1, 2, {}, postgres_s=3.0).fence == {}
+    assert judge(1, 2, {}, postgres_s=3.0) == observe.Verdicts()
 
 
-def test_stale_in_both_is_fenced() -> None:
-    assert judge(1, 2, {}).fence == {"h:0": "i1"}
-    assert judge(1, 2, {"h:0": WitnessRow("i1", "", 60.0)}).fence == {"h:0": "i1"}
-    assert judge(1, 2, {"h:0": WitnessRow("i0", "", 1.0)}).fence == {"h:0": "i1"}
+@pytest.mark.parametrize("rows", [{}, {"h:0": WitnessRow("i1", "", 60.0)}, {"h:0": WitnessRow("i0", "", 1.0)}])
+def test_stale_in_both_is_condemned_first(rows: dict[str, WitnessRow]) -> None:
+    verdicts = judge(1, 2, rows)
+    assert (verdicts.condemn, verdicts.fence) == ({"h:0": "i1"}, {})
+
+
+def test_fenced_only_when_its_last_beat_in_the_witness_is_older_than_a_lease_and_q() -> None:
+    assert judge(1, 2, {"h:0": WitnessRow("i1", "i1", 4.9)}) == observe.Verdicts()
+    assert judge(1, 2, {"h:0": WitnessRow("i1", "i1", 5.0)}).fence == {"h:0": "i1"}
 
 
 def test_fresh_in_the_witness_is_cut_off_and_left_alone_for_the_grace() -> None:
     rows = {"h:0": WitnessRow("i1", "", 1.0)}
     first = judge(1, 2, rows, now=100.0)
-    assert (first.fence, first.cut) == ({}, {"h:0": 100.0})
-    assert judge(1, 2, rows, now=129.0, cut_since=100.0).fence == {}
-    assert judge(1, 2, rows, now=130.0, cut_since=100.0).fence == {"h:0": "i1"}
+    assert (first.condemn, first.fence, first.cut) == ({}, {}, {"h:0": 100.0})
+    assert judge(1, 2, rows, now=129.0, cut_since=100.0).condemn == {}
+    late = judge(1, 2, rows, now=130.0, cut_since=100.0)
+    assert (late.condemn, late.fence) == ({"h:0": "i1"}, {})
 
 
 @pytest.mark.parametrize(
@@ -108,7 +124,9 @@ def test_fresh_in_the_witness_is_cut_off_and_left_alone_for_the_grace() -> None:
 def test_mass_guard(silent: int, watched: int, held: bool) -> None:
     verdicts = judge(silent, watched, {})
     assert verdicts.held is held
-    assert len(verdicts.fence) == (0 if held else silent)
+    assert len(verdicts.condemn) == (0 if held else silent)
+    condemned = judge(silent, watched, {f"h:{i}": WitnessRow("i1", "i1", 60.0) for i in range(silent)})
+    assert (condemned.held, len(condemned.fence)) == (held, 0 if held else silent)
 
 
 def test_poison() -> None:
