@@ -139,8 +139,10 @@ def _depth(
     m: wire.BookRow, symbol: str, kind: Literal["snapshot", "update"], source: Literal["stream", "rest"], now_ms: int
 ) -> Depth:
     seq, prev = m.seq or 0, m.prev or 0  # captures of 2022 have none: the order on the socket is all there is
-    name = f"{m.ts}:{m.checksum}" if m.seq is None else f"{seq}" if kind == "snapshot" else f"{prev}:{seq}"
     update = kind == "update"
+    name = f"{m.ts}:{m.checksum}" if m.seq is None else f"{prev}:{seq}" if update else f"{seq}"
+    if update and prev == seq and m.seq is not None:  # a keepalive: each minute the same numbers
+        name = f"{seq}:{m.ts}"
     return Depth(
         id=f"{_V}:depth:{symbol}:{kind}:{name}", exchange=_X, market=_M, symbol=symbol, ts_event=ms(m.ts), ts_recv=now_ms,
         source=source, kind=kind, bids=_levels(m.bids), asks=_levels(m.asks), first_seq=prev if update else seq, last_seq=seq,
