@@ -420,8 +420,8 @@ def test_socket_and_rest_tell_the_same_events(sim: Simulator) -> None:
         mark.advance(event)
     mark.prove(first.snapshot, mark.proven_ms)
     since = sim.ledger()[-1]["seq"]
-    for symbol, side, fills in ORDERS:
-        sim.order("key-1", symbol, side, "0.03", "3000", fills=fills, market="unified")
+    for symbol, side, parts in ORDERS:
+        sim.order("key-1", symbol, side, "0.03", "3000", fills=parts, market="unified")
     told = session.told()
     session.close()
     assert all(isinstance(item, get_args(UserRecord)) for item in told), [
