@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import time
 from collections.abc import Callable, Iterator
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from coordinator import __main__ as coordinator_main
@@ -92,9 +93,9 @@ def installed(fleet: Fleet) -> Iterator[None]:
         "threading": VirtualThreading(world), "queue": VirtualQueue(world), "time": VirtualTime(world),
         "uuid": VirtualUuid(world), "get": lambda name: Log(fleet, name),
     }  # fmt: skip
-    saved: list[tuple[ModuleType, str, Any]] = []
+    saved: list[tuple[Any, str, Any]] = []
 
-    def put(module: ModuleType, name: str, value: Any) -> None:
+    def put(module: Any, name: str, value: Any) -> None:
         saved.append((module, name, getattr(module, name)))
         setattr(module, name, value)
 
@@ -103,6 +104,13 @@ def installed(fleet: Fleet) -> Iterator[None]:
         for attribute, fake in fakes.items():
             if hasattr(module, attribute):
                 put(module, attribute, fake)
+        for thing in vars(module).values():
+            init = getattr(thing, "__init__", None)
+            if isinstance(thing, type) and isinstance(init, FunctionType) and thing.__module__ == name:
+                put(init, "__defaults__", _virtual(init.__defaults__, fakes["time"]))
+                if init.__kwdefaults__:
+                    new = {k: _virtual((v,), fakes["time"])[0] for k, v in init.__kwdefaults__.items()}  # type: ignore[index]
+                    put(init, "__kwdefaults__", new)
     put(redis_store, "connect", lambda url, timeout_s: FakeRedis(fleet.redis, timeout_s))
     put(shard_module, "AccountStream", lambda account, token, worker: Stream(account, token, worker))
     main = coordinator_main
@@ -119,6 +127,11 @@ def installed(fleet: Fleet) -> Iterator[None]:
     finally:
         for module, name, value in reversed(saved):
             setattr(module, name, value)
+
+
+def _virtual(defaults: tuple[Any, ...] | None, clock: VirtualTime) -> tuple[Any, ...] | None:
+    """Defaults of a constructor, with the real monotonic clock replaced."""
+    return defaults and tuple(clock.monotonic if value is time.monotonic else value for value in defaults)
 
 
 def _here(world: World) -> Process:

@@ -82,7 +82,7 @@ class Task:
                 for waiter in self.waiters:
                     waiter()
 
-        self.let = greenlet.greenlet(body)
+        self.let = greenlet.greenlet(body, process.world.hub)
 
 
 class World:
