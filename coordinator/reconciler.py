@@ -55,7 +55,7 @@ class Reconciler:
         leading: threading.Event,
         wake: threading.Event,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = lambda: time.monotonic(),
         now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self._settings, self._timing, self._store = settings, timing, store
