@@ -188,7 +188,7 @@ def test_a_renamed_file_is_opened_anew(tmp_path: Path) -> None:
 def test_libraries_log_warnings_without_payload_or_query(tmp_path: Path) -> None:
     path = configured(tmp_path)
     logging.getLogger("kafka.conn").info("payload")
-    logging.getLogger("kafka.conn").warning("%d records", "many")
+    logging.getLogger("kafka.conn").warning("%s records", "many")
     logging.getLogger("urllib3").warning("retrying %s", "/fapi/v1/order?signature=canary " + "x" * 1000)
     try:
         raise RuntimeError("canary")
