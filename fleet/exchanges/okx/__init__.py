@@ -25,6 +25,7 @@ EXCHANGE = Exchange(
     recover=recover.recover,
     market_data=Market(
         kinds=subscribe.KINDS,
+        examples=("BTC-USDT-SWAP", "ETH-USDT-SWAP", "BTC-USDT"),
         topics=subscribe.topics,
         url=subscribe.url,
         subscribe=subscribe.subscribe,
