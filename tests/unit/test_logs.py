@@ -187,15 +187,15 @@ def test_a_renamed_file_is_opened_anew(tmp_path: Path) -> None:
 
 def test_libraries_log_warnings_without_payload_or_query(tmp_path: Path) -> None:
     path = configured(tmp_path)
-    logging.getLogger("kafka.conn").info("payload")
-    logging.getLogger("kafka.conn").warning("%s records", "many")
+    logging.getLogger("redis.conn").info("payload")
+    logging.getLogger("redis.conn").warning("%s records", "many")
     logging.getLogger("urllib3").warning("retrying %s", "/fapi/v1/order?signature=canary " + "x" * 1000)
     try:
         raise RuntimeError("canary")
     except RuntimeError:
         logging.getLogger("websocket").exception("lost")
     found = lines(path)
-    assert [line["module"] for line in found] == ["kafka.conn", "urllib3", "websocket"]
+    assert [line["module"] for line in found] == ["redis.conn", "urllib3", "websocket"]
     assert "canary" not in json.dumps(found) and len(found[1]["event"]) <= logs.LIBRARY_TEXT
     assert found[2]["error"] == "RuntimeError"
 
