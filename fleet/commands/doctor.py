@@ -146,13 +146,25 @@ def keyring(here: Session) -> Checks:
 
 
 def clock(here: Session) -> Checks:
-    for venue in sorted(exchanges().values(), key=lambda venue: venue.name):
+    for venue in venues_in_use(here):
         try:
             yield offset(venue, here.settings)
         except FleetError as error:
             yield Finding(
                 "clock", "problem", f"{venue.name}: {error}", "check the network, or this venue's FLEET_*_REST_URL"
             )
+
+
+def venues_in_use(here: Session) -> list[Exchange]:
+    """Those of the active accounts and of the market symbols; of the symbols alone while Postgres cannot be asked."""
+    names = set(here.settings.symbols_by_venue())
+    try:
+        names |= {
+            f"{row['exchange']}_{row['market']}" for row in AccountRows(here.postgres()).every() if row["is_active"]
+        }
+    except FleetError:  # told by the check of Postgres
+        pass
+    return [venue for name, venue in sorted(exchanges().items()) if name in names]
 
 
 def offset(venue: Exchange, settings: Settings) -> Finding:

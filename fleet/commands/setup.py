@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from fleet.commands.session import env_file_option, session
+from fleet.core.errors import StoreUnavailable
 from fleet.runtime import clickhouse
 from fleet.runtime.kafka_io import create_topics
 from fleet.runtime.postgres import migrate as migrate_postgres
@@ -21,15 +22,24 @@ def migrate() -> None:
     pg = here.postgres()
     report("Postgres", migrate_postgres(pg))
     report("Kafka", create_topics(here.settings.kafka_bootstrap, timeout_s=KAFKA_S))
-    if here.settings.clickhouse_dsn:
-        store = clickhouse.open(here.settings.clickhouse_dsn)
-        try:
-            store.migrate()
-        finally:
-            store.close()
-        click.echo("ClickHouse: tables are there")
-    else:
-        click.echo("ClickHouse: FLEET_CLICKHOUSE_DSN is not set, skipped")
+    click.echo(f"ClickHouse: {clickhouse_tables(here.settings.clickhouse_dsn)}")
+
+
+def clickhouse_tables(dsn: str) -> str:
+    """Make the tables and say so. Raises StoreUnavailable where a server is away."""
+    if not dsn:
+        return "FLEET_CLICKHOUSE_DSN is not set, skipped"
+    try:
+        store = clickhouse.open(dsn)
+    except StoreUnavailable:
+        if "://" in dsn:
+            raise
+        return "the embedded engine is in use by the sink, which makes its tables itself"
+    try:
+        store.migrate()
+    finally:
+        store.close()
+    return "tables are there"
 
 
 def report(store: str, done: list[str]) -> None:
