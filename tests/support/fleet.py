@@ -21,6 +21,7 @@ from fleet.demo.place import REPOSITORY
 from fleet.demo.run import fleet_command
 from fleet.demo.simulated import Control, Simulated
 from fleet.demo.supervised import Supervised
+from fleet.exchanges import for_account
 from fleet.runtime.account_rows import AccountRows, NewAccount
 from fleet.runtime.fleet_view import FleetView
 from fleet.runtime.postgres import Postgres
@@ -70,8 +71,16 @@ def fresh_env(services: SharedServices, directory: Path) -> Iterator[dict[str, s
 class Fleet:
     """A running fleet. Use it as a context manager; everything ends with it."""
 
-    def __init__(self, env: Mapping[str, str], directory: Path, *, workers: int = 2, accounts: int = 0) -> None:
-        self.directory = directory
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        directory: Path,
+        *,
+        workers: int = 2,
+        accounts: int = 0,
+        venue: tuple[str, str] = VENUE,
+    ) -> None:
+        self.directory, self.venue = directory, venue
         self.logs = Path(env["FLEET_LOG_DIR"])
         self.workers = workers
         self.credentials: dict[str, Credentials] = {}  # account id → what the exchange knows
@@ -94,7 +103,7 @@ class Fleet:
     def _start(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
         Path(self._env["FLEET_RUN_DIR"]).mkdir(exist_ok=True)
-        simulator = Simulated(self.directory, REPOSITORY, ["binance_usdm"], seed=1)
+        simulator = Simulated(self.directory, REPOSITORY, [for_account(*self.venue).name], seed=1)
         self._stack.callback(simulator.stop)
         self.control: Control = simulator.ready()
         self._stack.callback(self.control.close)
@@ -125,14 +134,14 @@ class Fleet:
     def new_credentials(self) -> Credentials:
         """An API key the exchange knows, and nobody uses yet."""
         credentials = Credentials(secrets.token_hex(32), secrets.token_hex(32))
-        self.control.add_account(*VENUE, credentials)
+        self.control.add_account(*self.venue, credentials)
         return credentials
 
     def add_account(self, credentials: Credentials | None = None) -> str:
         """An account at the exchange and in Postgres; its id."""
         credentials = credentials or self.new_credentials()
         self._number += 1
-        account_id = self.rows.add(NewAccount(f"user-{self._number}", *VENUE, "test"), credentials, self.keyring)
+        account_id = self.rows.add(NewAccount(f"user-{self._number}", *self.venue, "test"), credentials, self.keyring)
         self.credentials[account_id] = credentials
         return account_id
 
