@@ -10,11 +10,11 @@ from collections.abc import Collection
 
 from fleet.core.recovery import Legs
 
-# What symbols end with, from exchangeInfo as of this writing; others are told apart by what the account holds.
-QUOTES = frozenset({
-    "USDT", "FDUSD", "USDC", "TUSD", "USD1", "BUSD", "USDP", "DAI", "BTC", "ETH", "BNB", "XRP", "TRX", "DOGE", "SOL", "EUR", "TRY",
-    "BRL", "JPY", "PLN", "MXN", "ARS", "ZAR", "UAH", "RON", "CZK", "COP", "IDR", "EURI", "U",
-})  # fmt: skip
+# What symbols end with, the most frequent first, as of this writing; others are told apart by what the account holds.
+QUOTES = (
+    "USDT", "USDC", "FDUSD", "TRY", "BTC", "ETH", "BNB", "EUR", "BRL", "JPY", "TUSD", "USD1", "BUSD", "USDP", "DAI", "XRP", "TRX",
+    "DOGE", "SOL", "PLN", "MXN", "ARS", "ZAR", "UAH", "RON", "CZK", "COP", "IDR", "EURI", "U",
+)  # fmt: skip
 
 
 def legs(held: Collection[str]) -> Legs:
@@ -35,3 +35,8 @@ def legs(held: Collection[str]) -> Legs:
 def symbols_of(assets: Collection[str], quotes: Collection[str]) -> set[str]:
     """Symbols that may exist between one of `assets` and one of `quotes`."""
     return {base + quote for base in assets for quote in quotes if base != quote and quote in QUOTES}
+
+
+def rank(symbol: str) -> tuple[int, str]:
+    """Sort key: symbols in frequent quote assets first. "ETHBTC" exists, "BTCETH" does not."""
+    return next((n for n, quote in enumerate(QUOTES) if symbol.endswith(quote)), len(QUOTES)), symbol

@@ -10,8 +10,8 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
    with nothing locked ends after one call.
 3. Trades (20) of the symbols whose assets are unexplained; of symbols that nobody knew but whose two assets are; of those that
    traded since the base; of the other known ones. No call tells the trades of all symbols.
-4. Orders (20) of the symbols with fills, and each order (4) that was known as open and is not any more.
-5. The account again if the first one does not fit the trades (REST lags).
+4. The account again where it does not fit the trades (REST lags).
+5. Orders (20) of the symbols with fills, and each order (4) that was known as open and is not any more.
 Not found this way: an order placed and cancelled unfilled inside the gap, in a symbol that saw no fill.
 """
 
@@ -81,11 +81,6 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         if mark.proven_ms < oldest_ms:
             found.lost.append(f"history before {oldest_ms} ms is not read")
         yield from _missing_trades(found)
-        if (
-            mark.base is not None and found.trades and not _explained(found)
-        ):  # the account lagged, or moved on meanwhile
-            at_ms = clock_ms((yield CLOCK))
-            found.account, found.snapshot = yield from _account(at_ms)
         yield from _orders_of_fills(found)
     yield from _ended_orders(found)
     events = _history(found) + _changes(found)
@@ -110,15 +105,24 @@ def _missing_trades(found: _Findings) -> Dialogue[None]:
     if mark.base is None:
         held = found.snapshot.wallets
         yield from _trades_of(found, known)
-        yield from _trades_of(found, _guesses(assets.symbols_of(held, held) - known))
+        yield from _trades_of(found, _guesses(found, assets.symbols_of(held, held), known))
         return
     active = {s for s, at_ms in mark.symbols.items() if at_ms >= mark.base.at_ms}
-    yield from _trades_of(found, set() if _explained(found) else _both_legs_open(found, known))
+    yield from _trades_of(found, _both_legs_open(found, known))
+    if found.trades and not _explained(found):  # the account lagged behind them, or moved on meanwhile
+        yield from _account_again(found)
     yield from _new_symbols(found, known)
     for choose in (_base_open, lambda *_: active, lambda *_: known):
         if _explained(found):
             return
         yield from _trades_of(found, choose(found, known) - found.read)
+    if found.trades and not _explained(found):
+        yield from _account_again(found)
+
+
+def _account_again(found: _Findings) -> Dialogue[None]:
+    at_ms = clock_ms((yield CLOCK))
+    found.account, found.snapshot = yield from _account(at_ms)
 
 
 def _open_assets(found: _Findings) -> dict[str, str]:
@@ -147,15 +151,18 @@ def _new_symbols(found: _Findings, known: set[str]) -> Dialogue[None]:
             {a for a, amount in open_.items() if amount > 0},
             {a for a, amount in open_.items() if amount < 0},
         )
-        likely = _guesses((assets.symbols_of(gained, given) | assets.symbols_of(given, gained)) - known - found.read)
-        likely = likely or _guesses(assets.symbols_of(open_, open_) - known - found.read)
+        exchanged = assets.symbols_of(gained, given) | assets.symbols_of(given, gained)
+        likely = _guesses(found, exchanged, known) or _guesses(found, assets.symbols_of(open_, open_), known)
         if not likely:
             return
         yield from _trades_of(found, likely[:1])
 
 
-def _guesses(symbols: set[str]) -> list[str]:
-    return sorted(symbols, key=lambda symbol: (not symbol.endswith("USDT"), symbol))[:MAX_GUESSES]
+def _guesses(found: _Findings, symbols: set[str], known: set[str]) -> list[str]:
+    """Those of `symbols` not asked for yet, likely ones first. Two assets have a symbol in one direction only."""
+    real = known | {symbol for symbol, _, _ in found.trades}
+    backwards = {quote + base for base, quote in filter(None, map(found.legs, real))}
+    return sorted(symbols - real - found.read - backwards, key=assets.rank)[:MAX_GUESSES]
 
 
 def _trial(found: _Findings) -> Watermark:

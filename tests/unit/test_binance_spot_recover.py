@@ -1,0 +1,431 @@
+"""Read-back of a Binance Spot account against an account kept in memory that answers by the documented rules: nothing missing,
+nothing twice, and no more calls than needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.events import Balance, Fill, Order
+from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
+from fleet.core.model import AccountSpec
+from fleet.core.recovery import Watermark
+from fleet.exchanges.binance_spot import recover as plan
+from fleet.exchanges.binance_spot import rows
+from fleet.exchanges.binance_spot.recover import recover
+
+NOW = 1_790_000_000_000
+DAY = 86_400_000
+SPEC = AccountSpec("acc", "u", "binance", "spot", "l", False, 1, NOW - 10 * DAY)
+FEE = Decimal("0.001")
+ASSETS = {"BTCUSDT": ("BTC", "USDT"), "ETHUSDT": ("ETH", "USDT"), "ETHBTC": ("ETH", "BTC"), "XYZABC": ("XYZ", "ABC")}
+
+
+def refused(code: str = "-1121") -> ExchangeRefused:
+    return ExchangeRefused("call", Verdict(Outcome.PERMANENT, code))
+
+
+@dataclass
+class Exchange:
+    """One account at the exchange. `lag` hides that many of the latest trades from the account call (once)."""
+
+    wallets: dict[str, Decimal] = field(default_factory=lambda: {"USDT": Decimal(100_000), "BTC": Decimal(2)})
+    locked: dict[str, Decimal] = field(default_factory=dict)
+    trades: list[dict[str, Any]] = field(default_factory=list)
+    orders: dict[int, dict[str, Any]] = field(default_factory=dict)
+    updated_ms: int = NOW - 9 * DAY
+    stale: list[bytes] = field(default_factory=list)  # replies of the account call to give first
+    refuse: set[str] = field(default_factory=set)  # "path" or "path symbol" to refuse
+    calls: list[HttpCall] = field(default_factory=list)
+
+    def order(self, symbol: str, side: str, qty: str, price: str, at_ms: int, status: str = "NEW") -> int:
+        number = len(self.orders) + 1
+        self.orders[number] = {
+            "symbol": symbol, "orderId": number, "clientOrderId": f"mine-{number}", "price": price, "origQty": qty,
+            "executedQty": "0", "cummulativeQuoteQty": "0", "status": status, "timeInForce": "GTC", "type": "LIMIT", "side": side,
+            "stopPrice": "0", "time": at_ms, "updateTime": at_ms,
+        }  # fmt: skip
+        base, quote = ASSETS[symbol]
+        asset, amount = (quote, Decimal(qty) * Decimal(price)) if side == "BUY" else (base, Decimal(qty))
+        if status == "NEW":
+            self.locked[asset] = self.locked.get(asset, Decimal(0)) + amount
+        self.updated_ms = max(self.updated_ms, at_ms)
+        return number
+
+    def end(self, number: int, status: str, at_ms: int) -> None:
+        row = self.orders[number]
+        base, quote = ASSETS[row["symbol"]]
+        left = Decimal(row["origQty"])
+        asset, amount = (quote, left * Decimal(row["price"])) if row["side"] == "BUY" else (base, left)
+        self.locked[asset] -= amount
+        row |= {"status": status, "updateTime": at_ms}
+        self.updated_ms = max(self.updated_ms, at_ms)
+
+    def trade(self, symbol: str, side: str, qty: str, price: str, at_ms: int) -> dict[str, Any]:
+        """A market order filled at once; the fee is taken from what was got."""
+        number = self.order(symbol, side, qty, price, at_ms - 1, "FILLED")
+        cost = Decimal(qty) * Decimal(price)
+        self.orders[number] |= {"executedQty": qty, "cummulativeQuoteQty": str(cost), "updateTime": at_ms}
+        base, quote = ASSETS[symbol]
+        got, gave = (base, quote) if side == "BUY" else (quote, base)
+        amount, paid = (Decimal(qty), cost) if side == "BUY" else (cost, Decimal(qty))
+        row = {
+            "symbol": symbol, "id": len(self.trades), "orderId": number, "price": price, "qty": qty,
+            "commission": str(amount * FEE), "commissionAsset": got, "time": at_ms, "isBuyer": side == "BUY", "isMaker": False,
+        }  # fmt: skip
+        self.trades.append(row)
+        self.wallets[got] = self.wallets.get(got, Decimal(0)) + amount * (1 - FEE)
+        self.wallets[gave] = self.wallets.get(gave, Decimal(0)) - paid
+        self.updated_ms = max(self.updated_ms, at_ms)
+        return row
+
+    # ── REST ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def account(self) -> bytes:
+        rows = [
+            {"asset": a, "free": str(w - self.locked.get(a, 0)), "locked": str(self.locked.get(a, 0))}
+            for a, w in self.wallets.items()
+            if w
+        ]
+        return msgspec.json.encode({"balances": rows, "updateTime": self.updated_ms})
+
+    def answer(self, call: HttpCall) -> bytes:
+        self.calls.append(call)
+        where = dict(call.params)
+        symbol = where.get("symbol", "")
+        if {call.path, f"{call.path} {symbol}"} & self.refuse:
+            raise refused()
+        name = call.path.rpartition("/")[2]
+        if name == "time":
+            return msgspec.json.encode({"serverTime": NOW + 1})
+        if name == "account":
+            return self.stale.pop(0) if self.stale else self.account()
+        if symbol and symbol not in ASSETS:
+            raise refused()
+        if name == "openOrders":
+            return msgspec.json.encode(
+                [o for o in self.orders.values() if o["status"] == "NEW" and symbol in ("", o["symbol"])]
+            )
+        if name == "order":
+            order = self.orders.get(int(where["orderId"]))
+            if order is None:
+                raise refused("-2013")
+            return msgspec.json.encode(order)
+        rows, ident = (self.trades, "id") if name == "myTrades" else (list(self.orders.values()), "orderId")
+        return msgspec.json.encode(self._page([r for r in rows if r["symbol"] == symbol], where, ident))
+
+    @staticmethod
+    def _page(rows: list[dict[str, Any]], where: dict[str, str], ident: str) -> list[dict[str, Any]]:
+        limit, first = int(where["limit"]), where.get("fromId", where.get("orderId"))
+        if first is not None:
+            assert "startTime" not in where
+            return [r for r in rows if r[ident] >= int(first)][:limit]
+        if "startTime" in where:
+            start, end = int(where["startTime"]), int(where.get("endTime", int(where["startTime"]) + DAY))
+            assert end - start <= DAY
+            return [r for r in rows if start <= r["time"] <= end][:limit]
+        return rows[-limit:]
+
+    def read(self, mark: Watermark, now_ms: int = NOW) -> Recovered:
+        """One read-back; what it found is taken into the watermark."""
+        self.calls.clear()
+        found = self._drive(mark, now_ms)
+        for event in found.events:
+            mark.advance(event)
+        mark.prove(found.snapshot, now_ms)
+        return found
+
+    def _drive(self, mark: Watermark, now_ms: int) -> Recovered:
+        dialogue = recover(SPEC, mark, now_ms)
+        try:
+            call = next(dialogue)
+            while True:
+                try:
+                    reply = HttpReply(200, {}, self.answer(call), now_ms)
+                except ExchangeRefused as error:
+                    call = dialogue.throw(error)
+                else:
+                    call = dialogue.send(reply)
+        except StopIteration as end:
+            found: Recovered = end.value
+            return found
+
+    @property
+    def weight(self) -> int:
+        return sum(call.weight for call in self.calls)
+
+    def paths(self) -> list[str]:
+        return [f"{c.path.rpartition('/')[2]} {dict(c.params).get('symbol', '')}".strip() for c in self.calls]
+
+
+def proven(exchange: Exchange, at_ms: int = NOW - 3_600_000) -> Watermark:
+    mark = Watermark(proven_ms=at_ms)
+    exchange.read(mark, at_ms)
+    return mark
+
+
+def fills(found: Recovered) -> list[tuple[str, str]]:
+    return [(e.symbol, e.trade_id) for e in found.events if isinstance(e, Fill)]
+
+
+# ── A quiet account ──────────────────────────────────────────────────────────────────────────────────────────────
+def test_quiet_account_costs_one_call() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    assert exchange.paths() == ["account"]  # first-ever read: nothing changed since the account is ours
+    assert exchange.read(mark).events == [] and exchange.weight == 20
+
+
+def test_quiet_account_with_resting_orders_costs_one_call_more() -> None:
+    exchange = Exchange()
+    exchange.order("BTCUSDT", "BUY", "0.1", "80000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    assert exchange.paths()[:2] == ["account", "openOrders"]  # all symbols: none is known yet
+    assert exchange.read(mark).events == [] and exchange.paths() == ["account", "openOrders BTCUSDT"]
+
+
+def test_fills_that_the_stream_told_explain_the_wallets() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000.01", NOW - 1000)
+    told = Exchange(
+        wallets=dict(exchange.wallets), trades=exchange.trades, orders=exchange.orders, updated_ms=NOW - 1000
+    )
+    for event in told.read(Watermark(proven_ms=NOW - 2000, symbols={"BTCUSDT": 1})).events:
+        mark.advance(event)  # as the socket would have
+    assert exchange.read(mark).events == [] and exchange.weight == 20
+
+
+# ── Missing fills ────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_fill_of_a_known_symbol_is_found_by_its_two_assets() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    for symbol in ("BTCUSDT", "ETHBTC"):
+        mark.symbols[symbol] = NOW - DAY
+    exchange.trade("BTCUSDT", "SELL", "0.5", "84000", NOW - 1000)
+    found = exchange.read(mark)
+    assert fills(found) == [("BTCUSDT", "0")] and found.unrecoverable == ""
+    assert exchange.paths() == ["account", "myTrades BTCUSDT", "allOrders BTCUSDT"] and exchange.weight == 60
+    (order,) = [e for e in found.events if isinstance(e, Order)]
+    assert (order.status, order.avg_price, order.client_order_id) == ("filled", "84000", "mine-1")
+    assert {e.asset: e.ts_event for e in found.events if isinstance(e, Balance)} == {
+        "BTC": NOW - 1000,
+        "USDT": NOW - 1000,
+    }
+    assert exchange.read(mark).events == [] and exchange.weight == 20
+
+
+def test_fills_of_symbols_that_never_traded_before_are_guessed() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 5000)
+    exchange.trade("ETHUSDT", "BUY", "3", "3000", NOW - 4000)
+    exchange.trade("ETHBTC", "SELL", "1", "0.04", NOW - 3000)
+    found = exchange.read(mark)
+    assert sorted(fills(found)) == [("BTCUSDT", "0"), ("ETHBTC", "2"), ("ETHUSDT", "1")]
+    assert found.unrecoverable == "" and exchange.read(mark).events == []
+
+
+def test_fills_between_quote_assets_of_the_future() -> None:
+    """No name tells their legs: every known symbol is read."""
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["XYZABC"] = NOW - DAY
+    exchange.wallets["ABC"] = Decimal(50)
+    exchange.read(mark, NOW - 2000)
+    exchange.trade("XYZABC", "BUY", "10", "2", NOW - 1000)
+    assert fills(exchange.read(mark)) == [("XYZABC", "0")]
+
+
+def test_a_deposit_makes_the_read_fuller_but_tells_no_fill() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols = {"BTCUSDT": NOW - 1000, "ETHBTC": NOW - DAY}
+    exchange.wallets["USDT"] += 5
+    exchange.updated_ms = NOW - 500
+    found = exchange.read(mark)
+    assert [type(e).__name__ for e in found.events] == ["Balance"] and found.events[0].ts_event == NOW - 500
+    assert exchange.paths() == ["account", "myTrades BTCUSDT", "myTrades ETHBTC"]
+    exchange.read(mark)
+    assert exchange.weight == 20  # the new base has it
+
+
+def test_an_account_that_lags_behind_its_trades_is_asked_again() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["BTCUSDT"] = NOW - 500
+    exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 900)
+    exchange.stale = [exchange.account()]
+    exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 800)
+    found = exchange.read(mark)
+    assert len(fills(found)) == 2
+    assert exchange.paths() == ["account", "myTrades BTCUSDT", "time", "account", "allOrders BTCUSDT"]
+    assert mark.wallets["BTC"] == str(exchange.wallets["BTC"])
+
+
+def test_the_same_for_a_symbol_that_was_guessed() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 900)
+    exchange.stale = [exchange.account()]
+    exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 800)
+    assert len(fills(exchange.read(mark))) == 2
+    assert exchange.paths() == ["account", "myTrades BTCUSDT", "time", "account", "allOrders BTCUSDT"]
+
+
+def test_a_wallet_that_was_emptied_is_told() -> None:
+    exchange = Exchange(wallets={"USDT": Decimal(5), "BTC": Decimal(1)})
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "SELL", "1", "84000", NOW - 1000)
+    found = exchange.read(mark)
+    assert [Decimal(e.wallet) for e in found.events if isinstance(e, Balance) and e.asset == "BTC"] == [0]
+    assert "BTC" not in mark.wallets
+
+
+# ── First-ever read ──────────────────────────────────────────────────────────────────────────────────────────────
+def test_first_read_of_an_account_that_traded_since_it_is_ours() -> None:
+    exchange = Exchange()
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 9 * DAY)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 1000)
+    found = exchange.read(Watermark(proven_ms=NOW - 10 * DAY))
+    assert fills(found) == [("BTCUSDT", "0"), ("BTCUSDT", "1")] and found.unrecoverable == ""
+
+
+# ── Long gaps and many rows ──────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("gap_ms", [3_600_000, 5 * DAY])
+def test_many_fills_are_paged(monkeypatch: pytest.MonkeyPatch, gap_ms: int) -> None:
+    monkeypatch.setattr(plan, "PAGE", 10)
+    monkeypatch.setattr(rows, "PAGE", 10)
+    exchange = Exchange(wallets={"USDT": Decimal(10**7), "BTC": Decimal(2)})
+    for n in range(5):
+        exchange.trade("BTCUSDT", "BUY", "0.001", "84000", NOW - gap_ms - 5000 + n)
+    mark = Watermark(proven_ms=NOW - gap_ms, symbols={"BTCUSDT": NOW - gap_ms})
+    exchange.read(mark, NOW - gap_ms)
+    for n in range(35):
+        exchange.trade("BTCUSDT", "BUY", "0.001", "84000", NOW - gap_ms // 2 + n)
+    found = exchange.read(mark)
+    assert [int(e.trade_id) for e in found.events if isinstance(e, Fill)] == list(range(5, 40))
+    assert len({e.order_id for e in found.events if isinstance(e, Order)}) == 35
+    assert exchange.read(mark).events == []
+
+
+def test_a_long_gap_with_few_fills_costs_no_windows() -> None:
+    exchange = Exchange()
+    mark = proven(exchange, NOW - 60 * DAY)
+    mark.symbols["BTCUSDT"] = 1
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 30 * DAY)
+    assert fills(exchange.read(mark)) == [("BTCUSDT", "0")] and exchange.weight == 60
+
+
+def test_a_gap_beyond_what_is_read_says_so() -> None:
+    exchange = Exchange()
+    mark = proven(exchange, NOW - 200 * DAY)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 1000)
+    found = exchange.read(mark)
+    assert fills(found) == [("BTCUSDT", "0")] and "is not read" in found.unrecoverable
+
+
+def test_pages_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (plan, rows):
+        monkeypatch.setattr(module, "PAGE", 1)
+    monkeypatch.setattr(plan, "MAX_PAGES", 2)
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["BTCUSDT"] = NOW
+    for n in range(5):
+        exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 1000 + n)
+    with pytest.raises(ConnectionFailed, match="do not end"):
+        exchange.read(mark)
+
+
+# ── Orders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_an_order_that_ended_in_the_gap_is_asked_for() -> None:
+    exchange = Exchange()
+    number = exchange.order("BTCUSDT", "BUY", "0.1", "80000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    assert mark.open_orders == {str(number): "BTCUSDT"}
+    exchange.end(number, "CANCELED", NOW - 1000)
+    found = exchange.read(mark)
+    assert [(e.order_id, e.status, e.source) for e in found.events if isinstance(e, Order)] == [
+        (str(number), "canceled", "rest")
+    ]
+    assert (
+        exchange.paths() == ["account", "order BTCUSDT"] and mark.open_orders == {}
+    )  # nothing is locked: none can be open
+
+
+def test_a_new_order_of_an_unknown_symbol_shows_by_what_is_locked() -> None:
+    exchange = Exchange()
+    exchange.order("BTCUSDT", "BUY", "0.1", "80000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    other = exchange.order("ETHUSDT", "BUY", "1", "2000", NOW - 1000)
+    found = exchange.read(mark)
+    assert [e.order_id for e in found.events if isinstance(e, Order)] == [str(other)]
+    assert exchange.paths() == ["account", "openOrders BTCUSDT", "openOrders"] and exchange.weight == 106
+
+
+def test_an_order_with_a_symbol_of_unknown_legs_costs_the_big_call() -> None:
+    exchange = Exchange(wallets={"Q": Decimal(5)})
+    exchange.order("XYZABC", "BUY", "1", "2", NOW - 2 * DAY)
+    exchange.locked = {"Q": Decimal(1)}
+    mark = proven(exchange)
+    exchange.read(mark)
+    assert exchange.paths() == ["account", "openOrders XYZABC", "openOrders"]
+
+
+def test_an_order_that_the_exchange_forgot_is_not_kept_as_open() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.open_orders = {"77": "BTCUSDT"}
+    mark.symbols["BTCUSDT"] = NOW - 1000
+    exchange.read(mark)
+    assert mark.open_orders == {"77": "BTCUSDT"}  # perhaps REST does not show it yet
+    mark.symbols["BTCUSDT"] = NOW - DAY
+    exchange.read(mark)
+    assert mark.open_orders == {}
+
+
+def test_the_order_of_a_fill_may_be_older_than_the_gap() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    trade = exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 1000)
+    exchange.orders[trade["orderId"]]["time"] = NOW - 3 * DAY
+    found = exchange.read(mark)
+    assert {e.client_order_id for e in found.events if isinstance(e, Fill)} == {"mine-1"}
+    assert exchange.paths()[-1] == "order BTCUSDT"
+
+
+def test_an_order_status_of_the_future_is_told_as_lost() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    trade = exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 1000)
+    exchange.orders[trade["orderId"]]["status"] = "PARKED"
+    assert "unknown status PARKED" in exchange.read(mark).unrecoverable
+
+
+# ── Refusals and odd replies ─────────────────────────────────────────────────────────────────────────────────────
+def test_refused_calls_are_told_and_do_not_end_the_read_back() -> None:
+    exchange = Exchange()
+    exchange.order("BTCUSDT", "BUY", "0.1", "80000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 1000)
+    exchange.refuse = {"/api/v3/openOrders BTCUSDT", "/api/v3/myTrades BTCUSDT"}
+    found = exchange.read(mark, NOW - 700)
+    assert "open orders of BTCUSDT" in found.unrecoverable and "fills of BTCUSDT" in found.unrecoverable
+
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 500)
+    exchange.refuse = {"/api/v3/allOrders"}
+    found = exchange.read(mark)
+    assert "orders of BTCUSDT" in found.unrecoverable
+    assert [e.client_order_id for e in found.events if isinstance(e, Fill)] == ["mine-3"]
+
+
+def test_an_unreadable_reply_is_tried_again_later() -> None:
+    dialogue = recover(SPEC, Watermark(proven_ms=NOW), NOW)
+    next(dialogue)
+    with pytest.raises(ConnectionFailed):
+        dialogue.send(HttpReply(200, {}, b"<html>"))
