@@ -38,10 +38,13 @@ def fleet(services: SharedServices, tmp_path_factory: pytest.TempPathFactory) ->
             fleet.control.load(50.0, 2.0)
             fleet.control.fault({"kind": "rest_error", "status": 503, "code": -1001, "count": 2})
             fleet.control.fault({"kind": "cut", "count": 1, "api_key": CANARY.api_key})
-            sockets = lambda: [c for c in fleet.control.connections() if c.get("api_key") == CANARY.api_key]  # noqa: E731
-            eventually(lambda: len(sockets()) > 1, 20.0, "a second socket")
+            eventually(lambda: sockets_ever(fleet) > 1, 20.0, "a second socket")
             fleet.wait_live(1)
             yield fleet
+
+
+def sockets_ever(fleet: Fleet) -> int:
+    return sum(1 for c in fleet.control.connections() if c.get("api_key") == CANARY.api_key)
 
 
 def assert_clean(text: str, where: str) -> None:
@@ -72,7 +75,7 @@ def test_redis(fleet: Fleet) -> None:
     for name in names:
         kind = client.type(name)
         value = {"hash": client.hgetall, "set": client.smembers, "string": client.get}[str(kind)](name)
-        assert_clean(f"{name} {value}", f"Redis: {name}")
+        assert_clean(f"{name!r} {value!r}", f"Redis: {name!r}")
         for key in listen_keys(fleet):
             assert key not in str(value), "a listen key is in Redis"
     client.close()

@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_settings_page_is_up_to_date() -> None:
-    assert (ROOT / "docs/settings.md").read_text() == page(), "python -m fleet.commands.settings_page > docs/settings.md"
+    assert (ROOT / "docs/settings.md").read_text() == page(), (
+        "python -m fleet.commands.settings_page > docs/settings.md"
+    )
 
 
 def test_the_contracts_name_every_topic_and_message() -> None:
@@ -40,7 +42,9 @@ def test_the_contracts_name_every_command() -> None:
         assert f"fleet {command}" in text, command
 
 
-@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/contracts.md", "docs/glossary.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/contracts.md", "docs/glossary.md"]
+)
 def test_links_between_pages_lead_somewhere(name: str) -> None:
     page_path = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page_path.read_text()):
