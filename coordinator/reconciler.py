@@ -31,6 +31,8 @@ from fleet.runtime.redis_store import NotLeader, RedisStore
 from fleet.runtime.settings import Settings
 
 SETTLE_S = 5.0  # a young leader, or fleet, waits this long for all of its host's workers before it deals accounts out
+JOIN_S = 1.0  # ... and a fleet that owns nothing yet, until nobody has joined for this long
+CALM_S = 60.0  # load is evened out only when nothing has happened to leader, stores and workers for this long
 ACK_WITHIN_S = 30.0  # a worker that does not release a moving account for this long is fenced (R7)
 FORGET_AFTER_S = 600.0
 FULL_PLAN_S = 5.0  # plan at least this often, changed or not (R15) ...
@@ -70,6 +72,9 @@ class Reconciler:
         self._version = 0  # highest write counter seen in it: one that falls means an older copy of the data (failover)
         self._since = 0.0  # when leadership began
         self._first_up = 0.0  # when the first worker was there, after there was none
+        self._joined_at = 0.0  # when a worker came up last
+        self._calm_since = 0.0  # when something happened last
+        self._up: set[tuple[str, str]] = set()
         self._planned: tuple[object, ...] = ()
         self._plan_again_at = 0.0
         self._known: dict[str, AccountSpec] | None = None  # active accounts as of the last plan
@@ -100,7 +105,7 @@ class Reconciler:
             self._planned, self._rebuild = (), None
         except StoreUnavailable as error:
             self._observed.forget("redis did not answer")
-            self._planned, self._rebuild = (), None
+            self._planned, self._rebuild, self._calm_since = (), None, now
             if not self._silent:
                 self._silent = True
                 self._log.warning("redis silent: nothing changes, streams go on", action="redis", error=str(error))
@@ -109,7 +114,8 @@ class Reconciler:
         led = self._leading.is_set()
         leads = self._leadership.hold()
         if leads and not led:
-            self._since, self._generation, self._rebuild, self._version = now, None, None, 0
+            self._since = self._calm_since = now
+            self._generation, self._rebuild, self._version = None, None, 0
             self._planned, self._observed.own_version, self._known = (), -1, None
             self._leading.set()
         elif led and not leads:
@@ -141,10 +147,12 @@ class Reconciler:
             if ready is None:
                 return
             self._rebuild, self._generation, self._planned, self._version = None, ready, (), 0
+            self._calm_since = now
             self._observed.read(now)
         if self._verdicts.pass_on(now):
             self._planned = ()
             self._observed.read(now)
+        self._watch(now)
         snapshot = self._desired.snapshot
         self._budget.refill(now, len(self._observed.own))
         state = self._state(snapshot)
@@ -161,18 +169,29 @@ class Reconciler:
         self._plan_again_at = now + max(FULL_PLAN_S, PLAN_SHARE * (self._clock() - now))
         self._forget_dead(now)
 
+    def _watch(self, now: float) -> None:
+        """Take note of workers that came and went."""
+        up = {(w.slot, w.incarnation) for w in self._observed.workers.values() if w.standing is Standing.UP}
+        if up and not self._up:
+            self._first_up = now
+        if up - self._up:
+            self._joined_at = now
+        if up != self._up:
+            self._calm_since = now
+        self._up = up
+
     def _settling(self, now: float) -> bool:
-        """Whoever registers first would get every account, and rebalancing is slow on purpose."""
-        up = sum(1 for worker in self._observed.workers.values() if worker.standing is Standing.UP)
-        if up == 0 or self._first_up == 0.0:
-            self._first_up = now if up else 0.0
-        return up < self._settings.workers and now - max(self._since, self._first_up) < SETTLE_S
+        """Whoever registers first would get every account, and load is evened out slowly on purpose."""
+        young = now - max(self._since, self._first_up) < SETTLE_S
+        few = len(self._up) < self._settings.workers
+        joining = not self._observed.own and now - self._joined_at < JOIN_S
+        return young and (few or joining)
 
     def _plan(self, now: float, snapshot: Snapshot | None) -> Plan:
         settling = self._settling(now)
         limits = Limits(
             connections_per_ip=self._connections_per_ip,
-            rebalance=self._budget.allowed if not settling else 0,
+            rebalance=self._budget.allowed if now - self._calm_since >= CALM_S else 0,
             hold="waiting for workers to register" if settling else "",
             ack_before_ms=self._now_ms() - int(ACK_WITHIN_S * 1000),
         )

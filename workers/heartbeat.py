@@ -143,7 +143,8 @@ class Heartbeat:
                 self.beat()
             except FleetError as error:  # a reply of no known form; nothing is extended by it
                 self._log.error("heartbeat failed", action="heartbeat", shard=self._slot, error=str(error))
-            rest_s = self._settings.heartbeat_s - (self._clock() - started)
+            now = self._clock()
+            rest_s = rules.pause_s(self._lease, now, self._times) - (now - started)
             if rest_s > 0:
                 self._wake.wait(rest_s)
             self._wake.clear()

@@ -64,10 +64,9 @@ class Inbox:
         silent = False
         while not self._stop.is_set():
             try:
-                self.step(store)
-                if silent:
+                if self.step(store) and silent:
                     self._log.info("desired view readable again", action="inbox", shard=self._slot)
-                silent = False
+                    silent = False
                 poke.wait(self._wait_s())
             except StoreUnavailable as error:
                 if not silent:
@@ -80,28 +79,29 @@ class Inbox:
         poke.close()
         store.close()
 
-    def step(self, store: RedisStore) -> None:
-        """One round: pull, apply, acknowledge, report. Raises StoreUnavailable."""
+    def step(self, store: RedisStore) -> bool:
+        """One round: pull, apply, acknowledge, report; False where there is nothing to obey yet. Raises StoreUnavailable."""
         incarnation = self._heartbeat.incarnation
         if incarnation != self._incarnation:
             self._begin(incarnation)
         if not self._heartbeat.registered:
-            return
+            return False
         view = store.pull(self._slot, incarnation, self._generation, self._version)
         if view.standing != "OK":
             self._heartbeat.beat_now()
-            return
+            return False
         if view.desired is not None:
             rebuilt = view.generation is not None and view.generation.ready
             self._current = obey(self._current, self._seen, view.desired, rebuilt=rebuilt)
             self._seen.update((account, wish.token) for account, wish in self._current.items())
             self._generation, self._version = view.generation, view.version
         if not self._apply(incarnation):
-            return
+            return False
         self._heartbeat.applied = self._version
         statuses = {status.account_id: status for status in self._shard.statuses()}
         self._acknowledge(store, incarnation, statuses)
         self._report(store, incarnation, statuses)
+        return True
 
     def _begin(self, incarnation: str) -> None:
         self._incarnation = incarnation

@@ -23,6 +23,7 @@ import msgspec
 from fleet.core.model import Desired
 
 GAP_S = 1.5
+ISOLATE_AT = 1.25  # heartbeats before the deadline: later than the witness' answer, and two beats before it is too late
 
 
 class Answer(enum.StrEnum):
@@ -112,9 +113,16 @@ def _unanswered(lease: Lease, asked_at: float, now: float, times: Times) -> tupl
         return lease, Order.NOTHING
     if lease.paused or asked_at - lease.answered_at > times.isolation_max_s:
         return lease, Order.ASK_WITNESS
-    if now < lease.deadline - times.heartbeat_s:  # the witness has one heartbeat's time to answer first
+    if now < lease.deadline - ISOLATE_AT * times.heartbeat_s:  # the witness may answer first
         return lease, Order.ASK_WITNESS
     return msgspec.structs.replace(lease, deadline=asked_at + times.lease_s), Order.ASK_WITNESS
+
+
+def pause_s(lease: Lease, now: float, times: Times) -> float:
+    """How long to wait before the next beat: half a heartbeat when the deadline is near, so that a witness asked at
+    deadline − 2H is heard, and isolation decided, well before it."""
+    near = lease.deadline > 0 and lease.deadline - now <= 2.5 * times.heartbeat_s
+    return times.heartbeat_s / 2 if near else times.heartbeat_s
 
 
 def obey(

@@ -119,7 +119,7 @@ class Allowance:
 
     def refill(self, now: float, accounts: int) -> None:
         per_s = max(1.0, accounts * AT_MOST_PER_MINUTE) / 60.0
-        self._tokens = min(float(IN_FLIGHT), self._tokens + (now - self._at) * per_s if self._at else 1.0)
+        self._tokens = min(float(IN_FLIGHT), self._tokens + (now - self._at) * per_s if self._at else 0.0)
         self._at = now
 
     @property
