@@ -19,6 +19,7 @@ from tests.proof.virtual import World
 
 WARM_UP_S = 20.0
 SETTLE_S = 75.0
+AFTERMATH_S = 9.0  # a verdict that was in the making comes now
 QUIET_S = 4.0
 
 
@@ -72,14 +73,14 @@ class History:
         if not self._settle(WARM_UP_S, "the start"):
             return self._result(name, 0.0)
         self.world.run_until(self.world.now + self.rng.uniform(0.0, 4.0))
-        before = sum(n for what, n in self.judge.counts.items() if what.startswith("end"))
+        before = self.judge.ends
         self.judge.measure()
         self.fleet.note(f"── {name}")
         kind.do(self.faults)
         self.world.run_until(self.world.now + self.rng.uniform(15.0, 30.0) + (45.0 if self.faults.open else 0.0))
         self._heal()
         settled_s = self._end()
-        ends = sum(n for what, n in self.judge.counts.items() if what.startswith("end")) - before
+        ends = self.judge.ends - before
         self.reached[kind.row] += 1
         if not kind.stops and ends:
             self.judge.violate("I5", f"{name}: {ends} streams ended")
@@ -119,6 +120,7 @@ class History:
     def _end(self) -> float:
         """After the last fault: settle, then stay settled."""
         healed = self.world.now
+        self.world.run_until(healed + AFTERMATH_S)
         if not self._settle(SETTLE_S, "the last fault"):
             return SETTLE_S
         settled_s = self.world.now - healed

@@ -350,7 +350,7 @@ class Faults:
         if row is not None and row.active != active:
             row.active = active
             row.revision += active
-            self.fleet.changed(account, "active" if active else "inactive")
+            self.fleet.changed(account, "active" if active else "inactive", stops=not active)
 
     def _change(self, account: str) -> None:
         self._set(account, False)
@@ -380,7 +380,7 @@ class Faults:
         from tests.proof.postgres_db import Row
 
         self.fleet.postgres.tables.accounts.setdefault(account, Row(account))
-        self.fleet.changed(account, "added, poison")
+        self.fleet.changed(account, "added, poison", stops=False)
 
 
 NEVER = 1e9

@@ -69,12 +69,13 @@ class Fleet:
         self._made += 1
         account = f"a{self._made:02d}"
         self.postgres.tables.accounts[account] = Row(account)
-        self.changed(account, "added")
+        self.changed(account, "added", stops=False)
         return account
 
-    def changed(self, account: str, what: str) -> None:
+    def changed(self, account: str, what: str, *, stops: bool = True) -> None:
         self.note(f"account {account} {what}")
-        self.judge.intent(account)
+        if stops:
+            self.judge.intent(account)
         self.postgres.changed(account)
 
     def active(self) -> list[str]:

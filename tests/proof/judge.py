@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.proof.fleet import Fleet
     from tests.proof.programs import Stream, WorkerProgram
 
+LAG_S = 25.0  # a change may be this old when the coordinator hears of it: the reconcile interval of the simulation
 VOLUNTARY = ("rebalance", "drain", "quarantine")
 
 
@@ -35,7 +36,10 @@ class Judge:
         self.highest: dict[str, int] = {}  # account -> highest token published
         self.last: dict[str, float] = {}  # account -> instant of its last publication
         self.gaps: dict[str, float] = {}  # account -> longest silence while it was active, since `measure`
-        self.may_end: Counter[str] = Counter()  # account -> stops that somebody asked for
+        self.changed_at: dict[str, float] = {}  # account -> when it was last switched off or given new credentials
+        self.assigned_at: dict[int, float] = {}  # token -> when
+        self.voluntary: dict[tuple[str, str], float] = {}  # (account, slot) -> when it was revoked to go elsewhere
+        self.ends = 0  # of streams, but for voluntary moves
         self.counts: Counter[str] = Counter()
         self.quarantined: set[str] = set()
         self.moves: list[tuple[float, str, str]] = []
@@ -53,20 +57,21 @@ class Judge:
 
     # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────
     def intent(self, account: str) -> None:
-        self.may_end[account] += 1
+        """Somebody wants the stream of this account stopped, or another one."""
+        self.changed_at[account] = self.fleet.world.now
 
     def heard(self, event: str, fields: dict[str, Any]) -> None:
         if event == "account revoked" and fields["reason"] in VOLUNTARY:
-            self.may_end[fields["stream"]] += 1
+            self.voluntary[fields["stream"], fields["shard"]] = self.fleet.world.now
             if fields["reason"] == "rebalance":
                 self.rebalanced.append(self.fleet.world.now)
         elif event == "account assigned":
+            self.assigned_at[fields["token"]] = self.fleet.world.now
             self.moves.append((self.fleet.world.now, fields["stream"], fields["reason"]))
         elif event == "worker fenced" and fields["reason"] != "silent":
             self.fenced_late.add(fields["incarnation"])
         elif event == "account quarantined":
             self.quarantined.add(fields["stream"])
-            self.may_end[fields["stream"]] += 1
 
     def started(self, stream: Stream) -> None:
         self.changes += 1
@@ -119,14 +124,21 @@ class Judge:
         self.fleet.note(f"{worker.slot} ends {account} under {stream.token:#x}: {why}")
         if worker.leaving or worker.stop.is_set():
             return
-        if why == "stop" and self.may_end[account] > 0:
-            self.may_end[account] -= 1
+        if why == "stop" and self.voluntary.get((account, worker.slot), -1e9) > self.fleet.world.now - 60.0:
+            return
+        self.ends += 1
+        if why == "stop" and self._wanted(stream):
             return
         excuse = self._excuse(worker)
         if excuse is None:
             self.violate("I5", f"{worker.slot} ended {account} ({why}) without a reason")
         else:
             self.counts[f"excuse: {excuse}"] += 1
+
+    def _wanted(self, stream: Stream) -> bool:
+        """The account was switched off or changed after (or, news being slow, shortly before) this stream was ordered."""
+        ordered = self.assigned_at.get(stream.token, 0.0)
+        return self.changed_at.get(stream.account_id, -1e9) > ordered - LAG_S
 
     def killed(self, process: Process) -> None:
         self.changes += 1
