@@ -85,19 +85,27 @@ class NoLimit:
 class OneAccount:
     """Stands for the Postgres rows: always the same account, watermarks kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, exchange: str, market: str, credentials: Credentials) -> None:
         self.mark = Watermark(proven_ms=int(time.time() * 1000))
-        self.spec = AccountSpec("acc-1", "u1", "binance", "usdm", "main", False, 1, self.mark.proven_ms)
+        self.spec = AccountSpec("acc-1", "u1", exchange, market, "main", False, 1, self.mark.proven_ms)
+        self.credentials = credentials
+        self.deactivated: list[str] = []
 
     def load(self, account_id: str) -> Loaded:
-        return Loaded(self.spec, Credentials(KEY, SECRET), self.mark, False)
+        return Loaded(self.spec, self.credentials, self.mark, False)
+
+    def deactivate(self, spec: AccountSpec, reason: str, text: str) -> bool:
+        self.deactivated.append(reason)
+        return True
 
     def save(self, progresses: object) -> None:
         return None
 
 
 class Bench:
-    """The parts of a worker around one stream."""
+    """The parts of a worker around one stream; of Binance unless told otherwise."""
+
+    exchange, market, credentials = "binance", "usdm", Credentials(KEY, SECRET)
 
     def __init__(self, simulator: Simulator, buffer_bytes: int = 1 << 24) -> None:
         self.simulator, self.kafka, self.stop = simulator, ListKafka(), threading.Event()
@@ -106,8 +114,8 @@ class Bench:
         self.metrics = Metrics()
         self.publisher = Publisher(lambda: self.kafka, Open(), buffer_bytes, self.metrics).start()
         self.readback = ReadBack(margin_s=3.0, second_read_s=1.0, random=random.random, stop=self.stop).start()
-        accounts = OneAccount()
-        venue = exchanges.for_account("binance", "usdm")
+        self.accounts = accounts = OneAccount(self.exchange, self.market, self.credentials)
+        venue = exchanges.for_account(self.exchange, self.market)
         hosts = exchanges.hosts(venue, False, settings.endpoints)
         rest = VenueRest(venue, False, Http(hosts.rest), NoLimit(), "default", self.metrics, self.stop)
 
