@@ -1,0 +1,294 @@
+"""Read-back of OKX accounts, carried out against a table of replies: pages, windows, refusals, lag, what is flat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.events import Balance, Event, Fill, Order, Position
+from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
+from fleet.core.model import AccountSpec
+from fleet.core.recovery import Snapshot, Watermark
+from fleet.exchanges.okx import recover, rows
+
+NOW = 1_790_000_000_000
+DAY = 86_400_000
+SWAP = "BTC-USDT-SWAP"
+SPEC = AccountSpec("acc", "u", "okx", "unified", "l", False, 1, NOW - 30 * DAY)
+Reply = bytes | Exception
+Answer = Callable[[dict[str, str]], Reply]
+REFUSED = ExchangeRefused("x", Verdict(Outcome.PERMANENT, "51603"))
+
+
+def data(*found: Any) -> bytes:
+    return json.dumps({"code": "0", "data": list(found), "msg": ""}).encode()
+
+
+def wallet(asset: str, amount: str, at_ms: int = NOW - 50) -> dict[str, str]:
+    return {"ccy": asset, "cashBal": amount, "availBal": amount, "uTime": str(at_ms)}
+
+
+def balance(*wallets: dict[str, str]) -> bytes:
+    return data({"details": list(wallets), "totalEq": "1"})
+
+
+def held(qty: str, symbol: str = SWAP, side: str = "net", mode: str = "cross", at_ms: int = NOW - 50) -> dict[str, str]:
+    return {
+        "instId": symbol, "instType": "SWAP", "pos": qty, "posSide": side, "mgnMode": mode, "avgPx": "100", "upl": "1",
+        "uTime": str(at_ms),
+    }  # fmt: skip
+
+
+def fill(
+    bill: int, order: str = "7", at_ms: int = NOW - 50, symbol: str = SWAP, qty: str = "1", **more: str
+) -> dict[str, str]:
+    kind = "SWAP" if symbol.endswith("SWAP") else "SPOT"
+    return {
+        "instId": symbol, "instType": kind, "tradeId": str(bill + 500), "ordId": order, "billId": str(bill), "side": "buy",
+        "fillPx": "100", "fillSz": qty, "fee": "-0.1", "feeCcy": "USDT", "fillPnl": "0", "execType": "T", "fillTime": str(at_ms),
+        "ts": str(at_ms + 1), "posSide": "net", **more,
+    }  # fmt: skip
+
+
+def order(
+    ident: str, state: str = "filled", at_ms: int = NOW - 50, created_ms: int = 0, symbol: str = SWAP
+) -> dict[str, str]:
+    return {
+        "instId": symbol, "instType": "SWAP", "ordId": ident, "side": "buy", "state": state, "uTime": str(at_ms),
+        "cTime": str(created_ms or at_ms - 10), "ordType": "limit", "px": "100", "sz": "1",
+        "accFillSz": "1" if state == "filled" else "0",
+    }  # fmt: skip
+
+
+def read(
+    mark: Watermark, answers: dict[str, Reply | Answer], spec: AccountSpec = SPEC
+) -> tuple[Recovered, list[HttpCall]]:
+    """Paths that are not listed answer with nothing."""
+    plan = recover.recover(spec, mark, NOW)
+    calls = [next(plan)]
+    try:
+        while len(calls) < 2500:
+            call = calls[-1]
+            answer = answers.get(call.path, data())
+            if callable(answer):
+                answer = answer(dict(call.params))
+            if isinstance(answer, Exception):
+                calls.append(plan.throw(answer))
+            else:
+                calls.append(plan.send(HttpReply(200, {}, answer, NOW - 10)))
+    except StopIteration as end:
+        return end.value, calls
+    raise AssertionError("the read-back does not end")
+
+
+def based(
+    positions: dict[str, str] | None = None, wallets: dict[str, str] | None = None, at_ms: int = NOW - 60_000
+) -> Watermark:
+    mark = Watermark(proven_ms=at_ms)
+    mark.prove(Snapshot(at_ms, positions or {}, wallets or {}), at_ms)
+    return mark
+
+
+def paths(calls: list[HttpCall]) -> list[str]:
+    return [call.path for call in calls]
+
+
+def of(found: Recovered, kind: type[Event]) -> list[Any]:
+    return [event for event in found.events if isinstance(event, kind)]
+
+
+def test_an_explained_account_costs_three_calls() -> None:
+    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    found, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2"))})
+    assert (found.events, found.unrecoverable) == ([], "")
+    assert paths(calls) == [rows.BALANCE.path, rows.POSITIONS.path, rows.PENDING]
+    assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net": "2"}, {"USDT": "5"})
+
+
+def test_a_missing_fill_is_read_with_its_order_position_and_wallet() -> None:
+    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "4.9")),
+        rows.POSITIONS.path: data(held("3")),
+        rows.FILLS: data(fill(3)),
+        rows.ORDERS: data(order("7")),
+    }
+    found, calls = read(mark, answers)
+    assert [type(e).__name__ for e in found.events] == ["Fill", "Order", "Position", "Balance"]
+    (told,) = of(found, Fill)
+    assert (told.trade_id, told.order_id, told.fee, told.source) == ("503", "7", "0.1", "rest")
+    assert paths(calls).count(rows.FILLS) == 1 and paths(calls).count(rows.BALANCE.path) == 1
+    assert [dict(c.params)["instType"] for c in calls if c.path == rows.ORDERS] == ["SWAP"]
+    begin = next(dict(c.params)["begin"] for c in calls if c.path == rows.FILLS)
+    assert int(begin) <= NOW - 60_000
+    for event in found.events:
+        mark.advance(event)
+    assert mark.explains(found.snapshot)
+
+
+def test_an_account_that_lags_behind_its_fills_is_asked_again() -> None:
+    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    told = iter([balance(wallet("USDT", "5.5")), balance(wallet("USDT", "4.9"))])
+    held_now = iter([data(held("2")), data(held("3"))])
+    found, calls = read(
+        mark,
+        {
+            rows.BALANCE.path: lambda p: next(told),
+            rows.POSITIONS.path: lambda p: next(held_now),
+            rows.FILLS: data(fill(3)),
+        },
+    )
+    assert paths(calls).count(rows.BALANCE.path) == 2 and found.snapshot.wallets == {"USDT": "4.9"}
+
+
+def test_pages_go_backwards_until_the_watermark() -> None:
+    pages = {"": range(300, 200, -1), "201": range(200, 100, -1), "101": range(100, 0, -1)}
+
+    def fills(params: dict[str, str]) -> bytes:
+        bills = pages[params.get("after", "")]
+        return data(*(fill(b, order=str(b), at_ms=NOW - 60_000 + (b - 150) * 10) for b in bills))
+
+    def orders(params: dict[str, str]) -> bytes:
+        last = int(params.get("after", 401))
+        return data(*(order(str(n), created_ms=NOW - 60_000 + (n - 250) * 10) for n in range(last - 1, last - 101, -1)))
+
+    mark = Watermark(proven_ms=NOW - 60_000)
+    found, calls = read(
+        mark, {rows.FILLS: fills, rows.ORDERS: orders, "/api/v5/trade/order": lambda p: data(order(p["ordId"]))}
+    )
+    asked = [dict(c.params).get("after", "") for c in calls if c.path == rows.FILLS]
+    assert asked == ["", "201", "101"]  # the third is older than the watermark
+    assert len(of(found, Fill)) == 151 and min(int(f.order_id) for f in of(found, Fill)) == 150
+    swaps = [dict(c.params).get("after", "") for c in calls if c.path == rows.ORDERS]
+    assert swaps == ["", "301", "201"]
+    singles = {dict(c.params)["ordId"] for c in calls if c.path == "/api/v5/trade/order"}
+    assert singles == set()  # every order with a fill came with the pages
+
+
+def test_pages_without_end_are_given_up() -> None:
+    recover_pages, recover.MAX_PAGES = recover.MAX_PAGES, 3
+    try:
+        full = data(*(fill(b) for b in range(100)))
+        with pytest.raises(ConnectionFailed, match="fills"):
+            read(Watermark(proven_ms=NOW - 60_000), {rows.FILLS: full})
+        pending = data(*(order(str(n), "live", created_ms=NOW) for n in range(100)))
+        with pytest.raises(ConnectionFailed, match="orders"):
+            read(Watermark(proven_ms=NOW - 60_000), {rows.PENDING: pending})
+    finally:
+        recover.MAX_PAGES = recover_pages
+
+
+def test_older_than_three_days_is_read_by_product_and_older_than_the_history_is_said() -> None:
+    def fills(params: dict[str, str]) -> Reply:
+        kind = params["instType"]
+        if kind == "OPTION":
+            return ExchangeRefused("x", Verdict(Outcome.PERMANENT, "50030"))
+        return data(fill(9, at_ms=NOW - 5 * DAY)) if kind == "SWAP" else data()
+
+    found, calls = read(
+        based(at_ms=NOW - 10 * DAY), {rows.OLD_FILLS: fills, rows.BALANCE.path: balance(wallet("USDT", "1"))}
+    )
+    assert [dict(c.params)["instType"] for c in calls if c.path == rows.OLD_FILLS] == list(recover.PRODUCTS)
+    assert len(of(found, Fill)) == 1 and "fills of OPTION" in found.unrecoverable
+    assert rows.OLD_ORDERS in paths(calls) and rows.ORDERS not in paths(calls)
+    found, _ = read(based(at_ms=NOW - 100 * DAY), {rows.BALANCE.path: balance(wallet("USDT", "1"))})
+    assert "history before" in found.unrecoverable
+
+
+def test_a_refused_order_history_is_said() -> None:
+    mark = based(wallets={"USDT": "5"})
+    found, _ = read(mark, {rows.ORDERS: REFUSED, rows.FILLS: data(fill(1)), "/api/v5/trade/order": data(order("7"))})
+    assert "orders of SWAP" in found.unrecoverable and len(of(found, Order)) == 1
+
+
+def test_what_became_of_open_orders() -> None:
+    mark = based(wallets={"USDT": "5"})
+    mark.open_orders = {"1": SWAP, "2": SWAP, "3": "ETH-USDT", "4": SWAP, "5": "SOL-USDT"}
+    mark.symbols = {SWAP: NOW - 10 * DAY, "ETH-USDT": NOW - 100, "SOL-USDT": NOW - 10 * DAY}
+
+    def one(params: dict[str, str]) -> Reply:
+        known = {"2": data(order("2", "canceled", NOW - 9 * DAY)), "4": data(order("4", "live", NOW - 9 * DAY))}
+        return known.get(params["ordId"], REFUSED)
+
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")),
+        rows.PENDING: data(order("1", "live", NOW - 9 * DAY)),
+        "/api/v5/trade/order": one,
+    }
+    found, calls = read(mark, answers)
+    assert set(found.snapshot.closed_orders) == {"2", "5"}  # 3 may only lag; 5 was forgotten by the exchange
+    assert [(e.order_id, e.status) for e in of(found, Order)] == [("2", "canceled")]
+    assert paths(calls).count("/api/v5/trade/order") == 4
+
+
+def test_a_first_read_tells_open_orders_of_any_age_and_unknown_states() -> None:
+    mark = Watermark(proven_ms=NOW - 1000)
+    found, calls = read(mark, {rows.PENDING: data(order("1", "live", NOW - 9 * DAY), order("2", "parked"))})
+    assert [e.order_id for e in of(found, Order)] == ["1"] and "unknown state parked" in found.unrecoverable
+    asked = [dict(c.params)["instType"] for c in calls if c.path == rows.ORDERS]
+    assert asked == ["SPOT", "SWAP"]  # nothing is known about what the account trades
+
+
+def test_spot_symbols_are_looked_for_as_margin_too() -> None:
+    mark = based(wallets={"USDT": "5"})
+    mark.symbols = {"BTC-USDT": NOW - 100, "BTC-USD-270326": 1}
+    _, calls = read(mark, {})
+    assert [dict(c.params)["instType"] for c in calls if c.path == rows.ORDERS] == ["SPOT", "MARGIN", "FUTURES"]
+
+
+def test_the_newer_of_two_states_of_an_order_counts() -> None:
+    mark = based(wallets={"USDT": "5"})
+    answers: dict[str, Reply | Answer] = {
+        rows.PENDING: data(order("1", "live", NOW - 100)),
+        rows.FILLS: data(fill(1, order="1")),
+        rows.ORDERS: data(order("1", "filled", NOW - 50), order("1", "canceled", NOW - 200)),
+    }
+    found, _ = read(mark, answers)
+    assert [e.status for e in of(found, Order)] == ["filled"]
+
+
+def test_closed_positions_and_emptied_wallets_are_told() -> None:
+    mark = based({f"{SWAP}|net": "2", "ETH-USDT-SWAP|short": "-1"}, {"USDT": "5", "BTC": "1"})
+    mark.symbols = {SWAP: NOW - 100, "ETH-USDT-SWAP": NOW - 9000}
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "4.9")),
+        rows.FILLS: data(fill(1, side="sell", qty="2")),
+    }
+    found, _ = read(mark, answers)
+    flat = {(e.symbol, e.position_side): (e.qty, e.ts_event) for e in of(found, Position)}
+    assert flat == {("ETH-USDT-SWAP", "short"): ("0", NOW - 9000)}  # BTC: just traded, and nothing proves it flat
+    assert {e.asset: e.wallet for e in of(found, Balance)} == {"USDT": "4.9", "BTC": "0"}
+    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    found, _ = read(mark, answers)
+    assert [(e.symbol, e.qty, e.ts_event) for e in of(found, Position)] == [(SWAP, "0", NOW - 50)]
+
+
+def test_cross_and_isolated_positions_of_one_side_are_one_in_the_snapshot() -> None:
+    answers: dict[str, Reply | Answer] = {
+        rows.POSITIONS.path: data(
+            held("2", side="short"), held("1", side="short", mode="isolated"), held("0", "X-USDT-SWAP")
+        ),
+        rows.BALANCE.path: balance(wallet("USDT", "5"), wallet("ETH", "0")),
+    }
+    found, _ = read(Watermark(proven_ms=NOW - 1000), answers)
+    assert found.snapshot.positions == {f"{SWAP}|short": "-3"} and found.snapshot.wallets == {"USDT": "5"}
+    assert sorted((e.margin_mode, e.qty) for e in of(found, Position)) == [("cross", "-2"), ("isolated", "-1")]
+
+
+def test_a_first_read_begins_with_the_account() -> None:
+    young = AccountSpec("acc", "u", "okx", "unified", "l", False, 1, NOW - 500)
+    found, _ = read(Watermark(proven_ms=NOW - 6 * DAY), {rows.FILLS: data(fill(1), fill(2, at_ms=NOW - 5000))}, young)
+    assert [f.trade_id for f in of(found, Fill)] == ["501"]
+
+
+@pytest.mark.parametrize("path", [rows.BALANCE.path, rows.POSITIONS.path, rows.PENDING, rows.FILLS])
+@pytest.mark.parametrize("body", [b"<html>", b'{"code":"0"}', b'{"code":"0","data":[{}]}'])
+def test_replies_that_are_not_what_the_sheet_says_are_tried_again_later(path: str, body: bytes) -> None:
+    if (path, body) == (rows.BALANCE.path, b'{"code":"0","data":[{}]}'):
+        body = b'{"code":"0","data":[{"details":5}]}'
+    with pytest.raises(ConnectionFailed, match="unreadable"):
+        read(Watermark(proven_ms=NOW - 1000), {path: body})
