@@ -6,7 +6,7 @@ loop; nothing here waits for Postgres or Kafka. A change that Redis refuses is s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -42,12 +42,15 @@ class Dispatch:
         self._assignments, self._moves, self._metrics, self._now_ms = assignments, moves, metrics, now_ms
         self._log = get("dispatch")
 
-    def carry_out(self, plan: Plan, generation: Generation, accounts: Mapping[str, AccountSpec]) -> None:
-        """Stops first, starts later. Raises StoreUnavailable or NotLeader part-way: the next tick plans the rest."""
+    def carry_out(
+        self, plan: Plan, generation: Generation, accounts: Mapping[str, AccountSpec]
+    ) -> Iterator[dict[str, Ownership]]:
+        """Stops first, starts later; yields each batch of assignments made. Raises StoreUnavailable or NotLeader part-way:
+        the next tick plans the rest."""
         for releases in _chunks(plan.releases):
             self._release(releases, generation)
         for assigns in _chunks(plan.assigns):
-            self._assign(assigns, generation, accounts)
+            yield self._assign(assigns, generation, accounts)
 
     def fence(self, slot: str, incarnation: str, reason: str) -> bool:
         """The verdict on one incarnation, in Redis and for the witness. Raises StoreUnavailable or NotLeader."""
@@ -75,7 +78,9 @@ class Dispatch:
             )
         self._assignments.record({}, removed)
 
-    def _assign(self, assigns: Sequence[Assign], generation: Generation, accounts: Mapping[str, AccountSpec]) -> None:
+    def _assign(
+        self, assigns: Sequence[Assign], generation: Generation, accounts: Mapping[str, AccountSpec]
+    ) -> dict[str, Ownership]:
         now_ms = self._now_ms()
         changes = [
             Change(
@@ -101,6 +106,7 @@ class Dispatch:
                 reason=assign.reason,
             )
         self._assignments.record(moved, {})
+        return moved
 
     def _apply(self, generation: Generation, changes: Sequence[Change]) -> list[bool]:
         """One batch; the mirror follows what was done, so that it need not be read again."""

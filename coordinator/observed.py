@@ -7,12 +7,14 @@ and the silent workers that need a verdict. Runs in the coordinator's loop. The 
 from __future__ import annotations
 
 from fleet.core import observe, wire
-from fleet.core.model import Ownership
+from fleet.core.model import Ownership, process_of
 from fleet.core.observe import Seen, Standing, Timing
 from fleet.core.plan import Worker
 from fleet.core.wire import REVOKE
 from fleet.runtime.logs import get
 from fleet.runtime.redis_store import Observation, RedisStore
+
+ALIVE_OR_SILENT = (Standing.UP, Standing.LEAVING, Standing.DRAIN, Standing.SILENT)
 
 
 class Observed:
@@ -27,6 +29,7 @@ class Observed:
         self._memory: dict[str, Seen] = {}
         self._read_at = 0.0
         self._released: dict[str, int] = {}
+        self._deaths: list[tuple[str, str]] = []
         self._log = get("observed")
 
     def forget(self, why: str) -> None:
@@ -64,6 +67,11 @@ class Observed:
         """Accounts that workers released since the last call, with the token they had."""
         released, self._released = self._released, {}
         return released
+
+    def take_deaths(self) -> list[tuple[str, str]]:
+        """(slot, incarnation) of the processes that were replaced without having said goodbye, since the last call."""
+        deaths, self._deaths = self._deaths, []
+        return deaths
 
     def suspects(self, now: float) -> dict[str, str]:
         """Slot → incarnation of the workers silent for T_dead: witness before verdict (R9)."""
@@ -115,6 +123,8 @@ class Observed:
         """One line per change of a worker's standing."""
         for slot, worker in self.workers.items():
             known = before.get(slot)
+            if known is not None and known.standing in ALIVE_OR_SILENT and _replaced(known, worker):
+                self._deaths.append((slot, known.incarnation))
             if known is None or (known.standing, known.incarnation) != (worker.standing, worker.incarnation):
                 self._log.info(
                     f"worker {worker.standing}",
@@ -133,3 +143,8 @@ def reported(observation: Observation, slot: str) -> bool:
 
 def is_gone(record: wire.WorkerRecord | None) -> bool:
     return record is not None and (record.view.state == wire.GONE or record.fenced == record.view.incarnation)
+
+
+def _replaced(known: Worker, worker: Worker) -> bool:
+    """By another process; a process that was fenced begins anew without having died."""
+    return bool(known.incarnation) and process_of(known.incarnation) != process_of(worker.incarnation)

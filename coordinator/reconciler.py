@@ -16,6 +16,7 @@ from coordinator.desired import Desired, Snapshot
 from coordinator.dispatch import Dispatch
 from coordinator.lease import Leadership
 from coordinator.observed import Observed
+from coordinator.quarantine import Quarantine
 from coordinator.rebuild import Rebuild
 from coordinator.verdicts import Verdicts
 from fleet.core.errors import StoreUnavailable
@@ -66,6 +67,7 @@ class Reconciler:
         self._connections_per_ip = connections_per_ip
         self._leading, self._wake, self._clock, self._now_ms = leading, wake, clock, now_ms
         self._verdicts = Verdicts(observed, assignments, dispatch, timing)
+        self._quarantine = Quarantine(store, observed, metrics)
         self._generation: Generation | None = None  # the one this leader works on
         self._rebuild: Rebuild | None = None
         self._mirror: dict[str, Ownership] = {}  # ownership as it was while the generation was sound
@@ -117,6 +119,7 @@ class Reconciler:
             self._since = self._calm_since = now
             self._generation, self._rebuild, self._version = None, None, 0
             self._planned, self._observed.own_version, self._known = (), -1, None
+            self._quarantine.begin()
             self._leading.set()
         elif led and not leads:
             self._leading.clear()
@@ -149,13 +152,14 @@ class Reconciler:
             self._rebuild, self._generation, self._planned, self._version = None, ready, (), 0
             self._calm_since = now
             self._observed.read(now)
-        if self._verdicts.pass_on(now):
-            self._planned = ()
+        fenced = self._verdicts.pass_on(now)
+        if fenced:
             self._observed.read(now)
         self._watch(now)
         snapshot = self._desired.snapshot
+        self._quarantine.look(fenced, snapshot.accounts if snapshot else None, now)
         self._budget.refill(now, len(self._observed.own))
-        state = self._state(snapshot)
+        state = self._state(snapshot, now)
         if state == self._planned and now < self._plan_again_at:
             return
         result = self._plan(now, snapshot)
@@ -163,9 +167,10 @@ class Reconciler:
         for slot, incarnation in result.overdue.items():
             self._dispatch.fence(slot, incarnation, "accounts not released in time")
         assert self._generation is not None
-        self._dispatch.carry_out(result, self._generation, snapshot.accounts if snapshot else {})
+        for moved in self._dispatch.carry_out(result, self._generation, snapshot.accounts if snapshot else {}):
+            self._quarantine.assigned(moved, now)
         self._budget.spend(sum(1 for r in result.releases if r.reason == "rebalance"))
-        self._planned = self._state(snapshot) if result.empty and not self._settling(now) else ()
+        self._planned = self._state(snapshot, now) if result.empty and not self._settling(now) else ()
         self._plan_again_at = now + max(FULL_PLAN_S, PLAN_SHARE * (self._clock() - now))
         self._forget_dead(now)
 
@@ -195,7 +200,14 @@ class Reconciler:
             hold="waiting for workers to register" if settling else "",
             ack_before_ms=self._now_ms() - int(ACK_WITHIN_S * 1000),
         )
-        return plan(snapshot.accounts if snapshot else None, self._observed.own, self._observed.workers, limits)
+        return plan(
+            snapshot.accounts if snapshot else None,
+            self._observed.own,
+            self._observed.workers,
+            limits,
+            self._quarantine.quarantined(),
+            self._quarantine.waiting(now),
+        )
 
     def _report(self, snapshot: Snapshot | None, result: Plan) -> None:
         """What changed since the last plan, for people: hot reloads, unplaced accounts, one line per plan that acts."""
@@ -228,10 +240,11 @@ class Reconciler:
                 unplaced=len(result.unplaced),
             )
 
-    def _state(self, snapshot: Snapshot | None) -> tuple[object, ...]:
+    def _state(self, snapshot: Snapshot | None, now: float) -> tuple[object, ...]:
         """Everything a plan depends on, in short: if it is the same, so is the plan."""
         workers = tuple((w.slot, w.incarnation, w.standing, w.capacity) for w in self._observed.workers.values())
-        return (snapshot.version if snapshot else -1, self._observed.own_version, workers)
+        held = (self._quarantine.quarantined(), self._quarantine.waiting(now))
+        return (snapshot.version if snapshot else -1, self._observed.own_version, workers, held)
 
     def _forget_dead(self, now: float) -> None:
         for slot, incarnation in self._observed.expired(now, FORGET_AFTER_S).items():

@@ -24,8 +24,8 @@ class Verdicts:
         self._held = False
         self._log = get("verdicts")
 
-    def pass_on(self, now: float) -> int:
-        """How many workers were fenced. Raises StoreUnavailable or NotLeader."""
+    def pass_on(self, now: float) -> dict[str, str]:
+        """Slot → incarnation of the workers that were fenced. Raises StoreUnavailable or NotLeader."""
         self._condemned = {s: i for s, i in self._condemned.items() if self._observed.may_live(s, i)}
         suspects = {**self._condemned, **self._observed.suspects(now)}
         read = self._assignments.witness(suspects)
@@ -43,7 +43,7 @@ class Verdicts:
         if verdicts.condemn:
             self._condemned.update(verdicts.condemn)  # carried through even if it is heard of in Redis meanwhile
             self._assignments.fence(verdicts.condemn)
-        return sum(self._dispatch.fence(slot, incarnation, "silent") for slot, incarnation in verdicts.fence.items())
+        return {slot: inc for slot, inc in verdicts.fence.items() if self._dispatch.fence(slot, inc, "silent")}
 
     def _note(self, verdicts: observe.Verdicts, silent: int) -> None:
         for slot in verdicts.cut.keys() - self._cut.keys():

@@ -20,7 +20,7 @@ from fleet.core import lease as rules
 from fleet.core import wire
 from fleet.core.errors import FleetError, StoreUnavailable
 from fleet.core.lease import Answer, Order
-from fleet.core.model import Desired, StreamStatus, WorkerView
+from fleet.core.model import Desired, StreamStatus, WorkerView, incarnation_of
 from fleet.runtime.logs import get
 from fleet.runtime.postgres import Postgres
 from fleet.runtime.redis_store import RedisStore
@@ -70,7 +70,8 @@ class Heartbeat:
         clock: Callable[[], float] = boottime_s,
     ) -> None:
         self.gate = gate or LeaseGate()
-        self.incarnation = uuid.uuid4().hex[:12]
+        self._process, self._lives = uuid.uuid4().hex[:12], 0
+        self.incarnation = incarnation_of(self._process, 0)
         self.lock = (
             threading.Lock()
         )  # guards incarnation against an inbox that is applying a view pulled under the former one
@@ -198,7 +199,8 @@ class Heartbeat:
     def _abort(self) -> None:
         """R5 (b). The lock makes sure that no view pulled under the old incarnation is applied afterwards."""
         with self.lock:
-            fenced, self.incarnation = self.incarnation, uuid.uuid4().hex[:12]
+            self._lives += 1
+            fenced, self.incarnation = self.incarnation, incarnation_of(self._process, self._lives)
             self.registered = False
             self._lease = rules.fresh(self._clock())
             self.gate.deadline = 0.0

@@ -111,6 +111,15 @@ def venue_name(exchange: str, market: str) -> str:
     return exchange if market == "unified" else f"{exchange}_{market}"
 
 
+def incarnation_of(process: str, life: int) -> str:
+    """One process may live more than once: fenced, it begins anew without ending. `process_of` tells the two apart."""
+    return f"{process}-{life}"
+
+
+def process_of(incarnation: str) -> str:
+    return incarnation.partition("-")[0]
+
+
 def token_of(term: int, n: int) -> int:
     """R2: fencing token; `n` never restarts inside a term."""
     return (term << 32) + n

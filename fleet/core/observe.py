@@ -1,4 +1,4 @@
-"""Who lives? Rules R3, R8, R9, R11, R13 of ownership.md as functions of (state, message, time). Pure; used by the leader.
+"""Who lives? Rules R3, R8, R9, R11 of ownership.md as functions of (state, message, time). Pure; used by the leader.
 
 In: worker records as read from Redis, witness rows as read from Postgres, and the instant of reading on the leader's own
 monotonic clock. Out: a standing per slot, and verdicts. No timestamp written by another machine is ever compared: the
@@ -141,21 +141,3 @@ def judge(
     if len(condemn) + len(fence) >= 3 and 2 * (len(condemn) + len(fence)) > watched:
         return Verdicts(cut=after_cut, held=True)
     return Verdicts(condemn, fence, after_cut)
-
-
-# ── R13 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-POISON_DEATHS = 3
-POISON_WINDOW_S = 600.0
-
-
-def deaths_of(
-    history: Mapping[str, tuple[float, ...]], starting: Iterable[str], now: float
-) -> tuple[dict[str, tuple[float, ...]], set[str]]:
-    """A worker died while starting these accounts: the history afterwards, and the accounts to quarantine."""
-    after = {a: kept for a, times in history.items() if (kept := tuple(t for t in times if now - t < POISON_WINDOW_S))}
-    poison: set[str] = set()
-    for account in starting:
-        after[account] = (*after.get(account, ()), now)
-        if len(after[account]) >= POISON_DEATHS:
-            poison.add(account)
-    return after, poison

@@ -26,6 +26,7 @@ from fleet.core.observe import Standing
 from fleet.core.placement import HostRoom, Orphan, Target
 from fleet.core.wire import REVOKE, RUN
 
+PROBATION = "on probation: its worker died twice while starting it"
 ALIVE = (Standing.UP, Standing.LEAVING, Standing.DRAIN)
 
 
@@ -89,10 +90,12 @@ def plan(
     workers: Mapping[str, Worker],
     limits: Limits = Limits(),  # noqa: B008 (a frozen value)
     quarantined: frozenset[str] = frozenset(),
+    waiting: frozenset[str] = frozenset(),
 ) -> Plan:
-    """One pass. `accounts` None = Postgres was never read: everything owned counts as active, nothing is new."""
+    """One pass. `accounts` None = Postgres was never read: everything owned counts as active, nothing is new.
+    `quarantined` accounts count as inactive, `waiting` ones are started later (R13)."""
     result = Plan()
-    draft = _Draft(accounts, workers, limits, quarantined, result)
+    draft = _Draft(accounts, workers, limits, quarantined, waiting, result)
     draft.settle(own)
     if accounts is not None:
         draft.orphans.update((account_id, None) for account_id in accounts.keys() - own.keys() - quarantined)
@@ -112,10 +115,11 @@ class _Draft:
         workers: Mapping[str, Worker],
         limits: Limits,
         quarantined: frozenset[str],
+        waiting: frozenset[str],
         result: Plan,
     ) -> None:
-        self.accounts, self.workers, self.limits, self.quarantined = accounts, workers, limits, quarantined
-        self.result = result
+        self.accounts, self.workers, self.limits = accounts, workers, limits
+        self.quarantined, self.waiting, self.result = quarantined, waiting, result
         self.orphans: dict[str, Ownership | None] = {}
         self.draining: list[tuple[str, Ownership]] = []
         self.used = dict.fromkeys(workers, 0)
@@ -168,7 +172,9 @@ class _Draft:
             self._release(account_id, record, revoke=False, reason="inactive")
         elif worker and standing in (Standing.UP, Standing.LEAVING):
             # another incarnation of the slot is registered: it holds the slot's lock, the former one is dead (R8)
-            if standing is Standing.UP:
+            if account_id in self.waiting:
+                self.result.unplaced[account_id] = PROBATION
+            elif standing is Standing.UP:
                 self._count(record.slot, spec)
                 self._assign(account_id, record, record.slot, worker.incarnation, "restart")
         elif standing not in (Standing.SILENT, Standing.RESTING):
@@ -199,11 +205,14 @@ class _Draft:
     def place(self) -> None:
         if not self.orphans:
             return
+        unplaced = self.result.unplaced
         if self.limits.hold:
-            self.result.unplaced = dict.fromkeys(self.orphans, self.limits.hold)
+            unplaced.update(dict.fromkeys(self.orphans, self.limits.hold))
             return
-        orphans = [Orphan(account_id, self._venue(account_id)) for account_id in self.orphans]
-        placed, self.result.unplaced = placement.place(orphans, self._targets(), self._room())
+        unplaced.update(dict.fromkeys(self.orphans.keys() & self.waiting, PROBATION))
+        orphans = [Orphan(a, self._venue(a)) for a in self.orphans if a not in self.waiting]
+        placed, left = placement.place(orphans, self._targets(), self._room())
+        unplaced.update(left)
         for account_id, slot in placed.items():
             former = self.orphans[account_id]
             reason = "new" if former is None else "dead"

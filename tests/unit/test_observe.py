@@ -1,4 +1,4 @@
-"""R3, R8, R9, R11, R13: standings and verdicts."""
+"""R3, R8, R9, R11: standings and verdicts."""
 
 from __future__ import annotations
 
@@ -127,15 +127,3 @@ def test_mass_guard(silent: int, watched: int, held: bool) -> None:
     assert len(verdicts.condemn) == (0 if held else silent)
     condemned = judge(silent, watched, {f"h:{i}": WitnessRow("i1", "i1", 60.0) for i in range(silent)})
     assert (condemned.held, len(condemned.fence)) == (held, 0 if held else silent)
-
-
-def test_poison() -> None:
-    history: dict[str, tuple[float, ...]] = {}
-    history, poison = observe.deaths_of(history, ["a", "b"], 0.0)
-    assert not poison
-    history, poison = observe.deaths_of(history, ["a"], 300.0)
-    assert not poison
-    history, poison = observe.deaths_of(history, ["a"], 599.0)
-    assert poison == {"a"}
-    history, poison = observe.deaths_of(history, ["b"], 1300.0)
-    assert (history, poison) == ({"b": (1300.0,)}, set())

@@ -1,0 +1,94 @@
+"""Accounts whose start kills their worker (R13). Pure; the leader feeds it deaths and lets it hold accounts back.
+
+In: which accounts were given to whom and when, which of them went live, which incarnations died. Out: accounts that must wait
+(probation), accounts that are not started any more (quarantine).
+
+A worker that dies takes all its starting accounts with it, the guilty one and the innocent. So two deaths only put an account
+on probation: those are started a quarter of them at a time, the last one alone. Who dies alone a third time within ten
+minutes is guilty. Innocents pass as soon as they are live, or have not killed anybody for PATIENCE_S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from fleet.core.model import AccountSpec, Ownership
+
+STRIKES = 3
+PROBATION = 2
+WINDOW_S = 600.0
+PATIENCE_S = 30.0
+
+
+class Start(msgspec.Struct, frozen=True):
+    """An account that was given to a worker and is not known to be live."""
+
+    slot: str
+    incarnation: str
+    token: int
+    at: float
+
+
+class Suspicion:
+    """What the leader knows. One instance per leadership; times are the leader's monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.starting: dict[str, Start] = {}
+        self.strikes: dict[str, tuple[float, ...]] = {}
+        self.quarantined: dict[str, int] = {}  # account -> revision of the row it was quarantined for
+
+    def assigned(self, account_id: str, record: Ownership, now: float) -> None:
+        self.starting[account_id] = Start(record.slot, record.incarnation, record.token, now)
+
+    def live(self, account_id: str, token: int) -> None:
+        """It streams: innocent, whatever happened before."""
+        start = self.starting.get(account_id)
+        if start is not None and start.token == token:
+            del self.starting[account_id]
+            self.strikes.pop(account_id, None)
+
+    def died(self, slot: str, incarnation: str, now: float) -> list[str]:
+        """The accounts that are guilty now."""
+        with_it = [a for a, s in self.starting.items() if (s.slot, s.incarnation) == (slot, incarnation)]
+        suspects = [a for a in with_it if now - self.starting[a].at < PATIENCE_S]
+        on_trial = [a for a in suspects if self._count(a, now) >= PROBATION]
+        for account in with_it:
+            del self.starting[account]
+        for account in on_trial or suspects:  # who starts beside a probationer is not to blame
+            self.strikes[account] = (*self._recent(account, now), now)
+        return [a for a in on_trial if len(on_trial) == 1 and self._count(a, now) >= STRIKES]
+
+    def quarantine(self, account_id: str, revision: int) -> None:
+        self.quarantined[account_id] = revision
+        self.strikes.pop(account_id, None)
+
+    def forgive(self, accounts: Mapping[str, AccountSpec]) -> list[str]:
+        """A row that was changed, or taken away, may be tried again."""
+        freed = [a for a, r in self.quarantined.items() if a not in accounts or accounts[a].revision != r]
+        for account in freed:
+            del self.quarantined[account]
+        return freed
+
+    def waiting(self, now: float) -> frozenset[str]:
+        """The probationers that may not start yet: all while some are starting, else all but a first quarter."""
+        for account, start in list(self.starting.items()):
+            if now - start.at >= PATIENCE_S:
+                del self.starting[account]
+                self.strikes.pop(account, None)
+        trial = sorted(a for a in self.strikes if self._count(a, now) >= PROBATION)
+        held = [a for a in trial if a not in self.starting]
+        if len(held) < len(trial):
+            return frozenset(held)
+        return frozenset(held[-(-len(held) // 4) :])
+
+    def slots(self) -> Iterable[str]:
+        """Workers whose reports tell whether what they start went live."""
+        return sorted({start.slot for start in self.starting.values()})
+
+    def _recent(self, account_id: str, now: float) -> tuple[float, ...]:
+        return tuple(at for at in self.strikes.get(account_id, ()) if now - at < WINDOW_S)
+
+    def _count(self, account_id: str, now: float) -> int:
+        return len(self._recent(account_id, now))

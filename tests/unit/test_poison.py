@@ -1,0 +1,113 @@
+"""R13: three deaths while starting the same account, and no innocent is blamed for long."""
+
+from __future__ import annotations
+
+import random
+
+from fleet.core.model import AccountSpec, Ownership
+from fleet.core.poison import PATIENCE_S, WINDOW_S, Suspicion
+
+
+class Case:
+    """A worker that restarts after each death; `guilty` kill it as soon as they are started."""
+
+    def __init__(self, innocent: int, *guilty: str) -> None:
+        self.suspicion, self.guilty = Suspicion(), guilty
+        self.names = [f"a{i}" for i in range(innocent)] + list(guilty)
+        self.now, self.token, self.deaths, self.live = 0.0, 0, 0, set[str]()
+
+    def life(self) -> bool:
+        """One life of the worker; True if it survived with all that may run live."""
+        inc = f"i{self.deaths}-0"
+        self.live.clear()
+        while True:
+            waiting = self.suspicion.waiting(self.now)
+            start = [a for a in self.names if a not in waiting | self.live | set(self.suspicion.quarantined)]
+            if not start:
+                return not waiting
+            for name in start:
+                self.token += 1
+                self.suspicion.assigned(name, Ownership("h:0", inc, self.token, "run", 0, 1), self.now)
+            self.now += 1.0
+            if any(g in start for g in self.guilty):
+                self.deaths += 1
+                for account in self.suspicion.died("h:0", inc, self.now):
+                    self.suspicion.quarantine(account, 1)
+                return False
+            for name in start:
+                self.suspicion.live(name, self.suspicion.starting[name].token)
+                self.live.add(name)
+
+    def settle(self) -> None:
+        while not self.life():
+            assert self.deaths < 30
+
+
+def test_a_single_poison_account_is_found_after_three_deaths_and_the_others_run() -> None:
+    case = Case(0, "poison")
+    case.settle()
+    assert (case.deaths, set(case.suspicion.quarantined)) == (3, {"poison"})
+
+
+def test_it_is_found_among_many_without_blaming_one_of_them() -> None:
+    for n in (1, 5, 40, 500):
+        case = Case(n, "poison")
+        case.settle()
+        assert set(case.suspicion.quarantined) == {"poison"}
+        assert len(case.live) == n
+        assert case.deaths <= 10
+
+
+def test_two_of_them() -> None:
+    case = Case(20, "p1", "p2")
+    case.settle()
+    assert set(case.suspicion.quarantined) == {"p1", "p2"}
+    assert len(case.live) == 20
+
+
+def test_a_worker_killed_again_and_again_from_outside_costs_no_account() -> None:
+    rng = random.Random(1)
+    case = Case(100)
+    for _ in range(12):
+        inc = f"k{case.deaths}-0"
+        waiting = case.suspicion.waiting(case.now)
+        for name in case.names:
+            if name not in waiting:
+                case.token += 1
+                case.suspicion.assigned(name, Ownership("h:0", inc, case.token, "run", 0, 1), case.now)
+        case.now += rng.random() * 3
+        case.deaths += 1
+        assert case.suspicion.died("h:0", inc, case.now) == []
+    case.settle()
+    assert not case.suspicion.quarantined
+    assert len(case.live) == 100
+
+
+def test_deaths_far_apart_are_no_pattern() -> None:
+    suspicion = Suspicion()
+    for i in range(6):
+        now = i * WINDOW_S / 1.9
+        suspicion.assigned("a", Ownership("h:0", f"i{i}", i, "run", 0, 1), now)
+        assert suspicion.died("h:0", f"i{i}", now + 1) == []
+
+
+def test_who_neither_goes_live_nor_kills_is_let_go() -> None:
+    suspicion = Suspicion()
+    for i in range(2):
+        suspicion.assigned("a", Ownership("h:0", f"i{i}", i, "run", 0, 1), float(i))
+        suspicion.died("h:0", f"i{i}", i + 0.5)
+    suspicion.assigned("a", Ownership("h:0", "i3", 3, "run", 0, 1), 2.0)
+    assert suspicion.waiting(2.0) == frozenset()
+    suspicion.waiting(2.0 + PATIENCE_S)
+    assert not suspicion.strikes
+    assert not suspicion.starting
+
+
+def test_a_changed_row_is_forgiven() -> None:
+    suspicion = Suspicion()
+    suspicion.quarantine("a", 1)
+    row = AccountSpec("a", "u", "binance", "usdm", "", False, 1, 0)
+    assert suspicion.forgive({"a": row}) == []
+    assert suspicion.forgive({"a": AccountSpec("a", "u", "binance", "usdm", "", False, 2, 0)}) == ["a"]
+    suspicion.quarantine("a", 1)
+    assert suspicion.forgive({}) == ["a"]
