@@ -8,46 +8,67 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.exchange import Exchange, Outcome, Reply, Step, UserItem
 from fleet.core.model import AccountSpec, Credentials
 from fleet.runtime.metrics import Metrics
-from workers.connection import Connection
 from workers.rest import VenueRest
 
 OPENING_TIMEOUT_S = 10.0
 
 
+class Wire(Protocol):
+    """What a private stream asks of its connection (workers.connection.Connection, or a place on a shared socket)."""
+
+    @property
+    def last_rx(self) -> float: ...
+    def read(self, timeout_s: float) -> list[bytes]: ...
+    def send(self, payload: bytes) -> None: ...
+    def ping(self, payload: bytes = b"") -> None: ...
+    def abort(self) -> None: ...
+    def close(self, code: int = 1000) -> None: ...
+
+
+Connect = Callable[[VenueRest, str, str, Callable[[], bool]], Wire]
+"""REST door of the venue, URL, account id (chooses the source address), given up when true -> an open connection."""
+
+
 class PrivateSocket:
     """A connection that finished its opening. `subscribed_ms`: exchange time from which it delivers."""
 
-    def __init__(self, connection: Connection, ticket: str, subscribed_ms: int) -> None:
+    def __init__(self, connection: Wire, ticket: str, subscribed_ms: int) -> None:
         self.connection, self.ticket, self.subscribed_ms = connection, ticket, subscribed_ms
         self.opened_s = self.pinged_s = time.monotonic()
         self.early: list[UserItem] = []  # what it said during the opening
 
 
 class Dialler:
-    """Opens and closes the sockets of one account."""
+    """Opens and closes the sockets of one account. `shared`: they are places on sockets that carry other accounts too; permits
+    and the gauge of live connections are then the business of who opens those (workers.userdata)."""
 
     def __init__(
         self,
         spec: AccountSpec,
         credentials: Credentials,
         rest: VenueRest,
-        connect: Callable[[str, str, Callable[[], bool]], Connection],
+        connect: Connect,
         user_url: Callable[[Exchange, bool, str], str],
         metrics: Metrics,
         stopped: Callable[[], bool],
+        *,
+        shared: bool = False,
     ) -> None:
+        self._shared = shared
         self._spec, self._credentials, self._rest = spec, credentials, rest
         self._connect, self._user_url, self._metrics, self._stopped = connect, user_url, metrics, stopped
-        self._opening: Connection | None = None
+        self._opening: Wire | None = None
 
     def permit(self) -> None:
         """Wait for the fleet's permission to dial."""
-        self._rest.dial_permit(self._stopped)
+        if not self._shared:
+            self._rest.dial_permit(self._stopped)
 
     def open(self, phase: Callable[[str], None]) -> PrivateSocket:
         """Dial; `phase` hears which step of the opening is under way."""
@@ -57,13 +78,13 @@ class Dialler:
             ticket = exchange.ticket_of(self._rest.call(exchange.ticket, self._credentials, self._stopped))
         try:
             connection = self._connect(
-                self._user_url(exchange, self._spec.is_testnet, ticket), self._spec.id, self._stopped
+                self._rest, self._user_url(exchange, self._spec.is_testnet, ticket), self._spec.id, self._stopped
             )
         except ConnectionFailed as error:
             self._metrics.dials(exchange.name, label(error)).inc()
             raise
         self._metrics.dials(exchange.name, "ok").inc()
-        self._metrics.userdata_connections(exchange.exchange).inc()
+        self._count(1)
         self._opening = connection
         try:
             socket = PrivateSocket(connection, ticket, self._rest.now_ms())
@@ -77,7 +98,7 @@ class Dialler:
             self._opening = None
         return socket
 
-    def _ask(self, connection: Connection, step: Step) -> list[UserItem]:
+    def _ask(self, connection: Wire, step: Step) -> list[UserItem]:
         """Send one step and wait for its reply; whatever else comes meanwhile is returned."""
         connection.send(step.frame)
         others: list[UserItem] = []
@@ -104,9 +125,13 @@ class Dialler:
         if connection is not None:
             connection.abort()
 
-    def close(self, connection: Connection) -> None:
+    def close(self, connection: Wire) -> None:
         connection.close()
-        self._metrics.userdata_connections(self._rest.exchange.exchange).dec()
+        self._count(-1)
+
+    def _count(self, sockets: int) -> None:
+        if not self._shared:
+            self._metrics.userdata_connections(self._rest.exchange.exchange).inc(sockets)
 
 
 def label(error: ConnectionFailed) -> str:

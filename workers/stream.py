@@ -37,9 +37,8 @@ from fleet.runtime.logs import get
 from fleet.runtime.metrics import Metrics
 from fleet.runtime.settings import Settings
 from workers.accounts import Accounts, Loaded
-from workers.connection import Connection
 from workers.credentials import CredentialDesk
-from workers.dial import Dialler, PrivateSocket, label
+from workers.dial import Connect, Dialler, PrivateSocket, label
 from workers.progress import Progress
 from workers.publish import Gate, Publisher
 from workers.readback import ReadBack, Reading
@@ -68,7 +67,8 @@ class Worker:
     metrics: Metrics
     venue: Callable[[AccountSpec], VenueRest]
     user_url: Callable[[Exchange, bool, str], str]
-    dial: Callable[[str, str, Callable[[], bool]], Connection]  # url, account id (source address), given up when true
+    connect: Connect
+    shares: Callable[[Exchange], bool]  # do this venue's accounts share sockets here?
     random: Callable[[], float]
 
 
@@ -217,7 +217,14 @@ class AccountStream:
         )
         self._exchange = self.rest.exchange
         self._dialler = Dialler(
-            spec, self.credentials, self.rest, worker.dial, worker.user_url, worker.metrics, self.stopping
+            spec,
+            self.credentials,
+            self.rest,
+            worker.connect,
+            worker.user_url,
+            worker.metrics,
+            self.stopping,
+            shared=worker.shares(self._exchange),
         )
         self._upkeep = Upkeep(self, self._settings, worker.readback, worker.metrics, worker.random())
         self._loaded = True

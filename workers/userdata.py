@@ -7,10 +7,12 @@ The main thread holds nothing back: it wakes each second, sweeps each health che
 from __future__ import annotations
 
 import random
+import ssl
 import threading
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from fleet import exchanges
@@ -30,6 +32,7 @@ from fleet.runtime.startup import wait_turn
 from workers.accounts import Accounts
 from workers.connection import Connection, tls_context
 from workers.credentials import CredentialDesk
+from workers.dial import Wire
 from workers.health import HealthCheck
 from workers.heartbeat import Heartbeat, LeaseGate
 from workers.inbox import Inbox
@@ -37,6 +40,7 @@ from workers.publish import Publisher
 from workers.readback import ReadBack
 from workers.rest import VenueRest
 from workers.shard import Shard
+from workers.shared_socket import SharedSockets
 from workers.stream import Worker
 
 SHUTDOWN_S = 28.0  # inside supervisord's 30
@@ -102,10 +106,6 @@ class UserData:
         def user_url(exchange: Exchange, is_testnet: bool, ticket: str) -> str:
             return exchange.user_url(exchanges.hosts(exchange, is_testnet, settings.endpoints), ticket)
 
-        def dial(url: str, account_id: str, cancelled: Callable[[], bool]) -> Connection:
-            source_ip = egress_ip(settings, account_id)
-            return Connection.open(url, source_ip=source_ip, tls=self.tls, cancelled=cancelled)
-
         return Worker(
             settings=settings,
             slot=self.slot,
@@ -118,7 +118,8 @@ class UserData:
             metrics=self.metrics,
             venue=self.rests.of,
             user_url=user_url,
-            dial=dial,
+            connect=Sockets(settings, self.tls, self.metrics).connect,
+            shares=partial(shares, settings),
             random=random.random,
         )
 
@@ -164,6 +165,41 @@ class UserData:
         self.halt.set()
         self.readback.join(left_s * 0.4)
         self.accounts.join(left_s * 0.4)
+
+
+class Sockets:
+    """Opens connections for account streams: each its own, or a place on a shared one where venue and settings say so."""
+
+    def __init__(self, settings: Settings, tls: ssl.SSLContext, metrics: Metrics) -> None:
+        self._settings, self._tls, self._metrics = settings, tls, metrics
+        self._shared = SharedSockets()
+
+    def connect(self, rest: VenueRest, url: str, account_id: str, cancelled: Callable[[], bool]) -> Wire:
+        """Raises ConnectionFailed or DialRefused."""
+        source_ip = egress_ip(self._settings, account_id)
+        exchange = rest.exchange
+        sharing = exchange.sharing
+        gauge = self._metrics.userdata_connections(exchange.exchange)
+
+        def own() -> Connection:
+            return Connection.open(url, source_ip=source_ip, tls=self._tls, cancelled=cancelled)
+
+        def common() -> Connection:
+            rest.dial_permit(cancelled)
+            connection = own()
+            gauge.inc()
+            return connection
+
+        if sharing is None or not shares(self._settings, exchange):
+            return own()
+        most = min(sharing.most, self._settings.accounts_per_socket)
+        place = f"{source_ip or ''} {url}"
+        return self._shared.open(place, account_id, replace(sharing, most=most), common, gauge.dec, cancelled)
+
+
+def shares(settings: Settings, exchange: Exchange) -> bool:
+    """Do this venue's accounts share private sockets?"""
+    return exchange.sharing is not None and settings.accounts_per_socket > 1
 
 
 class VenueRests:

@@ -99,12 +99,14 @@ class AccountEvent(UserEvent, frozen=True, kw_only=True, tag_field="type", tag="
 
 
 class Trade(Event, frozen=True, kw_only=True, gc=False, tag_field="type", tag="trade"):
-    """A public trade (aggregated where the venue aggregates); `side` is the taker's."""
+    """A public trade (aggregated where the venue aggregates); `side` is the taker's. `count`: of how many consecutive ids of the
+    venue `trade_id` is the last."""
 
     trade_id: str
     price: str
     qty: str
     side: Side
+    count: int = 1
 
 
 class Kline(Event, frozen=True, kw_only=True, gc=False, tag_field="type", tag="kline"):

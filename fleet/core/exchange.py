@@ -15,9 +15,10 @@ from typing import Literal
 
 import msgspec
 
-from fleet.core.events import Depth, MarketRecord, UserRecord
+from fleet.core.events import Depth, Kline, MarketRecord, Trade, UserRecord
 from fleet.core.model import AccountSpec, Credentials
 from fleet.core.recovery import Snapshot, Watermark
+from fleet.core.sharing import Sharing
 
 # ── HTTP as data ─────────────────────────────────────────────────────────────────────────────────────────────────
 Auth = Literal["none", "key", "signed"]
@@ -214,12 +215,58 @@ class Topic(msgspec.Struct, frozen=True):
     market: str = ""
 
 
+class TradeQuery(msgspec.Struct, frozen=True):
+    """Public trades of one symbol after the id `after` and before the id `before` ("" = up to now). `page`: replies that this
+    read had already without reaching all of it."""
+
+    symbol: str
+    market: str
+    after: str
+    before: str = ""
+    page: int = 0
+
+
+class CandleQuery(msgspec.Struct, frozen=True):
+    """Candles of one symbol that opened within since_ms … until_ms."""
+
+    symbol: str
+    market: str
+    interval: str
+    since_ms: int
+    until_ms: int
+
+
+@dataclass(frozen=True)
+class TradeHistory:
+    """How public trades are read back. `ids`: contiguous = they count by one per symbol, so a jump is a loss and its size is
+    known; opaque = they only tell trades apart. A reply's rows come oldest first and are complete between the first and the
+    last of them; they may begin before `after` and end after `before`. `rows` raises ConnectionFailed for what is no reply."""
+
+    ids: Literal["contiguous", "opaque"]
+    call: Callable[[TradeQuery], HttpCall]
+    rows: Callable[[HttpReply, TradeQuery, int], list[Trade]]  # reply, query, ts_recv ms
+
+
+@dataclass(frozen=True)
+class CandleHistory:
+    """How closed candles are read back: oldest first, complete between the first and the last, those still open left out
+    (HttpReply.at_ms says what time it is at the exchange). `rows` raises ConnectionFailed for what is no reply."""
+
+    call: Callable[[CandleQuery], HttpCall]
+    rows: Callable[[HttpReply, CandleQuery, int], list[Kline]]  # reply, query, ts_recv ms
+
+
+CANDLE_SETTLE_MS = 1000
+"""A candle read by REST counts as closed this long after its end: the engine and the exchange's candles may lag."""
+
+
 @dataclass(frozen=True)
 class Market:
     """The public half of an exchange. `markets`: what its events' `market` may be, empty = the venue's. `comes_with`: kinds
-    that share a topic with another one, which is subscribed once for both. `again`: frames that make the venue send topics anew
-    from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id). `examples`: well-known
-    symbols in the form `topics` takes, for the demo."""
+        that share a topic with another one, which is subscribed once for both. `again`: frames that make the venue send topics anew
+        from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id). `examples`: well-known
+        symbols in the form `topics` takes, for the demo. Trades or candles without a history are not served by REST: a gap in them is
+    told and stays."""
 
     kinds: tuple[MarketKind, ...]
     topics: Callable[[Sequence[str], Sequence[MarketKind]], list[Topic]]  # symbols, kinds -> topics
@@ -234,6 +281,8 @@ class Market:
     comes_with: Mapping[MarketKind, MarketKind] = field(default_factory=dict)
     again: Callable[[Sequence[Topic], int], list[bytes]] | None = None  # topics, request id
     examples: tuple[str, ...] = ("BTCUSDT", "ETHUSDT")
+    trade_history: TradeHistory | None = None
+    candle_history: CandleHistory | None = None
 
 
 @dataclass(frozen=True)
@@ -261,4 +310,5 @@ class Exchange:
     ticket: HttpCall | None = None
     ticket_of: Callable[[HttpReply], str] | None = None
     renewal: Renewal | None = None
+    sharing: Sharing | None = None  # several accounts on one private socket, where the venue lets them
     extra_codes: dict[str, str] = field(default_factory=dict)  # documented codes and what they mean, for docs and tests

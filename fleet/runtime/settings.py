@@ -86,6 +86,9 @@ class Settings:
         "FLEET_ISOLATION_MAX_S", 300.0, "how long streams go on without Redis and Postgres", "s"
     )
     probe_interval_s: float = _setting("FLEET_PROBE_INTERVAL_S", 45.0, "active probe of a quiet private socket", "s")
+    accounts_per_socket: int = _setting(
+        "FLEET_ACCOUNTS_PER_SOCKET", 1, "accounts on one private socket, where a venue allows it"
+    )
     audit_interval_s: float = _setting("FLEET_AUDIT_INTERVAL_S", 600.0, "REST audit of a connected account", "s")
     recover_margin_s: float = _setting(
         "FLEET_RECOVER_MARGIN_S", 10.0, "read-back starts this long before the watermark", "s"

@@ -137,7 +137,8 @@ class Bench:
                 metrics=self.metrics,
                 venue=lambda spec: rest,
                 user_url=user_url,
-                dial=lambda url, account_id, cancelled: Connection.open(url, cancelled=cancelled),
+                connect=lambda rest, url, account_id, cancelled: Connection.open(url, cancelled=cancelled),
+                shares=lambda exchange: False,
                 random=random.random,
             ),
         )
