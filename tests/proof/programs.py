@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MODULES = [
     "coordinator.__main__", "coordinator.assignments", "coordinator.desired", "coordinator.dispatch",
-    "coordinator.events", "coordinator.lease", "coordinator.notify", "coordinator.observed", "coordinator.rebuild",
+    "coordinator.events", "coordinator.lease", "coordinator.notify", "coordinator.observed", "coordinator.quarantine", "coordinator.rebuild",
     "coordinator.reconciler", "coordinator.verdicts", "fleet.runtime.shutdown", "workers.heartbeat", "workers.inbox",
     "workers.shard", "workers.witness",
 ]  # fmt: skip
