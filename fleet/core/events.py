@@ -159,9 +159,10 @@ class Liquidation(Event, frozen=True, kw_only=True, gc=False, tag_field="type", 
 
 
 class MarkPrice(Event, frozen=True, kw_only=True, gc=False, tag_field="type", tag="mark_price"):
-    """Mark and index price; `next_funding` is ms, null where there is none."""
+    """Mark and index price; `next_funding` is ms. A field is null where there is none, and in a message of changes alone where it
+    did not change (Bybit): `mark` too."""
 
-    mark: str
+    mark: str | None = None
     index: str | None = None
     funding_rate: str | None = None
     next_funding: int | None = None

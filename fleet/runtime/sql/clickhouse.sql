@@ -88,8 +88,8 @@ TTL stored_at + INTERVAL {ttl_days} DAY SETTINGS fsync_after_insert = 1, fsync_p
 CREATE TABLE IF NOT EXISTS market_mark_prices (
     id String, exchange LowCardinality(String), market LowCardinality(String), symbol LowCardinality(String),
     ts_event Int64 CODEC(Delta, ZSTD), ts_recv Int64 CODEC(Delta, ZSTD), source LowCardinality(String),
-    mark String, `index` Nullable(String), funding_rate Nullable(String), next_funding Nullable(Int64),
-    mark_decimal Decimal(38, 18) ALIAS toDecimal128OrZero(mark, 18),
+    mark Nullable(String), `index` Nullable(String), funding_rate Nullable(String), next_funding Nullable(Int64),
+    mark_decimal Nullable(Decimal(38, 18)) ALIAS toDecimal128OrNull(mark, 18),
     event_at DateTime64(3, 'UTC') ALIAS fromUnixTimestamp64Milli(ts_event, 'UTC'),
     stored_at DateTime DEFAULT now()
 ) ENGINE = ReplacingMergeTree
