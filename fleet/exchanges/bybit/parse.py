@@ -45,8 +45,7 @@ def _klines(f: wire.Frame, market: str, now_ms: int) -> list[MarketItem]:
 
 
 def _tickers(f: wire.Frame, market: str, now_ms: int) -> list[MarketItem]:
-    """Ticker and mark price come in one message; each only if it says something of it. A funding rate that changed without the
-    mark price waits for the next snapshot: a mark_price event without a mark would not be one."""
+    """Ticker and mark price come in one message; each becomes an event only if the message says something of it."""
     t = _TICKER(f.data)
     items: list[MarketItem] = []
     told = (
@@ -58,10 +57,10 @@ def _tickers(f: wire.Frame, market: str, now_ms: int) -> list[MarketItem]:
             ts_recv=now_ms, last=t.last, bid=t.bid, bid_qty=t.bid_qty, ask=t.ask, ask_qty=t.ask_qty, open_24h=t.open_24h,
             high_24h=t.high_24h, low_24h=t.low_24h, volume_24h=t.volume_24h, quote_volume_24h=t.quote_volume_24h,
         ))  # fmt: skip
-    if t.mark:
+    if t.mark or t.index or t.funding_rate or t.next_funding:
         items.append(MarkPrice(
             id=ids.market_id(market, "mark_price", t.symbol, f.cs, f.ts), exchange=_X, market=market, symbol=t.symbol,
-            ts_event=f.ts, ts_recv=now_ms, mark=t.mark, index=t.index or None, funding_rate=t.funding_rate or None,
+            ts_event=f.ts, ts_recv=now_ms, mark=t.mark or None, index=t.index or None, funding_rate=t.funding_rate or None,
             next_funding=int(t.next_funding or 0) or None,
         ))  # fmt: skip
     return items

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 BASE_TRADES_PER_S = 5.0
 STEP_MS = 100
 MAX_CATCH_UP_MS = 200
+FUNDING_MOVES = 0.02  # per step: the predicted rate moves now and then, with or without the mark price
 EIGHT_HOURS_MS = 8 * 3_600_000
 QUOTES = frozenset({
     "lastPrice", "bid1Price", "bid1Size", "ask1Price", "ask1Size", "prevPrice24h", "highPrice24h", "lowPrice24h", "volume24h",
     "turnover24h",
 })  # fmt: skip
+MARKS = frozenset({"markPrice", "indexPrice", "fundingRate", "nextFundingTime"})
 Side = dict[str, str]
 
 
@@ -41,6 +43,7 @@ class Listed:
         self.category, self.market = category, market
         self.symbol = market.spec.symbol
         self.mark = market.last
+        self.funding = 100  # millionths
 
     def trade_id(self, number: int) -> str:
         return str(number) if self.category == "spot" else uuid_of("public", self.symbol, number)
@@ -160,6 +163,8 @@ class Feed:
     def _step(self, now_ms: int, *, second: bool) -> None:
         for listed in self._active if not second else self.listed.values():
             listed.market.book.mutate()
+            if self._random.random() < FUNDING_MOVES:
+                listed.funding += self._random.choice((-1, 1))
             if second:
                 listed.mark = max(1, round(listed.market.last * self._random.uniform(0.9998, 1.0002)))
         for (category, _), topic in list(self._topics.items()):
@@ -265,7 +270,7 @@ class Feed:
         return fields | {
             "tickDirection": "PlusTick", "prevPrice1h": market.price(market.day_open), "markPrice": market.price(listed.mark),
             "indexPrice": market.price(listed.mark - 1), "openInterest": "492373.72", "openInterestValue": "32824881841.75",
-            "fundingRate": "0.0001", "nextFundingTime": str((now_ms // EIGHT_HOURS_MS + 1) * EIGHT_HOURS_MS),
+            "fundingRate": f"{listed.funding / 1e6:.6f}", "nextFundingTime": str((now_ms // EIGHT_HOURS_MS + 1) * EIGHT_HOURS_MS),
             "fundingIntervalHour": "8", "fundingCap": "0.005", "bid1Price": market.price(bids[0][0]),
             "bid1Size": market.qty(bids[0][1]), "ask1Price": market.price(asks[0][0]), "ask1Size": market.qty(asks[0][1]),
             "preOpenPrice": "", "preQty": "", "curPreListingPhase": "",
@@ -286,7 +291,7 @@ class Feed:
             rows.append(self._row(listed, "ticker", channel, now_ms))
         elif QUOTES & changed.keys():
             rows.append(self._row(listed, "book_ticker", channel, now_ms))
-        if "markPrice" in changed:
+        if MARKS & changed.keys():
             rows.append(self._row(listed, "mark_price", channel, now_ms))
         rows = rows or [self._row(listed, "open_interest", channel, now_ms)]
         frame = self._frame(topic, data, now_ms, "snapshot" if spot else "delta", cs=self.seq.advance(1))

@@ -339,6 +339,12 @@ MARKET = [
         LINEAR,
     ),
     Sample(
+        "linear ticker, funding rate only",
+        public("tickers.BTCUSDT", {"symbol": "BTCUSDT", "fundingRate": "0.0002"}, "delta", cs=8),
+        [("MarkPrice", {"mark": None, "index": None, "funding_rate": "0.0002"})],
+        LINEAR,
+    ),
+    Sample(
         "linear ticker, ask only",
         public("tickers.BTCUSDT", {"symbol": "BTCUSDT", "ask1Size": "5"}, "delta", cs=6),
         [("Ticker", {"ask_qty": "5", "ask": None, "last": None})],
