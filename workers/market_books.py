@@ -1,31 +1,26 @@
-"""Order books of one lane, and the thread that fetches their snapshots. Runs in the market-data process.
+"""Order books of one lane. Runs in the lane's thread of the market-data process.
 
 In: depth updates of the socket. Out: those that may be published, snapshots among them, and book_invalid / book_valid
 announcements. The sequence rules are `fleet.core.book`'s. REST never blocks a socket: a lane asks the venue's one
-SnapshotReader and finds the answer in its inbox at its next turn.
+MarketReader and finds the answer in its inbox at its next turn.
 """
 
 from __future__ import annotations
 
 import queue
 import random
-import threading
-import time
 from typing import Protocol
 
 from fleet.core.backoff import delay_s
 from fleet.core.book import RULES, Book
-from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import Depth
-from fleet.core.exchange import Exchange
 from fleet.runtime import logs
-from workers.rest import VenueRest
+from workers.market_reader import Books as Inbox
+from workers.market_reader import MarketReader
 
 RETRY_FIRST_S = 0.5
 RETRY_CAP_S = 15.0
 RENEW_S = 5.0  # a snapshot that was asked for on the socket has this long to come
-
-Inbox = queue.SimpleQueue[tuple[str, Depth | None]]
 
 
 class Announce(Protocol):
@@ -34,48 +29,10 @@ class Announce(Protocol):
     def __call__(self, event: str, reason: str = "", *, symbol: str = "") -> None: ...
 
 
-class SnapshotReader:
-    """One per venue: requests in, REST snapshots out, one at a time within the weight budget."""
-
-    def __init__(self, venue: Exchange, rest: VenueRest, stop: threading.Event) -> None:
-        self._venue, self._rest, self._stop = venue, rest, stop
-        self._requests: queue.SimpleQueue[tuple[str, Inbox]] = queue.SimpleQueue()
-        self._log = logs.get("market_books")
-        # daemon: a REST call that is not answered must not hold up the end of the process
-        self._thread = threading.Thread(target=self._loop, name=f"snapshots-{venue.name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def ask(self, symbol: str, inbox: Inbox) -> None:
-        """Put (symbol, snapshot) into `inbox`, or (symbol, None) if it cannot be had now."""
-        self._requests.put((symbol, inbox))
-
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            try:
-                symbol, inbox = self._requests.get(timeout=0.5)
-            except queue.Empty:
-                continue
-            inbox.put((symbol, self._fetch(symbol)))
-
-    def _fetch(self, symbol: str) -> Depth | None:
-        market = self._venue.market_data
-        assert market.snapshot is not None
-        assert market.parse_snapshot is not None
-        try:
-            reply = self._rest.call(market.snapshot(symbol), None)
-            return market.parse_snapshot(reply, symbol, int(time.time() * 1000))
-        except (ConnectionFailed, ExchangeRefused) as error:
-            if not self._stop.is_set():
-                self._log.warning("order book snapshot failed", action="snapshot", symbol=symbol, reason=str(error))
-            return None
-
-
 class Books:
     """The books of one lane, by symbol. Belongs to the lane's thread."""
 
-    def __init__(self, venue: str, snapshots: SnapshotReader | None, announce: Announce) -> None:
+    def __init__(self, venue: str, snapshots: MarketReader | None, announce: Announce) -> None:
         self._venue, self._snapshots, self._announce = venue, snapshots, announce
         self._log = logs.get("market_books")
         self._books: dict[str, Book] = {}

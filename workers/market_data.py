@@ -1,7 +1,8 @@
 """The market-data process, `python -m workers marketdata`: its parts in the order they start and the order they stop.
 
-In: settings. Out: exit code. One process holds every public stream of the fleet: one thread per lane (socket), one that fetches
-order-book snapshots, one that sends to Kafka. The main thread only waits, sweeps each health check interval, ends on SIGTERM.
+In: settings. Out: exit code. One process holds every public stream of the fleet: one thread per lane (socket), one per venue
+that reads REST (order books, what is missing), one that sends to Kafka. The main thread only waits, sweeps each health check
+interval, ends on SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from fleet.runtime.redis_store import Budget, RedisStore
 from fleet.runtime.settings import Settings
 from fleet.runtime.shutdown import Checklist, die_with_parent, install_stop
 from workers.connection import tls_context
-from workers.market_books import SnapshotReader
 from workers.market_plan import Lane, plan
 from workers.market_publish import MarketPublisher
+from workers.market_reader import MarketReader
 from workers.market_stream import MarketStream
 from workers.rest import VenueRest
 
@@ -62,7 +63,7 @@ class MarketData:
         self.publisher = MarketPublisher(
             Producer(settings.kafka_bootstrap, PROGRAM), settings.buffer_bytes, self.metrics
         )
-        self.readers: list[SnapshotReader] = []
+        self.readers: list[MarketReader] = []
         self.streams: list[MarketStream] = []
         for name in dict.fromkeys(lane.venue for lane in lanes):
             self._add_venue(venues[name], [lane for lane in lanes if lane.venue == name])
@@ -72,9 +73,8 @@ class MarketData:
         hosts = exchanges.hosts(venue, False, self.settings.endpoints)
         http = Http(hosts.rest, source_ip=self.egress_ip, timeout_s=REST_TIMEOUT_S, tls=self.tls)
         rest = VenueRest(venue, False, http, self.budget, self.egress_ip or DEFAULT_EGRESS, self.metrics, self.halt)
-        reader = SnapshotReader(venue, rest, self.halt) if venue.market_data.snapshot else None
-        if reader is not None:
-            self.readers.append(reader)
+        reader = MarketReader(venue, rest, self.halt)
+        self.readers.append(reader)
         for lane in lanes:
             self.streams.append(
                 MarketStream(

@@ -10,28 +10,31 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from fleet.core.events import Depth, MarketRecord
+from fleet.core.events import Depth, Kline, MarketRecord, Trade
 from fleet.core.exchange import Exchange, Topic
-from workers.market_books import Books, SnapshotReader
+from workers.market_backfill import Backfill
+from workers.market_books import Books
 from workers.market_plan import Lane
 from workers.market_publish import MarketPublisher, stream_event
+from workers.market_reader import MarketReader
 from workers.market_socket import MarketSocket
 from workers.market_watch import TopicWatch
 
 RECENT_IDS = 50_000
+SETTLE_S = 0.02  # a busy socket is read far more often
 
 
 class MarketFeed:
     """One per lane; it outlives the lane's sockets."""
 
-    def __init__(
-        self, lane: Lane, venue: Exchange, snapshots: SnapshotReader | None, publisher: MarketPublisher
-    ) -> None:
+    def __init__(self, lane: Lane, venue: Exchange, reader: MarketReader | None, publisher: MarketPublisher) -> None:
         self._lane, self._venue, self._publisher = lane, venue, publisher
         self._market = lane.topics[0].market or venue.market
         self._topic_of = venue.market_data.topic_of
         self.watch = TopicWatch(lane.topics, time.monotonic())
-        self.books = Books(venue.name, snapshots, self.announce)
+        self.books = Books(venue.name, reader if venue.market_data.snapshot is not None else None, self.announce)
+        self.backfill = Backfill(lane, self._market, reader, self.announce)
+        self._settle_at_s = 0.0
         self._recent: set[str] = set()
         self._older: set[str] = set()
 
@@ -52,6 +55,8 @@ class MarketFeed:
             recent.add(event.id)
             if isinstance(event, Depth):
                 out += self.books.accept(event)
+            elif isinstance(event, (Trade, Kline)):
+                out += self.backfill.accept(event, now_s)
             else:
                 out.append(event)
         if len(recent) > RECENT_IDS:
@@ -59,11 +64,25 @@ class MarketFeed:
         if out:
             self._publisher.offer(out)
 
+    @property
+    def waiting(self) -> bool:
+        """Answers are on their way: settle often."""
+        return self.books.waiting or self.backfill.waiting
+
     def settle(self) -> None:
-        """Publish what snapshots that arrived meanwhile make valid."""
-        events = self.books.settle(time.monotonic())
+        """Publish what answers that arrived meanwhile make valid or complete."""
+        now_s = time.monotonic()
+        if now_s < self._settle_at_s:
+            return
+        self._settle_at_s = now_s + SETTLE_S
+        events = [*self.books.settle(now_s), *self.backfill.settle(now_s)]
         if events:
             self._publisher.offer(events)
+
+    def disconnected(self) -> None:
+        """The lane's socket is gone: every book on it lost its continuity."""
+        self.books.invalidate_all("disconnected")
+        self.backfill.disconnected()
 
     def mend(self, now_s: float) -> list[Topic]:
         """Invalidate books whose updates were dropped on the way to Kafka. → topics to subscribe anew, for a snapshot."""
@@ -73,8 +92,8 @@ class MarketFeed:
         return [t for t in self._lane.topics if t.kind == "depth" and t.symbol in renew] if renew else []
 
     def finish(self) -> None:
-        """The end of the process: publish the updates of unsynchronised books, which were announced as invalid."""
-        events = self.books.drain()
+        """The end of the process: publish what waits (updates of unsynchronised books were announced as invalid)."""
+        events = [*self.books.drain(), *self.backfill.finish()]
         if events:
             self._publisher.offer(events)
 

@@ -21,16 +21,16 @@ from fleet.core.exchange import Exchange
 from fleet.core.model import StreamState
 from fleet.runtime import logs
 from fleet.runtime.metrics import Metrics
-from workers.market_books import SnapshotReader
 from workers.market_feed import MarketFeed
 from workers.market_plan import Lane
 from workers.market_publish import MarketPublisher
+from workers.market_reader import MarketReader
 from workers.market_rotation import drain, overlap
 from workers.market_socket import MarketDialer, MarketSocket
 from workers.rest import VenueRest
 
-TICK_S = 0.25  # longest read without looking at the stop event, snapshots and clocks
-BOOK_TICK_S = 0.05  # the same while a snapshot is on its way
+TICK_S = 0.25  # longest read without looking at the stop event, answers and clocks
+BUSY_TICK_S = 0.05  # the same while an answer is on its way
 CHECK_S = 0.5
 ROTATE_RETRY_S = 30.0
 ROTATE_DIAL_S = 4.0  # permit and dial: the old socket is not read meanwhile
@@ -47,7 +47,7 @@ class MarketStream:
         venue: Exchange,
         url: str,
         rest: VenueRest,
-        snapshots: SnapshotReader | None,
+        reader: MarketReader | None,
         publisher: MarketPublisher,
         metrics: Metrics,
         stop: threading.Event,
@@ -57,7 +57,7 @@ class MarketStream:
     ) -> None:
         self.lane, self._venue, self._metrics, self._stop = lane, venue, metrics, stop
         self._dialer = MarketDialer(lane, venue, url, rest, metrics, tls=tls, source_ip=source_ip)
-        self._feed = MarketFeed(lane, venue, snapshots, publisher)
+        self.feed = MarketFeed(lane, venue, reader, publisher)
         self.state = StreamState.IDLE
         self._socket: MarketSocket | None = None
         self._rotate_at_s = 0.0
@@ -115,18 +115,25 @@ class MarketStream:
                 self._failed(failure, attempt, was_live=bool(live_s))
                 attempt = next_attempt(attempt, lived_s)
                 self.state = StreamState.WAITING
-                self._stop.wait(self._pause_s(failure, attempt, was_live=bool(live_s)))
-        self._feed.finish()
+                self._wait(self._pause_s(failure, attempt, was_live=bool(live_s)))
+        self.feed.finish()
         self.state = StreamState.STOPPED
+
+    def _wait(self, pause_s: float) -> None:
+        """Before the next dial; answers to what was asked are taken meanwhile."""
+        until_s = time.monotonic() + pause_s
+        while (left_s := until_s - time.monotonic()) > 0 and not self._stop.wait(min(left_s, TICK_S)):
+            self.feed.settle()
 
     def _connect(self, attempt: int) -> None:
         """Open a socket and subscribe everything. Raises ConnectionFailed."""
         self.state = StreamState.CONNECTING
         self._socket = socket = self._dialer.open(self._stop.is_set)
         self.state = StreamState.SUBSCRIBING
-        self._feed.watch.restart(time.monotonic())
+        self.feed.watch.restart(time.monotonic())
         while not socket.subscribed and not self._stop.is_set():
-            self._feed.take(socket.step(TICK_S), socket)
+            self.feed.take(socket.step(TICK_S), socket)
+            self.feed.settle()
         self._log.info("market data lane subscribed", action="subscribe", attempt=attempt)
 
     def _stream(self) -> None:
@@ -134,8 +141,8 @@ class MarketStream:
         while not self._stop.is_set():
             socket = self._socket
             assert socket is not None
-            self._feed.take(socket.step(BOOK_TICK_S if self._feed.books.waiting else TICK_S), socket)
-            self._feed.settle()
+            self.feed.take(socket.step(BUSY_TICK_S if self.feed.waiting else TICK_S), socket)
+            self.feed.settle()
             now_s = time.monotonic()
             if now_s >= self._check_at_s:
                 self._check_at_s = now_s + CHECK_S
@@ -151,20 +158,20 @@ class MarketStream:
                 verdict=str(reply.verdict),
                 topics=where,
             )
-            self._feed.announce("subscription_refused", str(reply.verdict), data={"topics": where})
+            self.feed.announce("subscription_refused", str(reply.verdict), data={"topics": where})
         socket.refused.clear()
-        socket.again(self._feed.mend(now_s))
-        self._stalled = stalled = self._feed.watch.stalled(now_s)
+        socket.again(self.feed.mend(now_s))
+        self._stalled = stalled = self.feed.watch.stalled(now_s)
         if stalled:
             self._meet_stall(socket, stalled, now_s)
         elif socket.goodbye or now_s >= self._rotate_at_s:
             self._replace(socket, socket.goodbye or "lifetime")
 
     def _meet_stall(self, socket: MarketSocket, stalled: list[str], now_s: float) -> None:
-        whole = self._feed.watch.whole(stalled, now_s)
-        self._feed.watch.strike(stalled)
+        whole = self.feed.watch.whole(stalled, now_s)
+        self.feed.watch.strike(stalled)
         self._log.warning("market data stalled", action="stall", topics=stalled[:20], whole=whole)
-        self._feed.announce("stalled", "socket" if whole else "topics", data={"topics": stalled})
+        self.feed.announce("stalled", "socket" if whole else "topics", data={"topics": stalled})
         failure = ConnectionFailed("stalled: pongs may come, data does not") if whole else None
         if not self._replace(socket, "stalled", frozenset(stalled), failure) and failure is not None:
             raise failure
@@ -187,13 +194,13 @@ class MarketStream:
             self._put_off(error, reason)
             return False
         try:
-            overlap(self._feed, old, new, self.lane.topics, stalled, self._stop)
+            overlap(self.feed, old, new, self.lane.topics, stalled, self._stop)
         except ConnectionFailed as error:  # of the new one
             new.close()
             self._put_off(error, reason)
             return False
         self._socket = new
-        ended = drain(self._feed, old)
+        ended = drain(self.feed, old)
         if failure is not None or ended:
             old.connection.abort()  # nobody may be there to answer a close
         old.close()
@@ -215,16 +222,17 @@ class MarketStream:
     def _went_live(self, attempt: int, *, again: bool, rotated: str = "") -> None:
         now_s = time.monotonic()
         self._rotate_at_s = now_s + self._venue.limits.rotate_after_s * (1 - random.random() * ROTATE_SPREAD)
-        self._feed.watch.restart(now_s)
+        self.feed.watch.restart(now_s)
         self._stalled = []
         self.state = StreamState.LIVE
         fields: dict[str, Any] = {"attempt": attempt, "topics": len(self.lane.topics)}
         if again:
+            self.feed.backfill.reconnected(now_s)
             self._metrics.marketdata_reconnects("success").inc()
             self._log.info(names.MARKET_RECONNECTED, action="reconnect", **fields)
         else:
             self._log.info("market data live", action="rotate" if rotated else "connect", reason=rotated, **fields)
-        self._feed.announce("rotated" if rotated else "connected", rotated, data={"attempt": attempt})
+        self.feed.announce("rotated" if rotated else "connected", rotated, data={"attempt": attempt})
 
     def _failed(self, error: ConnectionFailed, attempt: int, *, was_live: bool) -> None:
         if was_live:
@@ -235,7 +243,7 @@ class MarketStream:
 
     def _say_disconnected(self, error: ConnectionFailed, attempt: int) -> None:
         self._log.warning(names.MARKET_DISCONNECTED, action="disconnect", attempt=attempt, reason=str(error))
-        self._feed.announce("disconnected", str(error))
+        self.feed.announce("disconnected", str(error))
 
     def _pause_s(self, error: ConnectionFailed, attempt: int, *, was_live: bool) -> float:
         """A venue that takes our dials but cuts the sockets is dialled at a steady pace; one that refuses them, ever slower."""
@@ -252,4 +260,4 @@ class MarketStream:
                 socket.connection.abort()
             socket.close()
             if not self._stop.is_set():
-                self._feed.books.invalidate_all("disconnected")
+                self.feed.disconnected()

@@ -49,6 +49,10 @@ class Venue:
         self.snapshots = 0
         self.snapshot_status = 200
         self.snapshot_lag = 0  # snapshots are this many updates old
+        self.skip_trades = 0  # this many trades reach no socket
+        self.trades: dict[str, list[dict[str, Any]]] = {}  # by symbol, with contiguous ids
+        self.trade_reads = 0
+        self.trades_status = 200
         self._seq: dict[str, int] = {}
         self._stop = threading.Event()
         self._lock = threading.Lock()  # guards clients and _seq
@@ -117,6 +121,9 @@ class Venue:
                 if "@depth" in name and self.skip_depth:
                     self.skip_depth -= 1
                     continue
+                if "@aggTrade" in name and self.skip_trades:
+                    self.skip_trades -= 1
+                    continue
                 for client in clients:
                     if name in client.topics and not client.stalled:
                         client.sent[name] = client.sent.get(name, 0) + 1
@@ -134,7 +141,9 @@ class Venue:
             }
             return {"e": "depthUpdate", "E": ms, "T": ms, "s": symbol, "U": seq - 9, "u": seq, "pu": seq - 10, **levels}
         if kind == "aggTrade":
-            return {"e": "aggTrade", "E": ms, "s": symbol, "a": seq, "p": "1.0", "q": "2", "T": ms, "m": True}
+            trade = {"a": seq // 10, "p": "1.0", "q": "2", "T": ms, "m": True}
+            self.trades.setdefault(symbol, []).append(trade)
+            return {"e": "aggTrade", "E": ms, "s": symbol, **trade}
         return {"e": "markPriceUpdate", "E": ms, "s": symbol, "p": "1.0", "i": "1.0", "r": "0.0001", "T": ms}
 
     # ── REST ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -146,10 +155,13 @@ class Venue:
 
             def do_GET(self) -> None:
                 url = urlsplit(self.path)
+                query = {name: values[0] for name, values in parse_qs(url.query).items()}
                 if url.path.endswith("/time"):
                     status, body = 200, json.dumps({"serverTime": int(time.time() * 1000)}).encode()
+                elif url.path.endswith("/aggTrades"):
+                    status, body = venue.history(query["symbol"], int(query.get("fromId", 0)), int(query["limit"]))
                 else:
-                    status, body = venue.snapshot(parse_qs(url.query)["symbol"][0])
+                    status, body = venue.snapshot(query["symbol"])
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -159,6 +171,13 @@ class Venue:
                 pass
 
         return Rest
+
+    def history(self, symbol: str, first: int, limit: int) -> tuple[int, bytes]:
+        self.trade_reads += 1
+        if self.trades_status != 200:
+            return self.trades_status, b'{"code":-1001,"msg":"internal"}'
+        rows = [t for t in list(self.trades.get(symbol, ())) if t["a"] >= first]
+        return 200, json.dumps(rows[:limit]).encode()
 
     def snapshot(self, symbol: str) -> tuple[int, bytes]:
         self.snapshots += 1

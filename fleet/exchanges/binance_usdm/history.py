@@ -1,0 +1,96 @@
+"""Binance USDⓈ-M public history: which REST calls read back trades and closed candles, and the events they become. Pure.
+
+In: a query, or the reply to its call. Out: HttpCall, or events with the stream's own ids and `source=rest`.
+Sources: exchanges/binance.md 3.1, 3.6. Aggregate ids count by one per symbol.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import field
+
+from fleet.core.errors import ConnectionFailed
+from fleet.core.events import Kline, Trade
+from fleet.core.exchange import (
+    CANDLE_SETTLE_MS,
+    CandleHistory,
+    CandleQuery,
+    HttpCall,
+    HttpReply,
+    TradeHistory,
+    TradeQuery,
+)
+from fleet.exchanges.binance_usdm import ids
+from fleet.exchanges.binance_usdm.limits import EXCHANGE, MARKET
+
+PAGE = 1000
+CANDLES = 500  # of one page: weight 2 (100 … 499: 2, 500 … 1000: 5)
+T = TypeVar("T")
+
+CandleRow = tuple[int, str, str, str, str, str, int]
+"""[open time, open, high, low, close, volume, close time, …]: the rest is not ours."""
+
+
+class _Row(msgspec.Struct, gc=False):
+    agg_id: int = field(name="a")
+    price: str = field(name="p")
+    qty: str = field(name="q")
+    trade_ms: int = field(name="T")
+    buyer_is_maker: bool = field(name="m")
+
+
+def trades_call(query: TradeQuery) -> HttpCall:
+    """From `after` on, itself included: where the reply begins with it, what is not in the rest never was."""
+    where = (("fromId", query.after),) if query.after else ()
+    return HttpCall("GET", "/fapi/v1/aggTrades", (("symbol", query.symbol), *where, ("limit", str(PAGE))), weight=20)
+
+
+def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
+    """Rows of aggTrades, oldest first. Raises ConnectionFailed."""
+    return [
+        Trade(
+            id=f"{ids.VENUE}:trade:{query.symbol}:{r.agg_id}", exchange=EXCHANGE, market=MARKET, symbol=query.symbol,
+            ts_event=r.trade_ms, ts_recv=now_ms, source="rest", trade_id=str(r.agg_id), price=r.price, qty=r.qty,
+            side="sell" if r.buyer_is_maker else "buy",
+        ) for r in decode(reply, list[_Row], "trades")
+    ]  # fmt: skip
+
+
+def candles_call(query: CandleQuery) -> HttpCall:
+    params = (
+        ("symbol", query.symbol), ("interval", query.interval), ("startTime", str(query.since_ms)),
+        ("endTime", str(query.until_ms)), ("limit", str(CANDLES - 1)),
+    )  # fmt: skip
+    return HttpCall("GET", "/fapi/v1/klines", params, weight=2)
+
+
+def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
+    """Closed candles of klines, oldest first. Raises ConnectionFailed."""
+    found = [_candle(row, query, now_ms) for row in decode(reply, list[list[str | int]], "candles")]
+    return [c for c in found if c.close_time + CANDLE_SETTLE_MS < (reply.at_ms or now_ms)]
+
+
+def _candle(row: list[str | int], query: CandleQuery, now_ms: int) -> Kline:
+    try:
+        opened, o, h, low, c, volume, closed = msgspec.convert(row[:7], CandleRow)
+    except msgspec.MsgspecError as error:
+        raise ConnectionFailed("candles: unreadable reply") from error
+    return Kline(
+        id=f"{ids.VENUE}:kline:{query.symbol}:{query.interval}:{opened}:closed", exchange=EXCHANGE, market=MARKET,
+        symbol=query.symbol, ts_event=closed, ts_recv=now_ms, source="rest", interval=query.interval, open_time=opened,
+        close_time=closed, open=o, high=h, low=low, close=c, volume=volume, closed=True,
+    )  # fmt: skip
+
+
+def decode(reply: HttpReply, shape: type[T], what: str) -> T:
+    """The body of an OK reply. Raises ConnectionFailed if it is something else (a proxy's page): tried again later."""
+    try:
+        return msgspec.json.decode(reply.body, type=shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConnectionFailed(f"{what}: unreadable reply") from error
+
+
+TRADES = TradeHistory(ids="contiguous", call=trades_call, rows=trades)
+CANDLE_HISTORY = CandleHistory(call=candles_call, rows=candles)

@@ -1,0 +1,163 @@
+"""Trades of a venue whose ids only tell them apart: what a gap lost is found by comparing the recent trades with those known.
+
+In: live trades, answers of `workers.market_reader`. Out: as `workers.market_tracks`, whose sibling this is. A loss inside a
+living socket cannot be seen here; one by a replaced socket, a restart or a drop can, as far back as the venue's recent trades go.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fleet.core.events import MarketRecord, Trade
+from fleet.core.exchange import TradeHistory, TradeQuery
+from workers.market_reader import Answer
+from workers.market_tracks import HOLD_S, MAX_HELD, TRADE_GRACE_S, TRIES, Gap, Mark, Name, Notice
+
+KNOWN = 20_000
+
+
+class OpaqueTrack:
+    """Trades of one symbol."""
+
+    def __init__(self, name: Name, market: str, history: TradeHistory) -> None:
+        self.name, self.market, self.history = name, market, history
+        self.gap: Gap | None = None
+        self.asked = False
+        self.notices: list[Notice] = []
+        self._known: dict[str, None] = {}
+        self._newest: Mark | None = None
+        self._before: Mark | None = None  # the last one told before the gap
+        self._came: dict[str, int] = {}  # since the gap opened: id -> ms
+
+    def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
+        if event.trade_id in self._known:
+            return []
+        self._remember(event)
+        gap = self.gap
+        if gap is None:
+            return [event]
+        if len(self._came) < 10 * MAX_HELD:
+            self._came[event.trade_id] = event.ts_event
+        if gap.late:
+            return [event]
+        gap.held.append(event)
+        return self._let_go() if len(gap.held) > MAX_HELD else []
+
+    def settle(self, now_s: float) -> list[MarketRecord]:
+        gap = self.gap
+        return self._let_go() if gap is not None and not gap.late and now_s >= gap.hold_until_s else []
+
+    def question(self, now_s: float) -> TradeQuery | None:
+        gap, before = self.gap, self._before
+        if gap is None or before is None or self.asked or now_s < gap.ask_at_s:
+            return None
+        self.asked = True
+        return TradeQuery(self.name.symbol, self.market, before.id, "", gap.pages)
+
+    def answer(self, answer: Answer, now_s: float) -> list[MarketRecord]:
+        self.asked = False
+        gap, before = self.gap, self._before
+        if gap is None or before is None:
+            return []
+        if answer.failure:
+            if answer.final:
+                return self._give_up(answer.failure, before, before.at_ms)
+            gap.again(now_s, counts=False)
+            return []
+        rows = [row for row in answer.rows if isinstance(row, Trade)]
+        if self._lags(rows) and gap.tries < TRIES:
+            gap.again(now_s)
+            return []
+        told = [n for n, row in enumerate(rows) if row.trade_id in self._known and row.trade_id not in self._came]
+        anchor = next((n for n, row in enumerate(rows) if row.trade_id == before.id), None)
+        begin = max(told, default=-1) if told else anchor
+        found = rows[begin + 1 :] if begin is not None else [r for r in rows if r.ts_event >= before.at_ms]
+        fresh = [row for row in found if row.trade_id not in self._known]
+        for row in fresh:
+            self._remember(row)
+        gap.recovered += len(fresh)
+        gap.stash += fresh
+        if begin is None:
+            first_ms = rows[0].ts_event if rows else answer.at_ms
+            return self._give_up("older than the exchange's recent trades", before, first_ms)
+        return self._close()
+
+    def reconnected(self, now_s: float) -> None:
+        self._open("disconnected", now_s)
+
+    def resume(self, mark: Mark, now_s: float) -> None:
+        if self._newest is None or self.gap is not None:
+            self._newest = self._newest or mark
+            self._before = mark
+        if self.gap is None:
+            self._before = mark
+            self._begin("restart", now_s)
+            self._came = dict.fromkeys(self._known, 0)
+
+    def reopen(self, first: str, last: str, now_s: float) -> None:
+        """These were dropped on the way to Kafka: they are unknown again."""
+        ids = list(self._known)
+        if first in self._known and last in self._known:
+            begin, end = ids.index(first), ids.index(last)
+            for ident in ids[begin : end + 1]:
+                del self._known[ident]
+            self._came = dict.fromkeys(ids[end + 1 :], 0)
+            self._before = Mark(ids[begin - 1] if begin else "", 0)
+            self._begin("kafka", now_s)
+
+    def floor(self, now_s: float) -> Mark | None:
+        return self._before if self.gap is not None else None
+
+    def finish(self) -> list[MarketRecord]:
+        return self._let_go() if self.gap is not None else []
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+    def _remember(self, event: Trade) -> None:
+        self._known[event.trade_id] = None
+        if len(self._known) > KNOWN:
+            for ident in list(self._known)[: KNOWN // 4]:
+                del self._known[ident]
+        if self._newest is None or event.ts_event >= self._newest.at_ms:
+            self._newest = Mark(event.trade_id, event.ts_event)
+
+    def _open(self, reason: str, now_s: float) -> None:
+        if self.gap is None and self._newest is not None:
+            self._before, self._came = self._newest, {}
+            self._begin(reason, now_s)
+        elif self.gap is not None:
+            self.gap.ask_at_s, self.gap.tries = now_s + TRADE_GRACE_S, 0
+
+    def _begin(self, reason: str, now_s: float) -> None:
+        self.gap = Gap(reason, now_s + TRADE_GRACE_S, HOLD_S)
+
+    def _lags(self, rows: list[Trade]) -> bool:
+        """Does REST not yet know what the socket told?"""
+        if not self._came:
+            return not rows
+        return not any(row.trade_id in self._came for row in rows)
+
+    def _let_go(self) -> list[MarketRecord]:
+        gap = self.gap
+        assert gap is not None
+        gap.late = True
+        out = sorted([*gap.stash, *gap.held], key=lambda event: event.ts_event)
+        gap.stash, gap.held = [], []
+        return out
+
+    def _close(self) -> list[MarketRecord]:
+        gap = self.gap
+        assert gap is not None
+        out = self._let_go()
+        self.gap, self._came, self._before = None, {}, None
+        if gap.recovered:
+            data = {"events": gap.recovered, "since_ms": gap.since_ms, "until_ms": int(time.time() * 1000)}
+            self.notices.append(Notice("backfilled", gap.reason, data))
+        return out
+
+    def _give_up(self, reason: str, before: Mark, until_ms: int) -> list[MarketRecord]:
+        gap = self.gap
+        assert gap is not None
+        data = {"events": None, "since_ms": before.at_ms, "until_ms": until_ms, "after": gap.reason}
+        self.notices.append(Notice("gap", reason, data))
+        return self._close()
