@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, get_args
 
 import pytest
@@ -24,7 +25,7 @@ from fleet.core.model import AccountSpec, Credentials
 from fleet.core.recovery import Watermark
 from fleet.exchanges import hosts
 from fleet.exchanges.binance_spot import EXCHANGE, session
-from tests.support.simulator import Simulator
+from tests.support.simulator import Simulator, eventually
 
 SPEC = AccountSpec("acc", "u", "binance", "spot", "l", False, 1, 0)
 
@@ -92,7 +93,8 @@ class Socket:
     """A WebSocket whose messages are taken when asked for."""
 
     def __init__(self, url: str) -> None:
-        self.wire: ClientConnection = connect(url)
+        self._open = ExitStack()
+        self.wire: ClientConnection = self._open.enter_context(connect(url))
 
     def ask(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         self.wire.send(json.dumps({"id": 1, "method": method, **({"params": params} if params is not None else {})}))
@@ -120,7 +122,7 @@ class Socket:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.wire.close()
+        self._open.close()
 
 
 def private(sim: Simulator) -> Socket:
@@ -135,7 +137,8 @@ def signed(who: Credentials, **params: Any) -> dict[str, Any]:
 
 def orders(sim: Simulator, key: str) -> None:
     for symbol, side, price, fills in (
-        ("BTCUSDT", "buy", "84000", 2), ("ETHUSDT", "sell", "3100", 1), ("BTCUSDT", "sell", "84000", 3), ("ETHBTC", "buy", "0.03", 0),
+        ("BTCUSDT", "buy", "84000", 2), ("ETHUSDT", "sell", "3100", 1), ("BTCUSDT", "sell", "84000", 3),
+        ("ETHBTC", "buy", "0.03", 0),
     ):  # fmt: skip
         sim.order(key, symbol, side, "0.03", price, fills=fills, market="spot")
 
@@ -148,6 +151,8 @@ def test_socket_and_rest_tell_the_same_events(sim: Simulator, key: str) -> None:
         assert socket.login(who).outcome is Outcome.OK
         orders(sim, key)
         told = socket.items(lambda items: sum(isinstance(i, Balance) for i in items) == 16)
+    # The engine stamps a burst with increasing ms, ahead of the clock: what is read before then is counted as after the base.
+    eventually(lambda: now_ms() > max(e.ts_event for e in told), what="the clock to pass the last stamp")
     found, _ = read(sim, mark, who)
     ledger = {(r["symbol"], r["trade_id"], r["order_id"]) for r in sim.ledger(type="fill", api_key=key)}
     assert {(e.symbol, e.trade_id, e.order_id) for e in found.events if isinstance(e, Fill)} == ledger and len(
@@ -199,10 +204,8 @@ def test_many_accounts_share_a_socket_and_do_not_disturb_each_other(sim: Simulat
         assert socket.ask("session.subscriptions")["result"] == [{"subscriptionId": n} for n in range(4)]
         socket.wire.send(json.dumps({"id": 2, "method": "userDataStream.unsubscribe", "params": {"subscriptionId": 2}}))
         assert json.loads(socket.wire.recv(5))["result"] == {}
-        assert json.loads(socket.wire.recv(5)) == {
-            "subscriptionId": 2,
-            "event": {"e": "eventStreamTerminated", "E": pytest.approx(now_ms(), abs=5000)},
-        }
+        ended = json.loads(socket.wire.recv(5))
+        assert (ended["subscriptionId"], ended["event"]["e"]) == (2, "eventStreamTerminated")
         assert socket.ask("userDataStream.unsubscribe", {"subscriptionId": 2})["error"]["code"] == -2036
         assert len(socket.ask("session.subscriptions")["result"]) == 3
 
