@@ -70,7 +70,8 @@ def test_views_agree_with_each_other(fleet: Fleet) -> None:
             account = answer(fleet, "account", row["id"])
             assert (account["slot"], account["token"], account["state"]) == (shard["slot"], row["token"], "live")
             assert account["gap"] is False
-    assert answer(fleet, "gaps", "--open") == []
+    gaps = answer(fleet, "gaps", "--open")  # the topics are shared with other tests' fleets
+    assert [gap for gap in gaps if gap["account_id"] in fleet.credentials] == []
     assert {row["kind"] for row in answer(fleet, "budget")} >= {"dial"}
 
 
