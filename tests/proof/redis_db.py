@@ -180,7 +180,7 @@ def ack_release(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     released = 0
     for i in range(2, len(argv), 2):
         own = db.hget(own_key, argv[i])
-        if own and own.startswith(f"{slot}|{incarnation}|{argv[i + 1]}|revoke|"):
+        if own and own.startswith(f"{slot}|{incarnation}|{argv[i + 1]}|"):
             for key in (own_key, d, r):
                 db.hdel(key, argv[i])
             released += 1
@@ -296,6 +296,8 @@ def rebuild(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
             written += 1
     db.incr(ver)
     for index in range(1, slots + 1):
+        if len(argv) == 4 + slots:
+            db.hdel(keys[2 + 2 * index], "reported")
         db.hincrby(keys[2 + 2 * index], "version", 1)
         db.publish(argv[2] + argv[3 + index])
     return ["OK", str(written)]

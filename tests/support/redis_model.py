@@ -96,7 +96,7 @@ class Model:
         standing = self.standing(slot, inc)
         if standing != "OK":
             return standing
-        released = [a for a, token in stopped.items() if self.own.get(a, ())[:4] == (slot, inc, token, "revoke")]
+        released = [a for a, token in stopped.items() if self.own.get(a, ())[:3] == (slot, inc, token)]
         for account in released:
             del self.own[account]
             self.d.get(slot, {}).pop(account, None)
@@ -170,7 +170,9 @@ class Model:
         self.workers.discard(slot)
         return True
 
-    def rebuild(self, leader: tuple[str, int], gen: tuple[str, bool], records: dict[str, Own]) -> int | str:
+    def rebuild(
+        self, leader: tuple[str, int], gen: tuple[str, bool], records: dict[str, Own], slots: tuple[str, ...] = ()
+    ) -> int | str:
         if self.leader != leader:
             return "NOTLEADER"
         self.gen = gen
@@ -181,6 +183,8 @@ class Model:
                 self.d.setdefault(record[0], {})[account] = (record[2], record[3])
                 written += 1
         self.ver += 1
-        for slot in {record[0] for record in records.values()}:
+        for slot in {record[0] for record in records.values()} if records else set(slots):
             self.w.setdefault(slot, Hash()).version += 1
+            if not records:
+                self.w[slot].reported = ""
         return written
