@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from simulator.stream_socket import StreamSocket
 
 BASE_TRADES_PER_S = 5.0
+IDLE_TRADES_PER_S = 0.5
+FIRST_TRADES = 5  # so that REST has some from the start
 STEP_MS = 100
 MAX_CATCH_UP_MS = 200
 LEVELS = 400
@@ -56,7 +58,11 @@ class Feed:
         self._last_ms = now_ms
         self._slot = 0
         self._minute = now_ms // 60_000
-        self._base_debt = self._debt = 0.0
+        self._base_debt = self._debt = self._idle_debt = 0.0
+        self._idle: list[SymbolMarket] = list(self.markets.values())
+        for market in self._idle:
+            for _ in range(FIRST_TRADES):
+                market.trade(now_ms)
         self._push: dict[str, Callable[[Topic, Channel, int], None]] = {
             "tickers": self._ticker, "books": self._book, "books5": self._top, "bbo-tbt": self._top, "mark-price": self._mark,
         }  # fmt: skip
@@ -102,6 +108,7 @@ class Feed:
         wanted = {topic.symbol for topic in self._topics.values()}
         whole = {topic.name.partition(":")[2] for topic in self._topics.values() if not topic.symbol}
         self._active = [m for s, m in self.markets.items() if s in wanted or _margin(s) in whole]
+        self._idle = [market for market in self.markets.values() if market not in self._active]
         self._traded = [self.markets[t.symbol] for t in self._topics.values() if t.channel == "trades"]
 
     def _snapshot(self, topic: Topic, socket: StreamSocket, now_ms: int) -> None:
@@ -139,8 +146,15 @@ class Feed:
             if market.book.mutate() and name in self._topics:
                 self._top(self._topics[name], self._hub.channels[name], now_ms)
             self._perhaps_liquidate(market, now_ms)
+        if self._slot % 10 == 0:
+            for market in self._idle:
+                market.book.mutate()
 
     def _trade(self, now_ms: int, elapsed_s: float, pushed: int) -> None:
+        self._idle_debt += IDLE_TRADES_PER_S * len(self._idle) * elapsed_s
+        while self._idle_debt >= 1:
+            self._idle_debt -= 1
+            self._random.choice(self._idle).trade(now_ms)
         if not self._active:
             return
         self._base_debt += min(BASE_TRADES_PER_S * len(self._active), self.rate) * elapsed_s

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 FORGET_MS = 2 * 3_600_000  # an order cancelled without a fill is gone after two hours
+AT_MARKET = ("market", "optimal_limit_ioc")
 TYPES = ("market", "limit", "post_only", "fok", "ioc", "optimal_limit_ioc")
 
 
@@ -169,14 +170,20 @@ class TradeCalls:
         if spec.get("tdMode") not in ("cash", "cross", "isolated"):
             raise wrong("tdMode")
         side, qty = str(spec["side"]).upper(), self._decimal(spec, "sz")
-        price = self._decimal(spec, "px", needed=kind not in ("market", "optimal_limit_ioc"))
+        price = Decimal(0) if kind in AT_MARKET else self._decimal(spec, "px")
         instrument, market = self._venue.engine.instruments[symbol], self._venue.feed.markets[symbol]
+        best = Decimal(market.price(market.book.take_best(side == "SELL")))
+        if (
+            spot
+            and kind == "market"
+            and spec.get("tgtCcy", "quote_ccy" if side == "BUY" else "base_ccy") == "quote_ccy"
+        ):
+            qty = max(instrument.step, qty / best // instrument.step * instrument.step)
         if qty % instrument.step:
             raise ApiError(51121, "Order quantity must be a multiple of the lot size.")
         position_side = str(spec.get("posSide") or "net")
         if not spot and (position_side == "net") == call.account.hedge_mode:
             raise wrong("posSide")
-        best = Decimal(market.price(market.book.take_best(side == "SELL")))
         marketable = price == 0 or (price >= best if side == "BUY" else price <= best)
         if self._venue.short_of(call.account, symbol, side, qty, price or best):
             raise ApiError(51008, "Order failed. Insufficient balance in account")
