@@ -82,7 +82,7 @@ class Upkeep:
     def _audit(self, now_s: float) -> None:
         """Compare with REST now and then, and at once when the bookkeeping says that the socket dropped something."""
         suspect = False
-        if now_s >= self._suspect_s:
+        if self._stream.rest.exchange.books_positions and now_s >= self._suspect_s:
             suspect = self._stream.progress.suspicious(SUSPECT_QUIET_MS)
             if suspect:
                 self._suspect_pause_s = min(2 * self._suspect_pause_s, self._settings.audit_interval_s)

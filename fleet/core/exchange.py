@@ -310,5 +310,7 @@ class Exchange:
     ticket: HttpCall | None = None
     ticket_of: Callable[[HttpReply], str] | None = None
     renewal: Renewal | None = None
+    # Do fills, position events and snapshots name a position alike ("SYMBOL|side")? Then a fill lost from a living socket shows.
+    books_positions: bool = False
     sharing: Sharing | None = None  # several accounts on one private socket, where the venue lets them
     extra_codes: dict[str, str] = field(default_factory=dict)  # documented codes and what they mean, for docs and tests

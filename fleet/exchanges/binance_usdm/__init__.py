@@ -38,6 +38,7 @@ EXCHANGE = Exchange(
     ),
     ticket=session.TICKET,
     ticket_of=session.ticket_of,
+    books_positions=True,
     renewal=session.RENEWAL,
     extra_codes=session.CODE_TEXTS,
 )
