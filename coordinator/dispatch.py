@@ -109,15 +109,8 @@ class Dispatch:
         return moved
 
     def _apply(self, generation: Generation, changes: Sequence[Change]) -> list[bool]:
-        """One batch; the mirror follows what was done, so that it need not be read again."""
-        observed = self._observed
         results = self._store.apply(self._leadership.leader, generation, changes)
-        for change, done in zip(changes, results, strict=True):
-            if done and change.new is not None:
-                observed.own[change.account_id] = change.new
-            elif done:
-                observed.own.pop(change.account_id, None)
-        observed.own_version = observed.own_version + 1 if all(results) else -1
+        self._observed.applied(changes, results)
         return results
 
     def _revoked(self, release: Release, now_ms: int) -> Ownership:

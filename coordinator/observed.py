@@ -6,13 +6,15 @@ and the silent workers that need a verdict. Runs in the coordinator's loop. The 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fleet.core import observe, wire
 from fleet.core.model import Ownership, process_of
 from fleet.core.observe import Seen, Standing, Timing
 from fleet.core.plan import Worker
 from fleet.core.wire import REVOKE
 from fleet.runtime.logs import get
-from fleet.runtime.redis_store import Observation, RedisStore
+from fleet.runtime.redis_store import Change, Observation, RedisStore
 
 ALIVE_OR_SILENT = (Standing.UP, Standing.LEAVING, Standing.DRAIN, Standing.SILENT)
 
@@ -23,6 +25,7 @@ class Observed:
     def __init__(self, store: RedisStore, timing: Timing) -> None:
         self.own: dict[str, Ownership] = {}
         self.own_version = -1  # write counter the mirror stands for; -1 = read it again
+        self.version = 0  # highest count known of this generation: one that falls means an older copy of the data
         self.latest: Observation | None = None
         self.workers: dict[str, Worker] = {}
         self._store, self._timing = store, timing
@@ -67,6 +70,16 @@ class Observed:
         """Accounts that workers released since the last call, with the token they had."""
         released, self._released = self._released, {}
         return released
+
+    def applied(self, changes: Sequence[Change], results: Sequence[bool]) -> None:
+        """A batch was written: the mirror follows what was done, so that it need not be read again."""
+        for change, done in zip(changes, results, strict=True):
+            if done and change.new is not None:
+                self.own[change.account_id] = change.new
+            elif done:
+                self.own.pop(change.account_id, None)
+        self.own_version = self.own_version + 1 if all(results) else -1
+        self.version += any(results)
 
     def take_deaths(self) -> list[tuple[str, str]]:
         """(slot, incarnation) of the processes that were replaced without having said goodbye, since the last call."""

@@ -48,7 +48,7 @@ class Rebuild:
 
     def step(self, observed: Observed, now: float) -> Generation | None:
         """Raises StoreUnavailable or NotLeader: the caller starts another rebuild."""
-        if not self._has_term and not self._begin():
+        if not self._has_term and not self._begin(observed):
             return None
         if self._restored is None:
             self._restore(now)
@@ -61,9 +61,12 @@ class Rebuild:
             return None
         return self._finish(observed, observation)
 
-    def _begin(self) -> bool:
+    def _begin(self, observed: Observed) -> bool:
+        """From here on workers obey nothing, and report what they run."""
         self._has_term = self._leadership.new_term()
         if self._has_term:
+            workers = observed.latest.workers if observed.latest else ()
+            self._store.rebuild(self._leadership.leader, self._generation, {}, workers)
             self._log.warning("rebuild: restoring ownership", action="rebuild", generation=self._generation.id)
         return self._has_term
 
@@ -78,6 +81,8 @@ class Rebuild:
 
     def _finish(self, observed: Observed, observation: Observation) -> Generation:
         own, _ = self._store.owners()
+        assert self._restored is not None
+        self._assignments.record({}, {a: r.token for a, r in self._restored.items() if a not in own})
         changes: list[Change] = []
         for slot in observation.workers:
             if reported(observation, slot):
@@ -85,7 +90,9 @@ class Rebuild:
                 reports = self._store.reports(slot)
                 changes += settle(own, slot, incarnation, reports, self._now_ms())
         for start in range(0, len(changes), BATCH):
-            self._store.apply(self._leadership.leader, self._generation, changes[start : start + BATCH])
+            batch = changes[start : start + BATCH]
+            done = self._store.apply(self._leadership.leader, self._generation, batch)
+            self._record([change for change, ok in zip(batch, done, strict=True) if ok])
         ready = Generation(self._generation.id, True)
         self._store.rebuild(self._leadership.leader, ready, {})
         for slot in observation.workers:
@@ -93,6 +100,13 @@ class Rebuild:
         self._log.warning("rebuild: done", action="rebuild", generation=ready.id, adopted=len(changes))
         observed.own_version = -1
         return ready
+
+    def _record(self, changes: list[Change]) -> None:
+        """The durable copy follows."""
+        self._assignments.record(
+            {c.account_id: c.new for c in changes if c.new is not None},
+            {c.account_id: c.expected.token for c in changes if c.new is None and c.expected is not None},
+        )
 
 
 def newest(*sources: Mapping[str, Ownership]) -> dict[str, Ownership]:

@@ -70,8 +70,8 @@ class Reconciler:
         self._quarantine = Quarantine(store, observed, metrics)
         self._generation: Generation | None = None  # the one this leader works on
         self._rebuild: Rebuild | None = None
+        self._checked = False  # is what Redis holds at least as new as the durable copy?
         self._mirror: dict[str, Ownership] = {}  # ownership as it was while the generation was sound
-        self._version = 0  # highest write counter seen in it: one that falls means an older copy of the data (failover)
         self._since = 0.0  # when leadership began
         self._first_up = 0.0  # when the first worker was there, after there was none
         self._joined_at = 0.0  # when a worker came up last
@@ -117,7 +117,8 @@ class Reconciler:
         leads = self._leadership.hold()
         if leads and not led:
             self._since = self._calm_since = now
-            self._generation, self._rebuild, self._version = None, None, 0
+            self._generation, self._rebuild, self._observed.version = None, None, 0
+            self._checked = False
             self._planned, self._observed.own_version, self._known = (), -1, None
             self._quarantine.begin()
             self._leading.set()
@@ -126,21 +127,17 @@ class Reconciler:
         self._metrics.leader().set(1 if leads else 0)
         observation = self._observed.read(now)
         lost = self._generation is not None and (
-            self._generation != observation.generation or observation.version < self._version
+            self._generation != observation.generation or observation.version < self._observed.version
         )
         if (
             leads
             and self._rebuild is None
             and (lost or observation.generation is None or not observation.generation.ready)
         ):
-            self._observed.forget("new generation")
-            mirror = self._mirror if lost else {}
-            self._rebuild = Rebuild(
-                self._store, self._leadership, self._assignments, mirror, self._timing.dead_after_s, self._now_ms
-            )
+            self._begin_rebuild(self._mirror if lost else {})
         if not lost and observation.generation is not None and observation.generation.ready and self._rebuild is None:
             self._generation = observation.generation
-            self._mirror, self._version = self._observed.own, observation.version
+            self._mirror, self._observed.version = self._observed.own, observation.version
             self._assignments.record({}, self._observed.take_released())
         return leads
 
@@ -149,9 +146,11 @@ class Reconciler:
             ready = self._rebuild.step(self._observed, now)
             if ready is None:
                 return
-            self._rebuild, self._generation, self._planned, self._version = None, ready, (), 0
-            self._calm_since = now
+            self._rebuild, self._generation, self._planned = None, ready, ()
+            self._observed.version, self._calm_since, self._checked = 0, now, True
             self._observed.read(now)
+        if not self._checked and not self._check(now):
+            return
         fenced = self._verdicts.pass_on(now)
         if fenced:
             self._observed.read(now)
@@ -173,6 +172,27 @@ class Reconciler:
         self._planned = self._state(snapshot, now) if result.empty and not self._settling(now) else ()
         self._plan_again_at = now + max(FULL_PLAN_S, PLAN_SHARE * (self._clock() - now))
         self._forget_dead(now)
+
+    def _check(self, now: float) -> bool:
+        """A new leader cannot see a write counter fall: it compares the records with the durable copy. A record that is
+        missing, or older there, may be a copy of before a failover: rebuild, which moves nothing (R10)."""
+        durable = self._assignments.restore()
+        if durable is None:
+            self._checked = now - self._since > self._timing.dead_after_s  # no Postgres: go on
+            return self._checked
+        own = self._observed.own
+        if any(a not in own or own[a].token < record.token for a, record in durable.items()):
+            self._begin_rebuild(own)
+            return False
+        self._checked = True
+        return True
+
+    def _begin_rebuild(self, mirror: dict[str, Ownership]) -> None:
+        self._observed.forget("new generation")
+        self._observed.take_released()
+        self._rebuild = Rebuild(
+            self._store, self._leadership, self._assignments, mirror, self._timing.dead_after_s, self._now_ms
+        )
 
     def _watch(self, now: float) -> None:
         """Take note of workers that came and went."""

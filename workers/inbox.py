@@ -90,6 +90,10 @@ class Inbox:
         if view.standing != "OK":
             self._heartbeat.beat_now()
             return False
+        if view.generation == self._generation and view.version < self._version:
+            return False  # an older copy of the data (a failover): the leader will begin a new generation (R6, R10)
+        if view.generation != self._generation:
+            self._heartbeat.upload.set()  # whoever rebuilds goes by what we run
         if view.desired is not None:
             rebuilt = view.generation is not None and view.generation.ready
             self._current = obey(self._current, self._seen, view.desired, rebuilt=rebuilt)

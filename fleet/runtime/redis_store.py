@@ -291,11 +291,15 @@ class RedisStore:
         _check_leader(reply)
         return bool(reply[0] == "OK")
 
-    def rebuild(self, leader: str, generation: wire.Generation, records: Mapping[str, Ownership]) -> int:
-        """Set the generation and restore records; returns how many were written (a higher token stays)."""
+    def rebuild(
+        self, leader: str, generation: wire.Generation, records: Mapping[str, Ownership], slots: Iterable[str] = ()
+    ) -> int:
+        """Set the generation and restore records; returns how many were written (a higher token stays). With `slots` and
+        no records, these workers count as not having reported yet."""
         written = 0
         for chunk in _chunks(list(records.items())) if records else [[]]:
-            index = {slot: n for n, slot in enumerate(dict.fromkeys(r.slot for _, r in chunk), 1)}
+            names = [r.slot for _, r in chunk] if records else slots
+            index = {slot: n for n, slot in enumerate(dict.fromkeys(names), 1)}
             args: list[Any] = []
             for account, record in chunk:
                 entry = wire.pack_desired(Desired(record.token, record.state))

@@ -235,11 +235,19 @@ class Scripts(RuleBasedStateMachine):
     def forget(self, leader: tuple[str, int], slot: str, inc: str) -> None:
         self._leading(self.model.forget(leader, slot, inc), self.store.forget, leader, slot, inc)
 
-    @rule(leader=leaders, gen=gens, records=st.dictionaries(names, owns, max_size=3))
-    def rebuild(self, leader: tuple[str, int], gen: tuple[str, bool], records: dict[str, Own]) -> None:
+    @rule(
+        leader=leaders,
+        gen=gens,
+        records=st.dictionaries(names, owns, max_size=3),
+        asked=st.lists(slots, max_size=2, unique=True),
+    )
+    def rebuild(
+        self, leader: tuple[str, int], gen: tuple[str, bool], records: dict[str, Own], asked: list[str] | None = None
+    ) -> None:
         leader = self.model.leader or leader
         packed = {a: Ownership(*own) for a, own in records.items()}
-        self._leading(self.model.rebuild(leader, gen, records), self.store.rebuild, leader, Generation(*gen), packed)
+        expected = self.model.rebuild(leader, gen, records, tuple(asked or ()))
+        self._leading(expected, self.store.rebuild, leader, Generation(*gen), packed, asked or ())
 
     def _leading(self, expected: Any, call: Callable[..., Any], leader: tuple[str, int], *args: Any) -> None:
         if expected == "NOTLEADER":

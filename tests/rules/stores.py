@@ -190,9 +190,12 @@ class Store:
     def forget(self, leader: str, slot: str, incarnation: str) -> bool:
         return bool(self._leading(self._model.forget, leader, slot, incarnation))
 
-    def rebuild(self, leader: str, generation: Generation, records: Mapping[str, Ownership]) -> int:
+    def rebuild(
+        self, leader: str, generation: Generation, records: Mapping[str, Ownership], slots: Iterable[str] = ()
+    ) -> int:
         packed = {a: _own(record) for a, record in records.items()}
-        return int(self._leading(self._model.rebuild, leader, (generation.id, generation.ready), packed))
+        gen = (generation.id, generation.ready)
+        return int(self._leading(self._model.rebuild, leader, gen, packed, tuple(slots)))
 
     def _leading(self, call: Callable[..., Any], leader: str, *args: Any) -> Any:
         self._reach()

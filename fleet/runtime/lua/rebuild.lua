@@ -2,7 +2,7 @@
 -- KEYS leader, gen, own, ver, then w and d of each slot involved
 -- ARGV holder|term, gen to set, channel prefix, number of slots, slot names..., then per record 4 values:
 --   account, record, slot index, entry
--- A record replaces one under a lower token only. Returns {NOTLEADER} or {OK, number written}. Run twice: the same.
+-- A record replaces one under a lower token only. Without records, the slots named are asked to report anew. Returns {NOTLEADER} or {OK, number written}. Run twice: the same.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'NOTLEADER'} end
 redis.call('SET', KEYS[2], ARGV[2])
 local function token(record) return string.match(record, '^[^|]*|[^|]*|(%d+)|') or '' end
@@ -19,6 +19,7 @@ for i = 5 + slots, #ARGV, 4 do
 end
 redis.call('INCR', KEYS[4])
 for index = 1, slots do
+  if #ARGV == 4 + slots then redis.call('HDEL', KEYS[3 + 2 * index], 'reported') end
   redis.call('HINCRBY', KEYS[3 + 2 * index], 'version', 1)
   redis.call('PUBLISH', ARGV[3] .. ARGV[4 + index], 'desired')
 end
