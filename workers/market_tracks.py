@@ -319,6 +319,8 @@ class TradeTrack(CountedTrack):
         self._newest_ms = 0
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
+        if not event.trade_id.isdigit():
+            return [event]  # not a number: nothing to count
         if event.ts_event > self._newest_ms + RESTART_MS and self._newest_ms and not self.series.missing:
             last = self.series.last
             if last is not None and int(event.trade_id) <= last:
@@ -352,6 +354,8 @@ class CandleTrack(CountedTrack):
         self._boundary_from_s = 0.0
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
+        if event.close_time < event.open_time:
+            return [event]  # nonsense has no length
         self.length_ms = event.close_time - event.open_time + 1
         self.most = MAX_CANDLES * self.length_ms
         return super().accept(event, now_s)

@@ -34,7 +34,7 @@ EXCHANGE = Exchange(
         snapshot=subscribe.snapshot,
         parse_snapshot=parse.parse_snapshot,
         trade_history=history.TRADES,
-        candle_history=history.CANDLE_HISTORY,
+        candle_history=history.CANDLES,
     ),
     ticket=session.TICKET,
     ticket_of=session.ticket_of,

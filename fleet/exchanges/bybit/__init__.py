@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleet.core.exchange import Exchange, Market
-from fleet.exchanges.bybit import limits, parse, recover, session, subscribe
+from fleet.exchanges.bybit import history, limits, parse, recover, session, subscribe
 
 EXCHANGE = Exchange(
     name=limits.NAME,
@@ -34,6 +34,8 @@ EXCHANGE = Exchange(
         markets=subscribe.CATEGORIES,
         comes_with=subscribe.COMES_WITH,
         again=subscribe.again,
+        trade_history=history.TRADES,
+        candle_history=history.CANDLES,
         examples=subscribe.EXAMPLES,
     ),
     extra_codes=session.CODE_TEXTS,

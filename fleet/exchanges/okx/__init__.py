@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleet.core.exchange import Exchange, Market
-from fleet.exchanges.okx import limits, parse, recover, session, subscribe
+from fleet.exchanges.okx import history, limits, parse, recover, session, subscribe
 
 EXCHANGE = Exchange(
     name=limits.NAME,
@@ -34,6 +34,8 @@ EXCHANGE = Exchange(
         liveness=limits.LIVENESS,
         snapshot=subscribe.snapshot,
         parse_snapshot=parse.parse_snapshot,
+        trade_history=history.TRADES,
+        candle_history=history.CANDLES,
     ),
     extra_codes=session.CODE_TEXTS,
 )

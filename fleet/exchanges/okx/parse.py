@@ -107,7 +107,7 @@ def _ticker(m: wire.TickerRow, now_ms: int) -> Ticker:
 def _trade(m: wire.TradeRow, now_ms: int) -> Trade:
     return Trade(
         id=f"{_V}:trade:{m.symbol}:{m.trade_id}", exchange=_X, market=_M, symbol=m.symbol, ts_event=ms(m.ts), ts_recv=now_ms,
-        trade_id=m.trade_id, price=m.price, qty=m.qty, side=m.side,
+        trade_id=m.trade_id, price=m.price, qty=m.qty, side=m.side, count=int(m.count),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from msgspec import field
 
 Number = Annotated[str, msgspec.Meta(pattern=r"^(-?[0-9]{1,40}(\.[0-9]{0,40})?)?\Z")]
 Ms = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{0,15}\Z")]
+Count = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,5}\Z")]
 Sequence = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
 Direction = Literal["buy", "sell"]
 
@@ -60,6 +61,7 @@ class TradeRow(msgspec.Struct, gc=False):
     qty: str = field(name="sz")
     side: Direction
     ts: Ms
+    count: Count = "1"  # matches that it stands for, the last of them trade_id; not told by REST and trades-all
 
 
 class BookRow(msgspec.Struct):

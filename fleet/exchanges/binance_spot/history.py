@@ -1,0 +1,100 @@
+"""Binance Spot public history: which REST calls read back trades and closed candles, and the events they become. Pure.
+
+In: a query, or the reply to its call. Out: HttpCall, or events with the stream's own ids and `source=rest`.
+Trade ids count by one per symbol. The newest thousand are had without an id; what lies further back by historicalTrades.
+Sources: exchanges/binance.md 2.2, 3.1, 3.6.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import field
+
+from fleet.core.errors import ConnectionFailed
+from fleet.core.events import Kline, Trade
+from fleet.core.exchange import (
+    CANDLE_SETTLE_MS,
+    CandleHistory,
+    CandleQuery,
+    HttpCall,
+    HttpReply,
+    TradeHistory,
+    TradeQuery,
+)
+from fleet.exchanges.binance_spot import ids
+from fleet.exchanges.binance_spot.limits import EXCHANGE, MARKET
+
+PAGE = 1000
+NEAR = 700  # a gap of so many trades is likely to be among the newest PAGE when the question arrives
+T = TypeVar("T")
+
+CandleRow = tuple[int, str, str, str, str, str, int]
+"""[open time, open, high, low, close, volume, close time, …]: the rest is not ours."""
+
+
+class _Row(msgspec.Struct, gc=False):
+    id: int
+    price: str
+    qty: str
+    time: int
+    buyer_is_maker: bool = field(name="isBuyerMaker")
+
+
+def trades_call(query: TradeQuery) -> HttpCall:
+    """The newest ones if they are likely to reach back to `after`, else from `after` on, itself included."""
+    near = not query.before or int(query.before) - int(query.after or 0) <= NEAR
+    symbol, limit = ("symbol", query.symbol), ("limit", str(PAGE))
+    if query.page == 0 and near:
+        return HttpCall("GET", "/api/v3/trades", (symbol, limit), weight=25)
+    return HttpCall("GET", "/api/v3/historicalTrades", (symbol, ("fromId", query.after), limit), weight=25)
+
+
+def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
+    """Rows of trades or historicalTrades, oldest first. Raises ConnectionFailed."""
+    return [
+        Trade(
+            id=f"{ids.VENUE}:trade:{query.symbol}:{r.id}", exchange=EXCHANGE, market=MARKET, symbol=query.symbol,
+            ts_event=r.time, ts_recv=now_ms, source="rest", trade_id=str(r.id), price=r.price, qty=r.qty,
+            side="sell" if r.buyer_is_maker else "buy",
+        ) for r in decode(reply, list[_Row], "trades")
+    ]  # fmt: skip
+
+
+def candles_call(query: CandleQuery) -> HttpCall:
+    params = (
+        ("symbol", query.symbol), ("interval", query.interval), ("startTime", str(query.since_ms)),
+        ("endTime", str(query.until_ms)), ("limit", str(PAGE)),
+    )  # fmt: skip
+    return HttpCall("GET", "/api/v3/klines", params, weight=2)
+
+
+def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
+    """Closed candles of klines, oldest first. Raises ConnectionFailed."""
+    found = [_candle(row, query, now_ms) for row in decode(reply, list[list[str | int]], "candles")]
+    return [c for c in found if c.close_time + CANDLE_SETTLE_MS < (reply.at_ms or now_ms)]
+
+
+def _candle(row: list[str | int], query: CandleQuery, now_ms: int) -> Kline:
+    try:
+        opened, o, h, low, c, volume, closed = msgspec.convert(row[:7], CandleRow)
+    except msgspec.MsgspecError as error:
+        raise ConnectionFailed("candles: unreadable reply") from error
+    return Kline(
+        id=f"{ids.VENUE}:kline:{query.symbol}:{query.interval}:{opened}:closed", exchange=EXCHANGE, market=MARKET,
+        symbol=query.symbol, ts_event=closed, ts_recv=now_ms, source="rest", interval=query.interval, open_time=opened,
+        close_time=closed, open=o, high=h, low=low, close=c, volume=volume, closed=True,
+    )  # fmt: skip
+
+
+def decode(reply: HttpReply, shape: type[T], what: str) -> T:
+    """The body of an OK reply. Raises ConnectionFailed if it is something else (a proxy's page): tried again later."""
+    try:
+        return msgspec.json.decode(reply.body, type=shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConnectionFailed(f"{what}: unreadable reply") from error
+
+
+TRADES = TradeHistory(ids="contiguous", call=trades_call, rows=trades)
+CANDLES = CandleHistory(call=candles_call, rows=candles)

@@ -1,0 +1,114 @@
+"""Bybit public history: which REST calls read back trades and closed candles, and the events they become. Pure.
+
+In: a query, or the reply to its call. Out: HttpCall, or events with the stream's own ids and `source=rest`. A trade's id only
+tells it apart; REST has the newest 1000 of a derivative, 60 of a spot pair, and no cursor.
+Sources: exchanges/bybit.md 4.1, 4.4, 6.3.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from typing import Generic, TypeVar
+
+import msgspec
+
+from fleet.core.errors import ConnectionFailed
+from fleet.core.events import Kline, Trade
+from fleet.core.exchange import (
+    CANDLE_SETTLE_MS,
+    CandleHistory,
+    CandleQuery,
+    HttpCall,
+    HttpReply,
+    TradeHistory,
+    TradeQuery,
+)
+from fleet.exchanges.bybit import ids, rows
+from fleet.exchanges.bybit.limits import DAY_MS, EXCHANGE
+from fleet.exchanges.bybit.subscribe import INTERVALS
+
+SPOT_PAGE, PAGE = 60, 1000
+T = TypeVar("T")
+
+
+class _Row(msgspec.Struct, gc=False, rename="camel"):
+    exec_id: str
+    price: str
+    size: str
+    side: str
+    time: str
+
+
+class _List(msgspec.Struct, Generic[T]):
+    list: list[T]
+
+
+class _Reply(msgspec.Struct, Generic[T]):
+    result: _List[T]
+
+
+def trades_call(query: TradeQuery) -> HttpCall:
+    limit = SPOT_PAGE if query.market == "spot" else PAGE
+    params = (("category", query.market), ("symbol", query.symbol), ("limit", str(limit)))
+    return HttpCall("GET", "/v5/market/recent-trade", params)
+
+
+def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
+    """Rows of recent-trade, oldest first. Raises ConnectionFailed."""
+    try:
+        return [
+            Trade(
+                id=ids.market_id(query.market, "trade", query.symbol, r.exec_id), exchange=EXCHANGE, market=query.market,
+                symbol=query.symbol, ts_event=int(r.time), ts_recv=now_ms, source="rest", trade_id=r.exec_id, price=r.price,
+                qty=r.size, side=rows.SIDES[r.side],
+            ) for r in reversed(msgspec.json.decode(reply.body, type=_Reply[_Row]).result.list)
+        ]  # fmt: skip
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, LookupError) as error:
+        raise ConnectionFailed("trades: unreadable reply") from error
+
+
+def candles_call(query: CandleQuery) -> HttpCall:
+    """The newest PAGE of the span: what is older is asked for next."""
+    params = (
+        ("category", query.market), ("symbol", query.symbol), ("interval", INTERVALS[query.interval]),
+        ("start", str(query.since_ms)), ("end", str(query.until_ms)), ("limit", str(PAGE)),
+    )  # fmt: skip
+    return HttpCall("GET", "/v5/market/kline", params)
+
+
+def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
+    """Closed candles of kline, oldest first; nothing tells that one is closed but the time. Raises ConnectionFailed."""
+    try:
+        found = [
+            _candle(row, query, now_ms)
+            for row in reversed(msgspec.json.decode(reply.body, type=_Reply[list[str]]).result.list)
+        ]
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, LookupError) as error:
+        raise ConnectionFailed("candles: unreadable reply") from error
+    return [c for c in found if c.close_time + CANDLE_SETTLE_MS < (reply.at_ms or now_ms)]
+
+
+def _candle(row: list[str], query: CandleQuery, now_ms: int) -> Kline:
+    """[start, open, high, low, close, volume, turnover]."""
+    opened = int(row[0])
+    closed = close_ms(opened, query.interval)
+    return Kline(
+        id=ids.market_id(query.market, "kline", query.symbol, query.interval, opened, "closed"), exchange=EXCHANGE,
+        market=query.market, symbol=query.symbol, ts_event=closed, ts_recv=now_ms, source="rest", interval=query.interval,
+        open_time=opened, close_time=closed, open=row[1], high=row[2], low=row[3], close=row[4], volume=row[5], closed=True,
+    )  # fmt: skip
+
+
+def close_ms(open_ms: int, interval: str) -> int:
+    """Last millisecond of a candle."""
+    theirs = INTERVALS[interval]
+    if theirs == "M":
+        moment = time.gmtime(open_ms // 1000)
+        return calendar.timegm((moment.tm_year + moment.tm_mon // 12, moment.tm_mon % 12 + 1, 1, 0, 0, 0)) * 1000 - 1
+    length_ms = {"D": DAY_MS, "W": 7 * DAY_MS}.get(theirs) or int(theirs) * 60_000
+    return open_ms + length_ms - 1
+
+
+TRADES = TradeHistory(ids="opaque", call=trades_call, rows=trades)
+CANDLES = CandleHistory(call=candles_call, rows=candles)
