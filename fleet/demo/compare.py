@@ -86,8 +86,8 @@ class Comparison:
         )
 
     def _replay(self, report: Report) -> None:
-        """Rows in ClickHouse against frames in the captures; a book's snapshot is a row that no frame stands for."""
-        snapshots = sum(map(len, self._watch.tally.snapshots.values()))
+        """Rows in ClickHouse against frames in the captures; a book's snapshot by REST is a row that no frame stands for."""
+        snapshots = self._watch.tally.rest_snapshots
         for topic, frames in report.replay.items():
             rows = report.market[topic].clickhouse - (snapshots if topic == TOPIC_DEPTH else 0)
             if rows != frames:

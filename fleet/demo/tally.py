@@ -54,6 +54,7 @@ class Tally:
         self.market_ids: dict[str, set[str]] = {topic: set() for topic in MARKET_TOPICS}
         self.market: Counter[MarketKey] = Counter()  # distinct events under one key
         self.snapshots: dict[tuple[str, str], list[tuple[int, int]]] = {}  # venue, symbol → (ts_recv, last_seq)
+        self.rest_snapshots = 0  # of order books; those that came in the stream are frames of it
         self.latencies_ms: list[int] = []
         self.last_event: dict[str, Any] = {}
         self.undecodable = 0
@@ -95,6 +96,7 @@ class Tally:
         self.market_ids[topic].add(seen.id)
         venue = f"{seen.exchange}:{seen.market}"
         if seen.type == "depth" and seen.kind == "snapshot":
+            self.rest_snapshots += seen.source == "rest"
             self.snapshots.setdefault((venue, seen.symbol), []).append((seen.ts_recv, seen.last_seq or 0))
             return
         distinct: tuple[object, ...] = (seen.ts_event,)

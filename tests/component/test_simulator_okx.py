@@ -400,7 +400,8 @@ def test_requests_dials_and_sizes_are_limited(sim: Simulator) -> None:
 def test_channels_belong_to_a_path(sim: Simulator) -> None:
     for path, channel, code in (
         (PUBLIC, "candle1m", "64001"), (BUSINESS, "tickers", "64002"), (PUBLIC, "candle7m", "60018"),
-        (PUBLIC, "books-l2-tbt", "64003"), (PUBLIC, "account", "60018"), (PUBLIC, "orders-algo", "60018"), (PUBLIC, "liquidation-orders", "60018"),
+        (PUBLIC, "books-l2-tbt", "64003"), (PUBLIC, "account", "60018"), (PUBLIC, "orders-algo", "60018"),
+        (PUBLIC, "liquidation-orders", "60018"),
     ):  # fmt: skip
         with dialled(sim, path) as socket:
             socket.say("subscribe", {"channel": channel, "instId": SWAP}, ident="q")
@@ -410,17 +411,8 @@ def test_channels_belong_to_a_path(sim: Simulator) -> None:
 
 def test_every_channel_speaks(sim: Simulator) -> None:
     channels = [
-        "tickers",
-        "trades",
-        "books",
-        "books5",
-        "bbo-tbt",
-        "mark-price",
-        "index-tickers",
-        "funding-rate",
-        "open-interest",
-        "price-limit",
-    ]
+        "tickers", "trades", "books", "books5", "bbo-tbt", "mark-price", "index-tickers", "funding-rate", "open-interest", "price-limit",
+    ]  # fmt: skip
     with dialled(sim, PUBLIC) as socket:
         args = [{"channel": c, "instId": "BTC-USDT" if c == "index-tickers" else SWAP} for c in channels]
         socket.say("subscribe", *args, {"channel": "liquidation-orders", "instType": "SWAP"}, ident="all")

@@ -224,3 +224,18 @@ def test_a_capture_says_what_to_subscribe_to(tmp_path: Path) -> None:
     }
     assert capture_rows([str(capture)]) == {"market.trades": 1, "market.tickers": 1, "market.klines": 1}
     assert kind_of("btcusdt@depth@100ms") == "depth"
+
+
+def test_an_okx_capture_says_what_to_subscribe_to(tmp_path: Path) -> None:
+    capture = tmp_path / "c.ws"
+    capture.write_text(
+        "wss://ws.okx.com:8443/ws/v5/public <-> 1.0\n"
+        '1.1: {"event":"subscribe","arg":{"channel":"trades","instId":"BTC-USDT"}}\n'
+        '1.2: {"arg":{"channel":"trades","instId":"BTC-USDT"},"data":[]}\n'
+        '1.3: {"arg":{"channel":"books","instId":"UNI-USD-SWAP"},"action":"update","data":[]}\n'
+    )
+    assert capture_settings([str(capture)]) == {
+        "FLEET_MARKET_SYMBOLS": "okx:BTC-USDT,okx:UNI-USD-SWAP",
+        "FLEET_MARKET_STREAMS": "trade,depth",
+    }
+    assert capture_rows([str(capture)]) == {"market.trades": 1, "market.depth": 1}
