@@ -1,0 +1,1 @@
+"""Long runs that judge the whole: each is a package started with `python -m`."""
