@@ -5,6 +5,7 @@ In: the options; out: paths and an environment. Nothing here is shared with anot
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -16,6 +17,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONSOLE_PORT = 9090
+PREFIX = "streamfleet-demo-"
+OWNER = "owner.lock"
 METRICS_OFFSET_OF_WORKERS = 10
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "USER", "TERM", "JAVA_HOME", "FLEET_LOG_LEVEL")
 
@@ -24,7 +27,10 @@ class Place:
     """The demo's directory; `remove()` deletes it."""
 
     def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="streamfleet-demo-"))
+        sweep()
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._owner = (self.root / OWNER).open("w")  # locked for our life: see sweep
+        fcntl.flock(self._owner, fcntl.LOCK_EX)
         self.fleet = self.root.name.removeprefix("streamfleet-")
         self.logs = self._folder("logs")
         self.run = self._folder("run")
@@ -62,7 +68,19 @@ class Place:
                 shutil.copy(path, target / path.name)
 
     def remove(self) -> None:
+        self._owner.close()
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove the directories of demos that were killed before they could."""
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            with (old / OWNER).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old, ignore_errors=True)
+        except OSError:  # held by a living demo, half made, or somebody else's
+            continue
 
 
 def is_free(port: int) -> bool:

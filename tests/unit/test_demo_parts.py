@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,12 @@ import pytest
 from fleet.demo.chaos import LASTING, PROCESS_FAULTS, SIMULATOR_FAULTS, SPAN, Chaos, schedule
 from fleet.demo.compare import dials
 from fleet.demo.ledger import LAST_MOMENT_MS, Ledger
+from fleet.demo.place import Place
 from fleet.demo.replay import capture_rows, capture_settings, kind_of
 from fleet.demo.report import Fills, MarketTopic, Report
 from fleet.demo.tally import RESYNC_MS, Tally
 from fleet.demo.watch import percentiles
+from fleet.runtime.settings import Settings
 
 
 class Record(NamedTuple):
@@ -239,3 +242,21 @@ def test_an_okx_capture_says_what_to_subscribe_to(tmp_path: Path) -> None:
         "FLEET_MARKET_STREAMS": "trade,depth",
     }
     assert capture_rows([str(capture)]) == {"market.trades": 1, "market.depth": 1}
+
+
+def test_a_place_is_removed_and_those_of_killed_demos_are_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = tmp_path / "streamfleet-demo-killed"
+    killed.mkdir()
+    (killed / "owner.lock").touch()
+    other = Place()
+    place = Place()
+    assert not killed.exists() and other.root.exists()
+    env = place.env(3, {"FLEET_REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert (env["FLEET_WORKERS"], env["FLEET_NAME"]) == ("3", place.fleet)
+    assert Settings.from_env(env).log_dir == str(place.logs)
+    for each in (other, place):
+        each.remove()
+    assert list(tmp_path.iterdir()) == []
