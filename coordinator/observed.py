@@ -12,7 +12,6 @@ from fleet.core import observe, wire
 from fleet.core.model import Ownership, process_of
 from fleet.core.observe import Seen, Standing, Timing
 from fleet.core.plan import Worker
-from fleet.core.wire import REVOKE
 from fleet.runtime.logs import get
 from fleet.runtime.redis_store import Change, Observation, RedisStore
 
@@ -60,14 +59,12 @@ class Observed:
     def _read_own(self, version: int) -> None:
         before, (self.own, malformed) = self.own, self._store.owners()
         self.own_version = version
-        self._released.update(
-            (a, before[a].token) for a in before.keys() - self.own.keys() if before[a].state == REVOKE
-        )
+        self._released.update((a, before[a].token) for a in before.keys() - self.own.keys())
         for account in malformed:
             self._log.error("ownership record unreadable", action="alert", stream=account)
 
     def take_released(self) -> dict[str, int]:
-        """Accounts that workers released since the last call, with the token they had."""
+        """Accounts that workers released or gave back since the last call, with the token they had."""
         released, self._released = self._released, {}
         return released
 

@@ -27,6 +27,8 @@ from fleet.runtime.redis_store import RedisStore
 from fleet.runtime.settings import Settings
 from workers.witness import Witness
 
+LOOK_S = 0.25
+
 
 def boottime_s() -> float:
     """CLOCK_BOOTTIME: never set back, and it goes on while the machine sleeps."""
@@ -144,11 +146,16 @@ class Heartbeat:
                 self.beat()
             except FleetError as error:  # a reply of no known form; nothing is extended by it
                 self._log.error("heartbeat failed", action="heartbeat", shard=self._slot, error=str(error))
-            now = self._clock()
-            rest_s = rules.pause_s(self._lease, now, self._times) - (now - started)
-            if rest_s > 0:
-                self._wake.wait(rest_s)
-            self._wake.clear()
+            self._rest_until(started)
+
+    def _rest_until(self, started: float) -> None:
+        """Wait for the next beat, with a look at the clock every LOOK_S: a sleep must not be taken for a pause."""
+        while not self._stop.is_set():
+            now = self._tick()
+            rest_s = started + rules.pause_s(self._lease, now, self._times) - now
+            if rest_s <= 0 or self._wake.wait(min(rest_s, LOOK_S)):
+                break
+        self._wake.clear()
 
     def beat(self) -> None:
         """One beat: ask Redis, take in what the witness said meanwhile, do as ordered."""

@@ -7,6 +7,7 @@ report hash, released accounts (R7). Runs in each `workers userdata` process on 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from fleet.core.errors import FleetError, StoreUnavailable
@@ -20,6 +21,7 @@ from workers.heartbeat import Heartbeat, Streams
 
 TICK_S = 1.0
 REVOKE_TICK_S = 0.1  # while a revoke waits for its stream to stop: a move's gap should not wait for a tick
+GIVE_BACK_S = 5.0  # a stream that is to run and does not, and cannot start again under a token it has used
 EVENT_AGE_MS = 5_000  # a report that differs in nothing but the time of the last event is sent this late
 
 
@@ -42,6 +44,7 @@ class Inbox:
         self._current: dict[str, Desired] = {}
         self._seen: dict[str, int] = {}  # highest token met per account, by this process, under any incarnation
         self._reported: dict[str, StreamStatus] = {}
+        self._idle: dict[str, tuple[int, float]] = {}  # accounts that are to run and do not: token, since when
         self._stop = threading.Event()
         self._log = get("inbox")
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
@@ -84,8 +87,8 @@ class Inbox:
         incarnation = self._heartbeat.incarnation
         if incarnation != self._incarnation:
             self._begin(incarnation)
-        if not self._heartbeat.registered:
-            return False
+        if not self._heartbeat.registered or not self._heartbeat.gate.valid():
+            return False  # without a lease nothing starts: it would end at its first event
         view = store.pull(self._slot, incarnation, self._generation, self._version)
         if view.standing != "OK":
             self._heartbeat.beat_now()
@@ -110,26 +113,45 @@ class Inbox:
     def _begin(self, incarnation: str) -> None:
         self._incarnation = incarnation
         self._generation, self._version = None, 0
-        self._current, self._reported = {}, {}
+        self._current, self._reported, self._idle = {}, {}, {}
         self._heartbeat.upload.set()
 
     def _apply(self, incarnation: str) -> bool:
+        """False where nothing may be started: no lease, or a view of a former incarnation."""
         with self._heartbeat.lock:
-            if self._heartbeat.incarnation != incarnation or self._stop.is_set():
+            if self._heartbeat.incarnation != incarnation or self._stop.is_set() or not self._heartbeat.gate.valid():
                 return False
             self._shard.apply(dict(self._current))
         return True
 
     def _acknowledge(self, store: RedisStore, incarnation: str, statuses: dict[str, StreamStatus]) -> None:
+        """Release what was revoked and has stopped; give back what is to run but does not: the leader assigns it anew."""
         stopped = {
             account: wish.token
             for account, wish in self._current.items()
-            if wish.state == REVOKE and (account not in statuses or statuses[account].state in ENDED)
+            if wish.state == REVOKE and not _runs(statuses.get(account), wish)
         }
-        if stopped and store.ack_release(self._slot, incarnation, stopped) == "OK":
-            self._log.info("released", action="release", shard=self._slot, accounts=len(stopped))
-            for account in stopped:
-                del self._current[account]
+        given_back = self._unable(statuses)
+        if not (stopped or given_back) or store.ack_release(self._slot, incarnation, stopped | given_back) != "OK":
+            return
+        self._log.info(
+            "released", action="release", shard=self._slot, accounts=len(stopped), given_back=len(given_back)
+        )
+        for account in stopped | given_back:
+            del self._current[account]
+
+    def _unable(self, statuses: dict[str, StreamStatus]) -> dict[str, int]:
+        """Accounts that have not run for GIVE_BACK_S although they should: they ended by themselves, or their token was
+        used before. A moment's grace, because the leader may be about to revoke what ended for a reason."""
+        now = time.monotonic()
+        idle = {
+            account: wish.token
+            for account, wish in self._current.items()
+            if wish.state != REVOKE and not _runs(statuses.get(account), wish)
+        }
+        since = {account: self._idle.get(account, (token, now)) for account, token in idle.items()}
+        self._idle = {a: known if known[0] == idle[a] else (idle[a], now) for a, known in since.items()}
+        return {a: token for a, (token, at) in self._idle.items() if now - at >= GIVE_BACK_S}
 
     def _report(self, store: RedisStore, incarnation: str, statuses: dict[str, StreamStatus]) -> None:
         full = self._heartbeat.upload.is_set()
@@ -168,3 +190,8 @@ class Inbox:
     def _wait_s(self) -> float:
         revoking = any(wish.state == REVOKE for wish in self._current.values())
         return REVOKE_TICK_S if revoking else TICK_S
+
+
+def _runs(status: StreamStatus | None, wish: Desired) -> bool:
+    """Is there a stream that has not ended? One under another token is about to be replaced."""
+    return status is not None and (status.state not in ENDED or status.token != wish.token)
