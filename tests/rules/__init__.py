@@ -1,1 +1,0 @@
-"""Deterministic simulation of the ownership rules: one seed = one history. `python -m tests.rules --help`."""
