@@ -411,7 +411,8 @@ def test_channels_belong_to_a_path(sim: Simulator) -> None:
 
 def test_every_channel_speaks(sim: Simulator) -> None:
     channels = [
-        "tickers", "trades", "books", "books5", "bbo-tbt", "mark-price", "index-tickers", "funding-rate", "open-interest", "price-limit",
+        "tickers", "trades", "books", "books5", "bbo-tbt", "mark-price", "index-tickers", "funding-rate",
+        "open-interest", "price-limit",
     ]  # fmt: skip
     with dialled(sim, PUBLIC) as socket:
         args = [{"channel": c, "instId": "BTC-USDT" if c == "index-tickers" else SWAP} for c in channels]
@@ -476,7 +477,13 @@ def test_trade_ids_cover_their_counts(sim: Simulator) -> None:
         socket.say("subscribe", {"channel": "trades", "instId": "SOL-USDT-SWAP"})
         rows = [socket.until(lambda m: "data" in m)["data"][0] for _ in range(40)]
     for before, after in zip(rows, rows[1:], strict=False):
-        assert int(after["tradeId"]) - int(after["count"]) >= int(before["tradeId"])
+        assert int(after["tradeId"]) - int(after["count"]) == int(before["tradeId"])
+    seen = rest(sim, "/api/v5/market/trades?instId=SOL-USDT-SWAP&limit=500")[1]["data"]  # match by match
+    ids = [int(row["tradeId"]) for row in seen]
+    assert ids == list(range(ids[0], ids[0] - 500, -1)) or len(ids) < 500
+    assert {int(row["tradeId"]) for row in rows} & set(ids)
+    older = rest(sim, f"/api/v5/market/history-trades?instId=SOL-USDT-SWAP&limit=3&after={ids[0]}")[1]["data"]
+    assert [int(row["tradeId"]) for row in older] == ids[1:4]
 
 
 def test_the_capture_is_replayed_completely() -> None:

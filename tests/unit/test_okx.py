@@ -105,6 +105,11 @@ def test_topics_and_their_arguments() -> None:
         {"channel": "trades", "instId": "ETH-USDT-SWAP"}, {"channel": "candle1Dutc", "instId": "ETH-USDT-SWAP"},
     ]  # fmt: skip
     assert {t.path for t in topics} == {"/ws/v5/public", "/ws/v5/business"}
+    marks = subscribe.topics(["BTC-USDT", "BTC-USDT-SWAP"], ["mark_price"])
+    assert json.loads(subscribe.subscribe(marks, 1))["args"] == [
+        {"channel": "mark-price", "instId": "BTC-USDT"}, {"channel": "mark-price", "instId": "BTC-USDT-SWAP"},
+        {"channel": "funding-rate", "instId": "BTC-USDT-SWAP"},
+    ]  # fmt: skip
     call = subscribe.snapshot("BTC-USDT")
     assert (call.path, dict(call.params)) == ("/api/v5/market/books", {"instId": "BTC-USDT", "sz": "400"})
     chunk = subscribe.topics([f"LONGNAME{n}-USDT-SWAP" for n in range(10)], subscribe.KINDS)[

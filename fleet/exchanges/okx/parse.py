@@ -118,6 +118,13 @@ def _mark(m: wire.MarkRow, now_ms: int) -> MarkPrice:
     )  # fmt: skip
 
 
+def _funding(m: wire.FundingRow, now_ms: int) -> MarkPrice:
+    return MarkPrice(
+        id=f"{_V}:funding:{m.symbol}:{m.due}:{m.rate}:{m.ts}", exchange=_X, market=_M, symbol=m.symbol, ts_event=ms(m.ts) or now_ms,
+        ts_recv=now_ms, mark=None, funding_rate=m.rate or None, next_funding=ms(m.due) or None,
+    )  # fmt: skip
+
+
 def _liquidations(m: wire.LiquidationRow, now_ms: int) -> list[MarketItem]:
     items: list[MarketItem] = []
     seen: dict[str, int] = {}
@@ -204,6 +211,7 @@ _MARKET: dict[str, _Kind] = {
     "trades": _Kind(wire.TradeRow, lambda m, f, now_ms: [_trade(m, now_ms)]),
     "trades-all": _Kind(wire.TradeRow, lambda m, f, now_ms: [_trade(m, now_ms)]),
     "mark-price": _Kind(wire.MarkRow, lambda m, f, now_ms: [_mark(m, now_ms)]),
+    "funding-rate": _Kind(wire.FundingRow, lambda m, f, now_ms: [_funding(m, now_ms)]),
     "liquidation-orders": _Kind(wire.LiquidationRow, lambda m, f, now_ms: _liquidations(m, now_ms)),
     "bbo-tbt": _Kind(wire.BookRow, lambda m, f, now_ms: [_quote(m, f.arg.symbol, f.action, now_ms)]),
     **dict.fromkeys(

@@ -23,6 +23,7 @@ BARS = {
 INTERVALS = {bar: interval for interval, bar in BARS.items()}
 
 LIQUIDATIONS = "liquidation-orders"
+MARK_PRICES, FUNDING = "mark-price", "funding-rate"  # the second comes with the first, for perpetual swaps
 # kind -> channel, path, longest believable silence in s. A mark price comes at least each 10 s: the best canary. Books repeat
 # themselves after 60 s without a change; tickers, quotes and candles only move with the market.
 _KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
@@ -31,7 +32,7 @@ _KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
     "depth": ("books", PUBLIC, 75.0),
     "trade": ("trades", PUBLIC, None),
     "liquidation": (LIQUIDATIONS, PUBLIC, None),
-    "mark_price": ("mark-price", PUBLIC, 15.0),
+    "mark_price": (MARK_PRICES, PUBLIC, 15.0),
     **{f"kline_{interval}": (f"candle{bar}", BUSINESS, 60.0) for interval, bar in BARS.items()},
 }
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
@@ -79,6 +80,8 @@ def subscribe(topics: Sequence[Topic], request_id: int) -> bytes:
             args[product] = {"channel": channel, "instType": product}
         else:
             args[topic.name] = {"channel": channel, "instId": what}
+        if channel == MARK_PRICES and product_of(what) == "SWAP":
+            args[f"{FUNDING}:{what}"] = {"channel": FUNDING, "instId": what}
     return msgspec.json.encode({"id": str(request_id), "op": "subscribe", "args": list(args.values())})
 
 
@@ -94,7 +97,9 @@ def topic_of(event: MarketRecord) -> str:
     if isinstance(event, Kline):
         return f"candle{BARS[event.interval]}:{symbol}"
     if isinstance(event, MarkPrice):
-        return f"mark-price:{symbol}"
+        return (
+            f"{MARK_PRICES}:{symbol}" if event.mark is not None else ""
+        )  # a funding rate proves nothing of mark prices
     assert isinstance(event, Liquidation)
     return liquidation_name(symbol)
 

@@ -81,6 +81,15 @@ class MarkRow(msgspec.Struct, gc=False):
     ts: Ms
 
 
+class FundingRow(msgspec.Struct, gc=False):
+    """`fundingTime` is the settlement to come; `ts` came later than the channel."""
+
+    symbol: str = field(name="instId")
+    rate: str = field(name="fundingRate")
+    due: Ms = field(name="fundingTime")
+    ts: Ms = ""
+
+
 class LiquidationDetail(msgspec.Struct, gc=False):
     side: Direction
     price: str = field(name="bkPx")

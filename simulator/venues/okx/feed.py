@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from simulator.book import Sequence
-from simulator.candles import Candle, close_time
+from simulator.candles import Candle, Trade, close_time
 from simulator.hub import Channel, Hub
 from simulator.ledger import Row
 from simulator.market import SymbolMarket
@@ -34,7 +34,7 @@ REPEAT_MS = 60_000  # a book without a change repeats itself
 MARK_MS = 10_000  # a mark price without a change too
 KINDS = {
     "tickers": "ticker", "trades": "trade", "trades-all": "trade", "books": "depth", "books5": "depth", "bbo-tbt": "book_ticker",
-    "mark-price": "mark_price",
+    "mark-price": "mark_price", "funding-rate": "mark_price",
 }  # fmt: skip
 
 
@@ -173,16 +173,19 @@ class Feed:
 
     def _publish_trade(self, market: SymbolMarket, now_ms: int) -> None:
         made, symbol = market.trade(now_ms), market.spec.symbol
-        for channel_name, text in (("trades", None), ("trades-all", messages.single(market, made))):
-            topic = self._topics.get(f"{channel_name}:{symbol}")
-            if topic is None:
-                continue
-            self._debt -= 1
-            row = self._row(topic, symbol, made.time_ms)
-            row.trade_id, row.side = str(made.last_id), "sell" if made.sells else "buy"
-            row.price, row.qty = market.price(made.price), market.qty(made.qty)
-            payload = text or messages.trade(market, made, self._sequence.value)
-            self._hub.publish(self._hub.channels[topic.name], messages.push(channel_name, symbol, payload), row)
+        aggregated, single = self._topics.get(f"trades:{symbol}"), self._topics.get(f"trades-all:{symbol}")
+        if aggregated is not None:
+            self._tell_trade(aggregated, market, made, messages.trade(market, made, self._sequence.value))
+        if single is not None:
+            for match in messages.matches(made):
+                self._tell_trade(single, market, match, messages.single(market, match))
+
+    def _tell_trade(self, topic: Topic, market: SymbolMarket, made: Trade, text: str) -> None:
+        self._debt -= 1
+        row = self._row(topic, topic.symbol, made.time_ms)
+        row.trade_id, row.side = str(made.last_id), "sell" if made.sells else "buy"
+        row.price, row.qty = market.price(made.price), market.qty(made.qty)
+        self._hub.publish(self._hub.channels[topic.name], messages.push(topic.channel, topic.symbol, text), row)
 
     def _row(self, topic: Topic, symbol: str, ts: int) -> Row:
         kind = KINDS.get(topic.channel, "kline" if topic.interval else topic.channel)

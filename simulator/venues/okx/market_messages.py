@@ -39,6 +39,18 @@ def trade(market: SymbolMarket, made: Trade, seq: int) -> str:
     )
 
 
+def matches(made: Trade) -> list[Trade]:
+    """The single matches that an aggregate covers."""
+    count = made.last_id - made.first_id + 1
+    part = max(1, made.qty // count)
+    return [
+        made._replace(
+            first_id=ident, last_id=ident, qty=made.qty - part * (count - 1) if ident == made.last_id else part
+        )
+        for ident in range(made.first_id, made.last_id + 1)
+    ]
+
+
 def single(market: SymbolMarket, made: Trade) -> str:
     """A row of trades-all and of REST."""
     return (

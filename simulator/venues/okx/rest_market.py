@@ -110,9 +110,17 @@ class MarketCalls:
         return rows[: limit_of(params, 100, 300)]
 
     def trades(self, params: Params, now_ms: int) -> list[Any]:
-        market, after = self._market(params), number(params, "after")
-        rows = [t for t in reversed(market.trades) if after is None or t.last_id < after]
-        return [json.loads(messages.single(market, t)) for t in rows[: limit_of(params, 100, 500)]]
+        """Match by match, newest first; `after` is a trade id, or with `type` 2 a time."""
+        market, after, by_time = self._market(params), number(params, "after"), params.get("type") == "2"
+        limit = limit_of(params, 100, 500)
+        rows: list[Any] = []
+        for made in reversed(market.trades):
+            for match in reversed(messages.matches(made)):
+                if after is None or (match.time_ms if by_time else match.last_id) < after:
+                    rows.append(json.loads(messages.single(market, match)))
+            if len(rows) >= limit:
+                break
+        return rows[:limit]
 
     def mark_price(self, params: Params, now_ms: int) -> list[Any]:
         kind = product_of(params, needed=True)

@@ -4,6 +4,7 @@ would do. Runs on the simulator's event loop.
 
 from __future__ import annotations
 
+import itertools
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -67,6 +68,7 @@ class Okx:
         self._rest = Rest(self)
         self._bills: dict[int, list[tuple[int, Fill]]] = {}
         self._next_bill = now_ms * 1_000_000 + 7
+        self._trade_ids = itertools.count(now_ms)  # accounts' fills: the public ones go on without gaps
         self._dials = Windows()
         self._replays: list[Recorded] = []
         self._swept_ms = 0
@@ -179,7 +181,7 @@ class Okx:
         assert order is not None
         change = self.engine.fill(
             account, order_id, order.qty - order.filled if qty is None else qty, price,
-            trade_id=self.feed.markets[order.symbol].take_trade_id(), is_maker=is_maker, now_ms=self.clock.now_ms(),
+            trade_id=next(self._trade_ids), is_maker=is_maker, now_ms=self.clock.now_ms(),
         )  # fmt: skip
         self.tell(account, change)
         assert change.fill is not None

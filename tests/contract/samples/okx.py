@@ -184,6 +184,9 @@ MARKET = [
     Sample("candle too short", public("candle1H", [str(AT), "1"]), [("Malformed", {})], BUSINESS),
     Sample("mark price", public("mark-price", {"instId": "BTC-USDT-SWAP", "instType": "SWAP", "markPx": "83499.9", "ts": str(AT)}),
            [("MarkPrice", {"mark": "83499.9", "index": None, "ts_event": AT})], PUBLIC),
+    Sample("funding rate", public("funding-rate", {"instId": "BTC-USDT-SWAP", "instType": "SWAP", "fundingRate": "0.0001", "fundingTime": "1790006400000",
+                                                   "nextFundingTime": "1790035200000", "ts": str(AT)}),
+           [("MarkPrice", {"mark": None, "funding_rate": "0.0001", "next_funding": 1790006400000, "ts_event": AT})], PUBLIC),
     Sample("liquidations, one of them told twice", _json({"arg": {"channel": "liquidation-orders", "instType": "SWAP"}, "data": [
         {"details": [LIQUIDATION, LIQUIDATION, LIQUIDATION | {"side": "buy", "posSide": "short"}], "instFamily": "BTC-USDT", "instId": "BTC-USDT-SWAP", "instType": "SWAP", "uly": "BTC-USDT"}]}),
         [("Liquidation", {"side": "sell", "price": "81000.5", "qty": "39", "symbol": "BTC-USDT-SWAP"}), ("Liquidation", {"side": "sell"}), ("Liquidation", {"side": "buy"})], PUBLIC),
