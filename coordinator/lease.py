@@ -56,6 +56,11 @@ class Leadership:
         self._log.info("leading", action="lead", term=term, holder=self.holder)
         return True
 
+    @property
+    def first(self) -> bool:
+        """Nobody has led this fleet before (its first leader takes a second term to build the first generation)."""
+        return self._term <= 2
+
     def next_token(self) -> int:
         """R2: never twice inside a term."""
         self._n += 1

@@ -3,7 +3,8 @@
 In: durable records of `fleet_assignment`, the former leader's own mirror, reports. Out: a new generation, first `building`
 (which no worker obeys), then `ready`. No stream restarts. Runs in the leader's loop, one step per tick.
 
-    new term → restore records, gen building → wait until every worker concerned has reported, at most T_dead
+    new term → restore records, gen building → wait until every worker concerned has reported, at least for two beats (a
+    worker of which Redis knows nothing and Postgres not yet comes back with its next one), at most T_dead
     → adopt higher tokens, drop what a reporting worker does not run → gen ready
 """
 
@@ -22,6 +23,8 @@ from fleet.core.model import Ownership, StreamStatus
 from fleet.core.wire import REVOKE, RUN, Generation
 from fleet.runtime.logs import get
 from fleet.runtime.redis_store import BATCH, Change, Observation, RedisStore
+
+COME_BACK_S = 2.5  # within this time every live worker has met the new data: two beats and a call
 
 
 class Rebuild:
@@ -57,7 +60,8 @@ class Rebuild:
         assert observation is not None
         slots = {r.slot for r in self._restored.values()} | set(observation.workers)
         waiting = [s for s in slots if not reported(observation, s) and not is_gone(observation.workers.get(s))]
-        if waiting and now - self._since < self._wait_s:
+        waited_s = now - self._since
+        if (waiting and waited_s < self._wait_s) or (waited_s < COME_BACK_S and not self._leadership.first):
             return None
         return self._finish(observed, observation)
 

@@ -137,6 +137,8 @@ class Judge:
 
     def _wanted(self, stream: Stream) -> bool:
         """The account was switched off or changed after (or, news being slow, shortly before) this stream was ordered."""
+        if stream.account_id not in self.fleet.active():
+            return True
         ordered = self.assigned_at.get(stream.token, 0.0)
         return self.changed_at.get(stream.account_id, -1e9) > ordered - LAG_S
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 MODULES = [
     "coordinator.__main__", "coordinator.assignments", "coordinator.desired", "coordinator.dispatch",
-    "coordinator.events", "coordinator.lease", "coordinator.notify", "coordinator.observed", "coordinator.quarantine", "coordinator.rebuild",
+    "coordinator.events", "coordinator.lease", "coordinator.notify", "coordinator.observed", "coordinator.quarantine",
+    "coordinator.rebuild",
     "coordinator.reconciler", "coordinator.verdicts", "fleet.runtime.shutdown", "workers.heartbeat", "workers.inbox",
     "workers.shard", "workers.witness",
 ]  # fmt: skip
@@ -76,7 +77,9 @@ class NoNotices:
 
 
 class FakeProducer:
-    def send(self, topic: str, key: bytes, value: bytes, headers: Any, done: Callable[[Exception | None], None]) -> None:
+    def send(
+        self, topic: str, key: bytes, value: bytes, headers: Any, done: Callable[[Exception | None], None]
+    ) -> None:
         done(None)
 
     def flush(self, timeout_s: float) -> bool:
@@ -119,7 +122,11 @@ def installed(fleet: Fleet) -> Iterator[None]:
     put(main, "NoticeSender", lambda settings, metrics: NoNotices())
     put(main, "Producer", lambda bootstrap, client_id: FakeProducer())
     put(main, "Listener", lambda dsn, channel: FakeListener(fleet.postgres, _here(world)))
-    put(main, "Postgres", lambda dsn, application, statement_timeout_s: FakePostgres(fleet.postgres, statement_timeout_s))
+    put(
+        main,
+        "Postgres",
+        lambda dsn, application, statement_timeout_s: FakePostgres(fleet.postgres, statement_timeout_s),
+    )
     venue = SimpleNamespace(limits=SimpleNamespace(connections_per_ip=fleet.connections_per_ip))
     put(main, "exchanges", SimpleNamespace(exchanges=lambda: {"binance_usdm": venue}))
     try:
@@ -323,7 +330,9 @@ class WorkerProgram:
         self.process.resume()
         self.process.on_resume.clear()
         if self.world.rng.random() < 0.5:
-            self.world.after(0.0, lambda: self.publish_now() if self.process.alive and not self.process.paused else None)
+            self.world.after(
+                0.0, lambda: self.publish_now() if self.process.alive and not self.process.paused else None
+            )
 
 
 class CoordinatorProgram:
