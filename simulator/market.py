@@ -20,7 +20,7 @@ __all__ = (
 )  # fmt: skip
 
 HISTORY_MINUTES = 1500
-TRADES_KEPT = 10_000
+TRADES_KEPT = 100_000  # half a minute at the highest rates: as long as a read-back may need
 
 
 @dataclass(frozen=True)

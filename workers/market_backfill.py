@@ -38,7 +38,7 @@ class Backfill:
         self._market, self._reader, self._announce = market, reader, announce
         self._log = logs.get("market_backfill").bind(stream=lane.name)
         self._kinds = {topic.kind for topic in lane.topics}
-        self._symbols = {topic.symbol for topic in lane.topics}
+        self._topics = {(topic.kind, topic.symbol) for topic in lane.topics}
         self._trades: dict[str, Track] = {}
         self._candles: dict[tuple[str, str], CandleTrack] = {}
         self._tracks: dict[Name, Track] = {}
@@ -111,6 +111,10 @@ class Backfill:
         """The end of the process: what waits is published; what is missing is the next life's business."""
         return [event for track in self._tracks.values() for event in track.finish()]
 
+    def owns(self, name: Name) -> bool:
+        """Is it among this lane's topics?"""
+        return (f"kline_{name.interval}" if name.kind == "kline" else name.kind, name.symbol) in self._topics
+
     # ── for any thread ───────────────────────────────────────────────────────────────────────────────────────────
     def resume(self, marks: Mapping[Name, Mark]) -> None:
         """How far a former life of this process told each track."""
@@ -147,8 +151,7 @@ class Backfill:
 
     def _resume(self, marks: Mapping[Name, Mark], now_s: float) -> None:
         for name, mark in marks.items():
-            kind = f"kline_{name.interval}" if name.kind == "kline" else name.kind
-            if kind in self._kinds and name.symbol in self._symbols:
+            if self.owns(name):
                 track = self._tracks.get(name) or self._make(name)
                 if track is not None:
                     track.resume(mark, now_s)

@@ -17,6 +17,7 @@ from fleet.runtime import logs
 from fleet.runtime.http import Http
 from fleet.runtime.kafka_io import Producer
 from fleet.runtime.metrics import Metrics, port_of
+from fleet.runtime.postgres import Postgres
 from fleet.runtime.redis_store import Budget, RedisStore
 from fleet.runtime.settings import Settings
 from fleet.runtime.shutdown import Checklist, die_with_parent, install_stop
@@ -25,6 +26,7 @@ from workers.market_plan import Lane, plan
 from workers.market_publish import MarketPublisher
 from workers.market_reader import MarketReader
 from workers.market_stream import MarketStream
+from workers.market_watermarks import Source, Watermarks
 from workers.rest import VenueRest
 
 PROGRAM = "marketdata"
@@ -32,6 +34,7 @@ SHUTDOWN_S = 7.5  # inside supervisord's 10, with the interpreter's own start an
 REST_TIMEOUT_S = 10.0
 DEFAULT_EGRESS = "default"
 STACK_BYTES = 512 * 1024
+RESUME_WAIT_S = 2.0  # for the marks of the former life, before the sockets open
 
 
 def run(settings: Settings) -> int:
@@ -67,6 +70,7 @@ class MarketData:
         self.streams: list[MarketStream] = []
         for name in dict.fromkeys(lane.venue for lane in lanes):
             self._add_venue(venues[name], [lane for lane in lanes if lane.venue == name])
+        self.watermarks = self._watermarks() if settings.postgres_dsn else None
         self.health = HealthCheck(self.streams, settings.max_consecutive_failures)
 
     def _add_venue(self, venue: Exchange, lanes: list[Lane]) -> None:
@@ -91,6 +95,10 @@ class MarketData:
                 )
             )
 
+    def _watermarks(self) -> Watermarks:
+        sources = [Source(stream.feed.venue, stream.feed.backfill) for stream in self.streams]
+        return Watermarks(Postgres(self.settings.postgres_dsn, application=PROGRAM), self.publisher, sources)
+
     def run_until(self, stop: threading.Event) -> int:
         """Start, wait, stop in order; 1 if a step of the shutdown failed."""
         close_metrics = self.metrics.serve(port_of(self.settings.metrics_base_port, PROGRAM))
@@ -98,6 +106,10 @@ class MarketData:
         self.publisher.start()
         for reader in self.readers:
             reader.start()
+        if self.watermarks is None:
+            self.log.warning("no Postgres: after a restart market data begins anew", action="start")
+        elif not self.watermarks.start(RESUME_WAIT_S):
+            self.log.warning("the marks of the former life are not read yet", action="start")
         for stream in self.streams:
             stream.start()
         self.log.info(names.MARKET_STARTED, action="start", lanes=len(self.streams), topics=self._topics())
@@ -128,7 +140,9 @@ class MarketData:
         self.halt.set()
         steps = Checklist()
         steps.add("market data sockets", self._stop_streams)
-        steps.add("kafka", lambda left_s: self.publisher.close(max(0.5, left_s - 0.3)))
+        steps.add("kafka", lambda left_s: self.publisher.close(max(0.5, left_s - 0.8)))
+        if self.watermarks is not None:
+            steps.add("watermarks", self.watermarks.close)
         return steps.run(SHUTDOWN_S, self.log)
 
     def _stop_streams(self, left_s: float) -> None:

@@ -30,11 +30,13 @@ class MarketFeed:
     def __init__(self, lane: Lane, venue: Exchange, reader: MarketReader | None, publisher: MarketPublisher) -> None:
         self._lane, self._venue, self._publisher = lane, venue, publisher
         self._market = lane.topics[0].market or venue.market
+        self.venue = (venue.exchange, self._market)  # as its events say it
         self._topic_of = venue.market_data.topic_of
         self.watch = TopicWatch(lane.topics, time.monotonic())
         self.books = Books(venue.name, reader if venue.market_data.snapshot is not None else None, self.announce)
         self.backfill = Backfill(lane, self._market, reader, self.announce)
         self._settle_at_s = 0.0
+        self._book_symbols = {topic.symbol for topic in lane.topics if topic.kind == "depth"}
         self._recent: set[str] = set()
         self._older: set[str] = set()
 
@@ -85,9 +87,12 @@ class MarketFeed:
         self.backfill.disconnected()
 
     def mend(self, now_s: float) -> list[Topic]:
-        """Invalidate books whose updates were dropped on the way to Kafka. → topics to subscribe anew, for a snapshot."""
-        for symbol in self._publisher.broken_books(self._venue.exchange, self._market):
+        """Have read again what was dropped on the way to Kafka. → topics to subscribe anew, for a snapshot."""
+        for symbol in self._publisher.broken_books(self._venue.exchange, self._market, self._book_symbols):
             self.books.invalidate(symbol, "updates were dropped while Kafka was away")
+        lost = self._publisher.dropped(self._venue.exchange, self._market, self.backfill.owns)
+        if lost:
+            self.backfill.reopen(lost, now_s)
         renew = set(self.books.to_renew(now_s))
         return [t for t in self._lane.topics if t.kind == "depth" and t.symbol in renew] if renew else []
 

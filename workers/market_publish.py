@@ -12,7 +12,7 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -22,6 +22,8 @@ from fleet.core.events import MarketRecord, StreamEvent
 from fleet.core.names import TOPIC_OF_TYPE, TOPIC_STREAMS
 from fleet.runtime import logs
 from fleet.runtime.metrics import Metrics
+from workers.market_marks import EventMark, Sent, Told, mark_of
+from workers.market_tracks import Mark, Name
 
 LINGER_S = 0.006
 LINES = 250  # of one record
@@ -56,20 +58,21 @@ class RecordProducer(Protocol):
 class _Queue:
     """Lines of one (topic, key) that wait to be sent."""
 
-    __slots__ = ("cls", "exchange", "key", "lines", "listed", "market", "symbol", "topic")
+    __slots__ = ("cls", "exchange", "key", "lines", "listed", "market", "symbol", "told", "topic")
 
     def __init__(self, topic: str, key: str, cls: str, exchange: str, market: str, symbol: str) -> None:
         self.topic, self.key, self.cls = topic, key.encode(), cls
         self.exchange, self.market, self.symbol = exchange, market, symbol
-        self.lines: deque[bytes] = deque()
+        self.lines: deque[tuple[bytes, EventMark | None]] = deque()
+        self.told = Told()
         self.listed = False  # is it in MarketPublisher._ready?
 
 
 class _Record:
-    __slots__ = ("lines", "made_s", "number", "queue", "size", "value")
+    __slots__ = ("lines", "made_s", "number", "queue", "sent", "size", "value")
 
-    def __init__(self, number: int, queue: _Queue, lines: list[bytes], size: int) -> None:
-        self.number, self.queue = number, queue
+    def __init__(self, number: int, queue: _Queue, lines: list[bytes], size: int, sent: Sent) -> None:
+        self.number, self.queue, self.sent = number, queue, sent
         self.value = lines[0] if len(lines) == 1 else b"\n".join(lines)
         self.lines, self.size = len(lines), size
         self.made_s = time.monotonic()
@@ -91,7 +94,7 @@ class MarketPublisher:
 
     def __init__(self, producer: RecordProducer, limit_bytes: int, metrics: Metrics) -> None:
         self._producer, self._limit, self._metrics = producer, limit_bytes, metrics
-        self._lock = threading.Lock()  # guards everything down to _books_to_read
+        self._lock = threading.Lock()  # guards everything down to _to_read_again
         self._queues: dict[tuple[str, str, str, str], _Queue] = {}
         self._ready: deque[_Queue] = deque()
         self._waiting_bytes = 0  # lines in the queues
@@ -101,6 +104,7 @@ class MarketPublisher:
         self._losses: dict[tuple[str, str, str], _Loss] = {}
         self._broken_books: set[tuple[str, str, str]] = set()  # depth updates were dropped, and Kafka is still behind
         self._books_to_read: set[tuple[str, str, str]] = set()  # the same, now that it took the rest
+        self._to_read_again: list[_Queue] = []
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._away = False  # a record failed: Kafka is away until _settle
@@ -116,17 +120,17 @@ class MarketPublisher:
     # ── for socket threads ───────────────────────────────────────────────────────────────────────────────────────
     def offer(self, events: Iterable[MarketRecord]) -> None:
         """Take events, in order. Never blocks on Kafka; over the limit something older is dropped instead."""
-        encoded = [(event, _encode(event)) for event in events]
+        encoded = [(event, _encode(event), mark_of(event)) for event in events]
         with self._lock:
             queues = self._queues
-            for event, line in encoded:
+            for event, line, mark in encoded:
                 cls = str(event.__struct_config__.tag)
                 name = (cls, event.exchange, event.market, event.symbol)
                 queue = queues.get(name)
                 if queue is None:
                     key = f"{event.exchange}:{event.market}:{event.symbol}"
                     queue = queues[name] = _Queue(TOPIC_OF_TYPE[cls], key, *name)
-                self._put(queue, line)
+                self._put(queue, line, mark)
             if self._waiting_bytes + self._flight_bytes > self._limit:
                 self._drop()
         self._wake.set()
@@ -142,14 +146,38 @@ class MarketPublisher:
             self._put(queue, line)
         self._wake.set()
 
-    def broken_books(self, exchange: str, market: str) -> set[str]:
-        """Symbols of which depth updates were dropped, once, after Kafka is back: their books need a new snapshot."""
+    def broken_books(self, exchange: str, market: str, symbols: Container[str]) -> set[str]:
+        """Those of `symbols` of which depth updates were dropped, once, after Kafka is back: their books need a new snapshot."""
         if not self._books_to_read:
             return set()
         with self._lock:
-            mine = {name for name in self._books_to_read if name[:2] == (exchange, market)}
+            mine = {name for name in self._books_to_read if name[:2] == (exchange, market) and name[2] in symbols}
             self._books_to_read -= mine
         return {symbol for _, _, symbol in mine}
+
+    def dropped(self, exchange: str, market: str, owned: Callable[[Name], bool]) -> dict[Name, tuple[str, str]]:
+        """Owned trades and candles that went nowhere, first and last id, once, after Kafka is back: to be read again."""
+        if not self._to_read_again:
+            return {}
+        found: dict[Name, tuple[str, str]] = {}
+        with self._lock:
+            for queue in self._to_read_again:
+                if (queue.exchange, queue.market) == (exchange, market):
+                    names = {Name(queue.cls, queue.symbol, i): i for i in queue.told.dropped}
+                    found |= {n: queue.told.dropped.pop(i) for n, i in names.items() if owned(n)}
+            self._to_read_again = [queue for queue in self._to_read_again if queue.told.dropped]
+        return found
+
+    def acked(self) -> dict[tuple[str, str], dict[Name, Mark]]:
+        """By exchange and market: up to where Kafka has each series. Those of which something was dropped are left out."""
+        found: dict[tuple[str, str], dict[Name, Mark]] = {}
+        with self._lock:
+            for queue in self._queues.values():
+                for interval, mark in queue.told.acked.items():
+                    if interval not in queue.told.dropped:
+                        name = Name(queue.cls, queue.symbol, interval)
+                        found.setdefault((queue.exchange, queue.market), {})[name] = mark
+        return found
 
     def pending_bytes(self) -> int:
         return self._waiting_bytes + self._flight_bytes
@@ -176,8 +204,8 @@ class MarketPublisher:
         return clean
 
     # ── under _lock ──────────────────────────────────────────────────────────────────────────────────────────────
-    def _put(self, queue: _Queue, line: bytes) -> None:
-        queue.lines.append(line)
+    def _put(self, queue: _Queue, line: bytes, mark: EventMark | None = None) -> None:
+        queue.lines.append((line, mark))
         self._waiting_bytes += len(line) + LINE_OVERHEAD_BYTES
         if not queue.listed:
             queue.listed = True
@@ -190,18 +218,19 @@ class MarketPublisher:
             for queue in self._ready:
                 if queue.cls != cls:
                     continue
-                dropped = 0
+                dropped: list[EventMark | None] = []
                 while excess > 0 and queue.lines:
-                    size = len(queue.lines.popleft()) + LINE_OVERHEAD_BYTES
+                    line, mark = queue.lines.popleft()
+                    size = len(line) + LINE_OVERHEAD_BYTES
                     self._waiting_bytes -= size
                     excess -= size
-                    dropped += 1
+                    dropped.append(mark)
                 if dropped:
-                    self._lose(queue, dropped)
+                    self._lose(queue, len(dropped), dropped)
             if excess <= 0:
                 return
 
-    def _lose(self, queue: _Queue, events: int) -> None:
+    def _lose(self, queue: _Queue, events: int, marks: Iterable[EventMark | None]) -> None:
         if queue.cls == "stream":  # nothing to announce an announcement with
             self._metrics.dropped(queue.cls).inc(events)
             return
@@ -209,6 +238,7 @@ class MarketPublisher:
         loss.events += events
         loss.until_ms = int(time.time() * 1000)
         self._answered = False
+        queue.told.drop(marks)
         if queue.cls == "depth":
             self._broken_books.add((queue.exchange, queue.market, queue.symbol))
         self._metrics.dropped(queue.cls).inc(events)
@@ -221,11 +251,13 @@ class MarketPublisher:
             while self._ready and self._flight_bytes < IN_FLIGHT_BYTES:
                 queue = self._ready.popleft()
                 lines: list[bytes] = []
+                marks: list[EventMark | None] = []
                 size = length = 0
                 most = 1 if queue.cls == "stream" else LINES  # fleet.streams carries one event a record (contracts)
                 while queue.lines and len(lines) < most and length < RECORD_BYTES:
-                    line = queue.lines.popleft()
+                    line, mark = queue.lines.popleft()
                     lines.append(line)
+                    marks.append(mark)
                     length += len(line) + 1
                     size += len(line) + LINE_OVERHEAD_BYTES
                 queue.listed = bool(queue.lines)
@@ -235,7 +267,7 @@ class MarketPublisher:
                     self._waiting_bytes -= size
                     self._flight_bytes += size
                     self._numbers += 1
-                    return _Record(self._numbers, queue, lines, size)
+                    return _Record(self._numbers, queue, lines, size, queue.told.send(marks))
             return None
 
     # ── the sending thread ───────────────────────────────────────────────────────────────────────────────────────
@@ -283,8 +315,9 @@ class MarketPublisher:
                     heapq.heappush(self._failed, record)
                 else:
                     self._flight_bytes -= record.size
+                    record.queue.told.arrive(record.sent)
                     if error is not None:
-                        self._lose(record.queue, record.lines)
+                        self._lose(record.queue, record.lines, record.sent.marks)
                         self._answered = True  # a refusal is an answer
             if error is None or retry:
                 self._wake.set()
@@ -319,6 +352,7 @@ class MarketPublisher:
             losses, self._losses = self._losses, {}
             self._books_to_read |= self._broken_books
             self._broken_books.clear()
+            self._to_read_again = [queue for queue in self._queues.values() if queue.told.dropped]
         for (exchange, market, cls), loss in losses.items():
             data = {"class": cls, "events": loss.events, "since_ms": loss.since_ms, "until_ms": loss.until_ms}
             self._log.warning("market data was dropped", action="drop", exchange=exchange, market=market, **data)

@@ -1,0 +1,13 @@
+-- How far public trades and candles are safely in Kafka; read and written by workers/market_watermarks.py.
+
+-- name: load
+-- Those a process may resume from: what lies further back than a week no exchange has.
+SELECT exchange, market, symbol, kind, interval, last_id, at_ms
+FROM market_watermarks WHERE updated_at > now() - interval '7 days';
+
+-- name: save
+-- May also move back: something was found missing.
+INSERT INTO market_watermarks (exchange, market, symbol, kind, interval, last_id, at_ms)
+VALUES %s
+ON CONFLICT (exchange, market, symbol, kind, interval) DO UPDATE
+SET last_id = excluded.last_id, at_ms = excluded.at_ms, updated_at = now();

@@ -1,0 +1,78 @@
+"""How far each public series has come on its way to Kafka: acknowledged, or dropped. Under the publisher's lock.
+
+In: marks of events in the order they are sent, acknowledgements in any order. Out: per series the mark up to which everything
+sent is acknowledged, and what was dropped since it was last asked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fleet.core.events import Kline, MarketRecord, Trade
+from workers.market_tracks import Mark
+
+
+class EventMark(NamedTuple):
+    """Which numbers an event stands for: those of its track `interval`, from `first` to `id`."""
+
+    interval: str
+    first: str
+    id: str
+    at_ms: int
+
+
+def mark_of(event: MarketRecord) -> EventMark | None:
+    """None for events of which nothing is counted."""
+    if isinstance(event, Trade):
+        single = event.count == 1 or not event.trade_id.isdigit()
+        first = event.trade_id if single else str(int(event.trade_id) - event.count + 1)
+        return EventMark("", first, event.trade_id, event.ts_event)
+    if isinstance(event, Kline) and event.closed:
+        return EventMark(event.interval, str(event.open_time), str(event.close_time), event.close_time)
+    return None
+
+
+class Sent:
+    """The marks of one record, and whether it arrived."""
+
+    __slots__ = ("arrived", "marks")
+
+    def __init__(self, marks: Iterable[EventMark | None]) -> None:
+        self.marks = [mark for mark in marks if mark is not None]
+        self.arrived = False
+
+
+class Told:
+    """The series of one queue of the publisher."""
+
+    __slots__ = ("_flight", "acked", "dropped")
+
+    def __init__(self) -> None:
+        self._flight: deque[Sent] = deque()
+        self.acked: dict[str, Mark] = {}
+        self.dropped: dict[str, tuple[str, str]] = {}  # interval -> first and last
+
+    def send(self, marks: Iterable[EventMark | None]) -> Sent:
+        """A record goes out."""
+        sent = Sent(marks)
+        if sent.marks:
+            self._flight.append(sent)
+        return sent
+
+    def arrive(self, sent: Sent) -> None:
+        """It was answered. Only what has nothing unanswered before it counts."""
+        sent.arrived = True
+        while self._flight and self._flight[0].arrived:
+            for mark in self._flight.popleft().marks:
+                known = self.acked.get(mark.interval)
+                if known is None or mark.at_ms >= known.at_ms:
+                    self.acked[mark.interval] = Mark(mark.id, mark.at_ms)
+
+    def drop(self, marks: Iterable[EventMark | None]) -> None:
+        """These go nowhere."""
+        for mark in marks:
+            if mark is not None:
+                first = self.dropped[mark.interval][0] if mark.interval in self.dropped else mark.first
+                self.dropped[mark.interval] = (first, mark.id)
