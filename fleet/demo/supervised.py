@@ -30,11 +30,13 @@ class SupervisorFailed(FleetError):
 class Supervised:
     """supervisord and its programs."""
 
-    def __init__(self, env: Mapping[str, str], logs: Path) -> None:
+    def __init__(
+        self, env: Mapping[str, str], logs: Path, configuration: Path = REPOSITORY / "supervisord.conf"
+    ) -> None:
         executable = shutil.which("supervisord", path=str(Path(sys.executable).parent)) or shutil.which("supervisord")
         if executable is None:
             raise SupervisorFailed("supervisord is not installed: pip install supervisor")
-        command = [executable, "--nodaemon", "--configuration", str(REPOSITORY / "supervisord.conf")]
+        command = [executable, "--nodaemon", "--configuration", str(configuration)]
         self._log = logs / "supervisord.log"
         self._child = Child(command, env=env, cwd=REPOSITORY, log=logs / "supervisord.out")
         self.pid = self._child.pid

@@ -1,0 +1,252 @@
+"""The fleet of the campaign: own services, the simulated exchange, one supervisord per host, a pulse of orders, a journal of Kafka.
+
+In: how many hosts, workers and accounts. Out: handles to do harm with, and what can be seen from outside. Runs in the campaign's
+process; everything ends with the context. Host "a" reaches the stores directly, the others through proxies of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fleet.core.errors import StoreUnavailable
+from fleet.core.model import Credentials, Ownership
+from fleet.core.names import Keys
+from fleet.demo.place import REPOSITORY
+from fleet.demo.run import fleet_command
+from fleet.demo.simulated import Control, Simulated, SimulatorFailed
+from fleet.exchanges import for_account
+from fleet.runtime.account_rows import AccountRows, NewAccount
+from fleet.runtime.fleet_view import FleetView
+from fleet.runtime.postgres import Postgres
+from fleet.runtime.redis_store import RedisStore
+from fleet.runtime.secrets import Keyring
+from fleet.services import Services
+from tests.campaigns.ownership.hosts import Host
+from tests.campaigns.ownership.journal import Journal
+from tests.campaigns.ownership.judge import Socket
+from tests.support.proxy import Proxy
+from tests.support.services import free_ports
+
+VENUE = ("binance", "usdm")
+PULSE_S = 0.5
+PORTS_PER_HOST = 40
+KEPT = ("PATH", "HOME", "CI", "TMPDIR", "JAVA_HOME")
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+class Rig:
+    """A running fleet; `services` are this rig's alone, because it stops, freezes and empties them."""
+
+    def __init__(
+        self,
+        directory: Path,
+        services: Services,
+        *,
+        hosts: int = 2,
+        workers: int = 1,
+        accounts: int = 30,
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        self.directory, self.services = directory, services
+        self._hosts, self._workers, self._count = hosts, workers, accounts
+        self._more = settings or {}
+        self.hosts: dict[str, Host] = {}
+        self.redis_proxies: dict[str, Proxy] = {}
+        self.postgres_proxies: dict[str, Proxy] = {}
+        self.credentials: dict[str, Credentials] = {}  # account id → what the exchange knows, active accounts only
+        self.removed: dict[str, str] = {}  # account id → API key of accounts that may not stream any more
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        simulator = Simulated(self.directory, REPOSITORY, [for_account(*VENUE).name], seed=1)
+        self._stack.callback(simulator.stop)
+        self.control: Control = simulator.ready()
+        self._stack.callback(self.control.close)
+        keyring = self.directory / "keyring"
+        self.keyring = Keyring.create(str(keyring))
+        fleet = f"o{uuid.uuid4().hex[:10]}"
+        env = {
+            **{name: os.environ[name] for name in KEPT if name in os.environ},
+            **simulator.endpoints,
+            **self.services.env,
+            "FLEET_NAME": fleet,
+            "FLEET_KEYRING_FILE": str(keyring),
+            "FLEET_PYTHON": sys.executable,
+            "FLEET_CLICKHOUSE_DSN": str(self.directory / "clickhouse"),
+            **self._more,
+        }
+        self.env = env
+        fleet_command("migrate", env)
+        self.pg = Postgres(self.services.postgres.dsn, application="campaign")
+        self._stack.callback(self.pg.close)
+        self.rows = AccountRows(self.pg)
+        for _ in range(self._count):
+            self.add_account()
+        self.store = RedisStore(self.services.redis.url, Keys(fleet), timeout_s=2.0)
+        self._stack.callback(self.store.close)
+        self.keys = Keys(fleet)
+        self.view = FleetView(self.store, dead_after_s=7.0)
+        self.journal = self._stack.enter_context(Journal(self.services.kafka.bootstrap))
+        self._start_hosts(env)
+        self.pulse = self._stack.enter_context(Pulse(self, simulator.ready()))
+
+    def _start_hosts(self, env: dict[str, str]) -> None:
+        ports = free_ports(PORTS_PER_HOST * self._hosts)
+        for number in range(self._hosts):
+            name = "abcdefgh"[number]
+            stores: dict[str, str] = {}
+            if number:
+                redis = self.redis_proxies[name] = self._stack.enter_context(Proxy(self.services.redis.port))
+                postgres = self.postgres_proxies[name] = self._stack.enter_context(Proxy(self.services.postgres.port))
+                dsn = self.services.postgres.dsn
+                stores = {
+                    "FLEET_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
+                    "FLEET_POSTGRES_DSN": dsn.replace(f":{self.services.postgres.port}/", f":{postgres.port}/"),
+                }
+            host = Host(name, self.directory, env | stores, self._workers, ports + number * PORTS_PER_HOST)
+            self.hosts[name] = host
+            self._stack.callback(host.kill)
+
+    # ── accounts ─────────────────────────────────────────────────────────────────────────────────────────────────
+    def add_account(self) -> str:
+        credentials = Credentials(secrets.token_hex(32), secrets.token_hex(32))
+        self.control.add_account(*VENUE, credentials)
+        account = self.rows.add(NewAccount(f"user-{uuid.uuid4().hex[:8]}", *VENUE, "test"), credentials, self.keyring)
+        self.credentials[account] = credentials
+        return account
+
+    def end_account(self, account: str, *, remove: bool) -> None:
+        """Deactivate or delete an account."""
+        if remove:
+            self.rows.remove(account)
+        else:
+            self.rows.deactivate(account, "campaign")
+        self.removed[account] = self.credentials.pop(account).api_key
+
+    # ── what can be seen ─────────────────────────────────────────────────────────────────────────────────────────
+    def sockets(self) -> list[Socket]:
+        """Every private socket the exchange has seen."""
+        return [c for c in self.control.connections() if c.get("api_key")]
+
+    def owners(self) -> dict[str, Ownership]:
+        return self.store.owners()[0]
+
+    def incarnations(self) -> dict[str, str]:
+        """Slot → incarnation now registered."""
+        return {slot: record.view.incarnation for slot, record in self.store.observe().workers.items()}
+
+    def leading_host(self) -> str:
+        """The host whose coordinator leads; "" while nobody does."""
+        leader = self.store.leader()
+        pid = int(leader.split(":")[1]) if leader else -1
+        return next((name for name, host in self.hosts.items() if host.coordinator() == pid), "")
+
+    def lead_from(self, name: str, within_s: float = 30.0) -> None:
+        """Make sure that the coordinator of this host leads: others are told to step down in order."""
+        end = time.monotonic() + within_s
+        while (leading := self.leading_host()) != name:
+            if leading and (pid := self.hosts[leading].coordinator()):
+                os.kill(pid, 15)
+                wait_for(lambda: self.leading_host() not in ("", leading), 15.0)
+            assert time.monotonic() < end, f"host {name} does not lead"
+            time.sleep(0.1)
+
+    def unhealthy(self, since_ms: int) -> str:
+        """What is not yet as it should be, "" if everything is: one socket and one live owner per active account, and a record
+        of that owner since `since_ms`; nothing for an account that was ended."""
+        try:
+            owners, live = self.owners(), self.view.live()
+        except StoreUnavailable as error:
+            return f"redis: {error}"
+        open_now: dict[str, int] = {}
+        for each in self.sockets():
+            if each["closed_at"] is None:
+                open_now[each["api_key"]] = open_now.get(each["api_key"], 0) + 1
+        for account, credentials in self.credentials.items():
+            owner, line = owners.get(account), self.journal.latest.get(account)
+            if open_now.get(credentials.api_key, 0) != 1:
+                return f"{account}: {open_now.get(credentials.api_key, 0)} sockets"
+            if owner is None or account not in live:
+                return f"{account}: no live owner"
+            if line is None or line.token != owner.token or line.made_ms <= since_ms:
+                return f"{account}: nothing heard of its owner yet"
+        left = [account for account, key in self.removed.items() if open_now.get(key)]
+        return f"{left[0]}: still streams" if left else ""
+
+    def settle(self, since_ms: int, within_s: float) -> str:
+        """Wait until all is well; "" or what was still wrong."""
+        wait_for(lambda: not self.unhealthy(since_ms), within_s, every_s=0.3)
+        return self.unhealthy(since_ms)
+
+
+def wait_for(condition: Callable[[], Any], within_s: float, every_s: float = 0.05) -> bool:
+    end = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(every_s)
+    return True
+
+
+class Pulse:
+    """Keeps every active account talking: one resting order or its cancellation each PULSE_S. A thread of its own."""
+
+    def __init__(self, rig: Rig, control: Control) -> None:
+        self._rig, self._control = rig, control
+        self._resting: dict[str, str] = {}  # API key → order id
+        self._stop = threading.Event()
+        self.refused = 0
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        self._control.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            for credentials in list(self._rig.credentials.values()):
+                try:
+                    self._beat(credentials.api_key)
+                except SimulatorFailed:
+                    self.refused += 1
+                    self._resting.pop(credentials.api_key, None)
+            self._stop.wait(max(0.05, PULSE_S - (time.monotonic() - began)))
+
+    def _beat(self, api_key: str) -> None:
+        order = self._resting.pop(api_key, None)
+        if order is not None:
+            self._control.call("DELETE", f"/orders/{order}?api_key={api_key}")
+            return
+        spec = {"api_key": api_key, "market": VENUE[1], "symbol": "BTCUSDT", "side": "buy", "qty": "0.01"}
+        placed = self._control.call("POST", "/orders", {**spec, "price": "50000", "fills": 0})
+        self._resting[api_key] = str(placed["order_id"])

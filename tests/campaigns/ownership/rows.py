@@ -1,0 +1,362 @@
+"""The failure table (design: ownership.md), one function per row. In: a healthy rig; out: a Finding. Each leaves the rig healthy.
+
+`hold_s` is how long an outage lasts: 60 s in the table, less in the suite.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+
+from fleet.demo.children import send
+from fleet.services import Daemon
+from tests.campaigns.ownership import judge
+from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
+from tests.campaigns.ownership.trial import Finding, Trial
+
+Row = Callable[[Rig, float], Finding]
+PAST_LEASE_S = 9.0  # lease 4, dead after 7, a tick
+PAST_GRACE_S = 50.0  # T_dead, the grace for a partitioned worker, its witness lease
+ROWS: dict[str, Row] = {}
+
+
+def row(function: Row) -> Row:
+    ROWS[function.__name__] = function
+    return function
+
+
+# ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@row
+def worker_killed(rig: Rig, hold_s: float) -> Finding:
+    """kill −9 of a worker, restarted by supervisord: its own accounts, 3 s."""
+    trial = Trial(rig, "worker_killed")
+    trial.begin(trial.of_slot("b:0"), dead=True)
+    send(rig.hosts["b"].worker(), signal.SIGKILL)
+    return trial.end(3.0)
+
+
+@row
+def worker_lost(rig: Rig, hold_s: float) -> Finding:
+    """The same with restart prevented: no proof of death, 10 s. Comes back empty."""
+    trial = Trial(rig, "worker_lost")
+    host = rig.hosts["b"]
+    host.suspend()
+    try:
+        trial.begin(trial.of_slot("b:0"), dead=True)
+        send(host.worker(), signal.SIGKILL)
+        finding = trial.end(10.0)
+    finally:
+        host.resume()
+    wait_for(lambda: host.worker() != 0, 20.0)
+    return finding
+
+
+@row
+def host_gone(rig: Rig, hold_s: float) -> Finding:
+    """A whole host at once: workers, supervisord, perhaps the leader with them; 10 s, and 6 s more if a leader is wanted first."""
+    trial = Trial(rig, "host_gone")
+    host = rig.hosts["b"]
+    led = rig.leading_host() == "b"
+    trial.begin(trial.of_slot("b:0"), dead=True)
+    host.vanish()
+    finding = trial.end(16.0 if led else 10.0, led=led)
+    host.start_again()
+    wait_for(lambda: host.worker() != 0, 20.0)
+    return finding
+
+
+@row
+def worker_paused(rig: Rig, hold_s: float) -> Finding:
+    """SIGSTOP past the lease, then SIGCONT: moved within 10 s; wakes fenced and publishes nothing under its former life."""
+    trial = Trial(rig, "worker_paused")
+    pid = rig.hosts["b"].worker()
+    former = rig.incarnations()["b:0"]
+    victims = trial.of_slot("b:0")
+    began_ms = trial.begin(victims, dead=True)
+    os.kill(pid, signal.SIGSTOP)
+    moved = wait_for(lambda: _open_since(rig, victims, began_ms) == len(victims), PAST_LEASE_S + 15)
+    woken_ms = now_ms()
+    os.kill(pid, signal.SIGCONT)
+    trial.healed()
+    finding = trial.end(10.0, woken_after_s=(woken_ms - began_ms) / 1000)
+    if not moved:
+        finding.blame("not every account was taken over while its worker slept")
+    said = judge.late_words(rig.journal.lines, {former}, woken_ms)
+    if said:
+        finding.blame(f"I3 {len(said)} records of {former} after it woke, first {said[0].topic} {said[0].event}")
+    if not wait_for(lambda: rig.incarnations().get("b:0") not in (None, former), 10.0):
+        finding.blame("it did not begin a new life after it woke")
+    return finding
+
+
+@row
+def worker_napped(rig: Rig, hold_s: float) -> Finding:
+    """SIGSTOP longer than the lease and shorter than T_dead: it wakes past its deadline and must begin anew (R4)."""
+    trial = Trial(rig, "worker_napped")
+    pid = rig.hosts["b"].worker()
+    former = rig.incarnations()["b:0"]
+    began_ms = trial.begin(trial.of_slot("b:0"), dead=True)
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(5.0)
+    woken_ms = now_ms()
+    os.kill(pid, signal.SIGCONT)
+    trial.healed()
+    finding = trial.end(10.0, woken_after_s=(woken_ms - began_ms) / 1000)
+    said = judge.late_words(rig.journal.lines, {former}, woken_ms)
+    if said:
+        finding.blame(f"I3 {len(said)} records of {former} after it woke, first {said[0].topic} {said[0].event}")
+    return finding
+
+
+def _open_since(rig: Rig, accounts: set[str], since_ms: int) -> int:
+    keys = {rig.credentials[a].api_key for a in accounts}
+    return len({s["api_key"] for s in rig.sockets() if s["api_key"] in keys and s["opened_at"] > since_ms})
+
+
+# ── coordinators ─────────────────────────────────────────────────────────────────────────────────────────────────────
+@row
+def leader_killed(rig: Rig, hold_s: float) -> Finding:
+    trial = Trial(rig, "leader_killed")
+    led = rig.leading_host()
+    term = rig.store.leader()
+    trial.begin()
+    send(rig.hosts[led].coordinator(), signal.SIGKILL)
+    taken = wait_for(lambda: rig.store.leader() not in ("", term), 20.0)
+    finding = trial.end(0.0, new_leader_after_s=(now_ms() - trial.began_ms) / 1000)
+    if not taken:
+        finding.blame("nobody took the lead over")
+    return finding
+
+
+@row
+def leader_paused(rig: Rig, hold_s: float) -> Finding:
+    """Past its lease; a standby leads meanwhile, and what the former leader does after it wakes is refused."""
+    trial = Trial(rig, "leader_paused")
+    pid, term = rig.hosts[rig.leading_host()].coordinator(), rig.store.leader()
+    trial.begin()
+    os.kill(pid, signal.SIGSTOP)
+    taken = wait_for(lambda: rig.store.leader() not in ("", term), 20.0)
+    new = rig.store.leader()
+    os.kill(pid, signal.SIGCONT)
+    trial.healed()
+    time.sleep(2.0)
+    finding = trial.end(0.0)
+    if not taken:
+        finding.blame("nobody took the lead over")
+    elif rig.store.leader() != new:
+        finding.blame("the lead changed again after the former leader woke")
+    return finding
+
+
+@row
+def coordinators_down(rig: Rig, hold_s: float) -> Finding:
+    trial = Trial(rig, "coordinators_down")
+    trial.begin()
+    for host in rig.hosts.values():
+        host.suspend()
+        send(host.coordinator(), signal.SIGKILL)
+    time.sleep(hold_s)
+    for host in rig.hosts.values():
+        host.resume()
+    trial.healed()
+    wait_for(lambda: rig.leading_host() != "", 30.0)
+    time.sleep(2.0)
+    return trial.end(0.0)
+
+
+# ── stores ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _outage(rig: Rig, name: str, hold_s: float, *stores: Daemon, frozen: bool = False) -> Finding:
+    trial = Trial(rig, name)
+    trial.begin()
+    for store in stores:
+        store.pause() if frozen else store.kill()
+    time.sleep(hold_s)
+    for store in stores:
+        store.resume() if frozen else store.start()
+    trial.healed()
+    wait_for(lambda: rig.leading_host() != "", 30.0)
+    time.sleep(4.0)  # a rebuild, if it comes, would show
+    return trial.end(0.0)
+
+
+@row
+def redis_down(rig: Rig, hold_s: float) -> Finding:
+    """Killed and started again with its data."""
+    return _outage(rig, "redis_down", hold_s, rig.services.redis)
+
+
+@row
+def redis_frozen(rig: Rig, hold_s: float) -> Finding:
+    return _outage(rig, "redis_frozen", hold_s, rig.services.redis, frozen=True)
+
+
+@row
+def redis_emptied(rig: Rig, hold_s: float) -> Finding:
+    """Restarted without its data."""
+    trial = Trial(rig, "redis_emptied")
+    redis = rig.services.redis
+    trial.begin()
+    redis.kill()
+    for path in (redis.directory / "redis").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    time.sleep(3.0)
+    redis.start()
+    return _rebuilt(rig, trial)
+
+
+@row
+def redis_flushed(rig: Rig, hold_s: float) -> Finding:
+    trial = Trial(rig, "redis_flushed")
+    trial.begin()
+    _redis(rig, "FLUSHALL")
+    return _rebuilt(rig, trial)
+
+
+@row
+def scripts_flushed(rig: Rig, hold_s: float) -> Finding:
+    trial = Trial(rig, "scripts_flushed")
+    trial.begin()
+    _redis(rig, "SCRIPT", "FLUSH")
+    trial.healed()
+    time.sleep(5.0)
+    return trial.end(0.0)
+
+
+def _rebuilt(rig: Rig, trial: Trial) -> Finding:
+    trial.healed()
+    ready = wait_for(lambda: len(rig.owners()) == len(rig.credentials) and _generation_ready(rig), 40.0, every_s=0.2)
+    took_s = (now_ms() - trial.harm_over_ms) / 1000
+    time.sleep(3.0)
+    finding = trial.end(0.0, rebuilt_after_s=took_s)
+    if not ready:
+        finding.blame("ownership was not rebuilt")
+    return finding
+
+
+def _generation_ready(rig: Rig) -> bool:
+    generation = rig.store.observe().generation
+    return generation is not None and generation.ready
+
+
+def _redis(rig: Rig, *words: str) -> None:
+    import redis
+
+    client = redis.Redis.from_url(rig.services.redis.url)
+    client.execute_command(*words)
+    client.close()
+
+
+@row
+def postgres_down(rig: Rig, hold_s: float) -> Finding:
+    return _outage(rig, "postgres_down", hold_s, rig.services.postgres)
+
+
+@row
+def both_stores_down(rig: Rig, hold_s: float) -> Finding:
+    return _outage(rig, "both_stores_down", hold_s, rig.services.redis, rig.services.postgres)
+
+
+# ── partitions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+@row
+def cut_from_redis(rig: Rig, hold_s: float) -> Finding:
+    """One host's way to Redis is cut, for less than the grace: none stops, because the witness in Postgres vouches for it."""
+    rig.lead_from("a")
+    trial = Trial(rig, "cut_from_redis")
+    trial.begin()
+    rig.redis_proxies["b"].cut()
+    time.sleep(min(hold_s, 25.0))
+    rig.redis_proxies["b"].heal()
+    trial.healed()
+    time.sleep(3.0)
+    return trial.end(0.0)
+
+
+@row
+def cut_from_redis_for_long(rig: Rig, hold_s: float) -> Finding:
+    """Past the grace: its accounts move, without overlap; it stops them before anybody else starts them."""
+    rig.lead_from("a")
+    trial = Trial(rig, "cut_from_redis_for_long")
+    victims = trial.of_slot("b:0")
+    began_ms = trial.begin(victims)
+    rig.redis_proxies["b"].cut()
+    moved = wait_for(lambda: _open_since(rig, victims, began_ms) == len(victims), PAST_GRACE_S + 20, every_s=0.2)
+    rig.redis_proxies["b"].heal()
+    trial.healed()
+    finding = trial.end(10.0)
+    if not moved:
+        finding.blame("its accounts did not move")
+    for account in victims:
+        mine = [s for s in rig.sockets() if s["api_key"] == rig.credentials[account].api_key]
+        old = max((s["closed_at"] or now_ms() for s in mine if s["opened_at"] <= began_ms), default=0)
+        new = min((s["opened_at"] for s in mine if s["opened_at"] > began_ms), default=now_ms())
+        if old > new:
+            finding.blame(f"I1 {account}: two sockets for {old - new} ms")
+    return finding
+
+
+@row
+def cut_from_both(rig: Rig, hold_s: float) -> Finding:
+    """One host sees neither store, and the leader sees both: it cannot know whether the host lives. Moved after T_dead and the last
+    lease; the host itself goes on in isolation (R5e), which is the documented window: only the tokens tell the owners apart."""
+    rig.lead_from("a")
+    trial = Trial(rig, "cut_from_both")
+    victims = trial.of_slot("b:0")
+    began_ms = trial.begin(victims)
+    rig.redis_proxies["b"].cut()
+    rig.postgres_proxies["b"].cut()
+    moved = wait_for(lambda: _open_since(rig, victims, began_ms) == len(victims), 40.0, every_s=0.2)
+    rig.redis_proxies["b"].heal()
+    rig.postgres_proxies["b"].heal()
+    trial.healed()
+    finding = trial.end(10.0)
+    finding.more["moved_while_cut"] = moved
+    return finding
+
+
+# ── supervisord and accounts ─────────────────────────────────────────────────────────────────────────────────────────
+@row
+def supervisord_killed(rig: Rig, hold_s: float) -> Finding:
+    """kill −9 of supervisord and a new one: no second set of workers, 3 s."""
+    trial = Trial(rig, "supervisord_killed")
+    host = rig.hosts["b"]
+    old = host.worker()
+    trial.begin(trial.of_slot("b:0"))
+    host.supervised.kill_supervisord()
+    host.start_again()
+    finding = trial.end(3.0)
+    if psutil.pid_exists(old) and psutil.Process(old).status() != psutil.STATUS_ZOMBIE:
+        finding.blame("the former worker still runs")
+    return finding
+
+
+@row
+def accounts_changed(rig: Rig, hold_s: float) -> Finding:
+    """Inserted, deactivated, removed: followed within 1 s by NOTIFY; nobody else stops."""
+    trial = Trial(rig, "accounts_changed")
+    gone, deleted = list(rig.credentials)[-2:]
+    trial.begin()
+    new = rig.add_account()
+    key = rig.credentials[new].api_key
+    wait_for(lambda: _is_open(rig, key), 15.0, every_s=0.1)
+    inserted_s = (now_ms() - trial.began_ms) / 1000
+    ended: dict[str, float] = {}
+    for account, remove in ((gone, False), (deleted, True)):
+        key, at_ms = rig.credentials[account].api_key, now_ms()
+        rig.end_account(account, remove=remove)
+        wait_for(lambda key=key: not _is_open(rig, key), 15.0, every_s=0.1)
+        ended["removed_s" if remove else "deactivated_s"] = (now_ms() - at_ms) / 1000
+    rig.add_account()
+    finding = trial.end(None, inserted_s=inserted_s, **ended)
+    for what, took_s in finding.more.items():
+        if took_s > 1.0 + 3.0:
+            finding.blame(f"{what}: {took_s:.1f}, the table says 1 s")
+    return finding
+
+
+def _is_open(rig: Rig, api_key: str) -> bool:
+    return any(s["api_key"] == api_key and s["closed_at"] is None for s in rig.sockets())
