@@ -115,9 +115,8 @@ class MarketCalls:
         limit = limit_of(params, 100, 500)
         rows: list[Any] = []
         for made in reversed(market.trades):
-            for match in reversed(messages.matches(made)):
-                if after is None or (match.time_ms if by_time else match.last_id) < after:
-                    rows.append(json.loads(messages.single(market, match)))
+            wanted = [m for m in messages.matches(made) if after is None or (m.time_ms if by_time else m.last_id) < after]
+            rows.extend(json.loads(messages.single(market, match)) for match in reversed(wanted))
             if len(rows) >= limit:
                 break
         return rows[:limit]
