@@ -21,7 +21,7 @@ from fleet.core.errors import LeaseLost
 from fleet.core.events import StreamEvent, UserRecord
 from fleet.core.model import AccountSpec, format_token
 from fleet.core.names import HEADER_INCARNATION, HEADER_SHARD, HEADER_TOKEN, TOPIC_OF_TYPE, TOPIC_STREAMS
-from fleet.core.recovery import Snapshot, Watermark, missed
+from fleet.core.recovery import Snapshot, Watermark, in_order, missed
 from fleet.runtime.metrics import Metrics
 from workers.publish import Gate, Publisher
 
@@ -101,8 +101,9 @@ class Progress:
                     self.release()
                 self._publish(events)
 
-    def _publish(self, events: Iterable[UserRecord]) -> int:
-        published = 0
+    def _publish(self, events: Iterable[UserRecord]) -> list[UserRecord]:
+        """Offer those not published yet; → those taken. Stops for good at a full buffer."""
+        published: list[UserRecord] = []
         for event in events:
             if event.id in self._known:
                 continue
@@ -111,7 +112,7 @@ class Progress:
             if self.overflowed or not self._offer(event):
                 self.overflowed = True  # the buffer is full: from here on everything is left to a read-back
                 break
-            published += 1
+            published.append(event)
         return published
 
     def _offer(self, event: UserRecord) -> bool:
@@ -153,14 +154,17 @@ class Progress:
         return copy
 
     def recovered(self, events: list[UserRecord]) -> list[UserRecord]:
-        """Publish what a read-back found and this process has not published yet; then the held live events. → the found."""
+        """Publish what a read-back found and this process has not published yet, merged by exchange time with the held live
+        events; what both tell is the socket's. → the found."""
         with self._lock:
-            found = missed(events, self._known)
-            found = found[: self._publish(found)]
+            held = self._held or []
+            told = {event.id for event in held}
+            fresh = [event for event in missed(events, self._known) if event.id not in told]
+            found = [event for event in self._publish(in_order([*fresh, *held])) if event.source == "rest"]
             if self.gap is not None:
                 self.gap.recovered += len(found)
             if not self.overflowed:
-                self.release()
+                self._held = None
             return found
 
     def prove(self, snapshot: Snapshot, proven_ms: int) -> None:

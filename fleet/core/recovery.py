@@ -192,10 +192,14 @@ def _differences(base: dict[str, str], change: dict[str, str], now: dict[str, st
 
 
 def missed(events: list[UserRecord], known: Container[str]) -> list[UserRecord]:
-    """Those of `events` whose ids are not in `known`, in order of exchange time, orders after their fills at equal times."""
+    """Those of `events` whose ids are not in `known`, in order."""
+    return in_order([e for e in events if e.id not in known])
+
+
+def in_order(events: list[UserRecord]) -> list[UserRecord]:
+    """By exchange time, orders after their fills at equal times; otherwise as they come."""
     rank = {"Fill": 0, "Order": 1, "Position": 2, "Balance": 3}
-    fresh = [e for e in events if e.id not in known]
-    return sorted(fresh, key=lambda e: (e.ts_event, rank.get(type(e).__name__, 4)))
+    return sorted(events, key=lambda e: (e.ts_event, rank.get(type(e).__name__, 4)))
 
 
 def balance_changes(known: dict[str, str], now: list[Balance]) -> list[Balance]:

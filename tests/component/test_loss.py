@@ -1,5 +1,5 @@
-"""The loss campaign, short: five accounts through a stalled broker, slow and lagging REST, repeated frames, orders that ended unseen
-and a worker killed with records that nobody had acknowledged. Afterwards what Kafka has must be what the ledger says.
+"""The loss campaign, short: five accounts through a stalled broker, slow and lagging REST, repeated frames, orders that ended
+unseen and a worker killed with records that nobody had acknowledged. Afterwards what Kafka has must be what the ledger says.
 
 And each of the parts that make it so is taken out once: then this very campaign has to fail.
 """
@@ -98,7 +98,9 @@ class Campaign:
         self.order("stalled", fills=3)
         self.cut("stalled", lambda: self.order("stalled", symbol="ETHUSDT"))
         eventually(lambda: stream.socket is not None, 8.0, "a new socket")
-        eventually(lambda: self.worker.streams["held"].progress.gap is None and stream.progress.gap is None, 10.0, "gaps")
+        eventually(
+            lambda: self.worker.streams["held"].progress.gap is None and stream.progress.gap is None, 10.0, "gaps"
+        )
         time.sleep(0.3)  # three times as long as it takes to save a watermark
 
     def while_nobody_looks(self, resting: dict[str, str]) -> None:
@@ -118,12 +120,20 @@ class Campaign:
         for name in ACCOUNTS:
             told: set[tuple[str, str]] = set()
             for incarnation, record in self.kafka.user_records(name):
-                if (incarnation, record["id"]) in told:  # another life may repeat what nobody acknowledged, under the same id
+                if (
+                    incarnation,
+                    record["id"],
+                ) in told:  # another life may repeat what nobody acknowledged, under the same id
                     books.repeated.append((name, record["id"]))
                 told.add((incarnation, record["id"]))
         accounts = {key: name for name, key in self.keys.items()}
         verdict = compare(of_ledger(self.simulator.ledger(market="0"), accounts), books)
-        shown = [*verdict.fills.examples, *verdict.orders.examples, *verdict.positions.examples, *verdict.balances.examples]
+        shown = [
+            *verdict.fills.examples,
+            *verdict.orders.examples,
+            *verdict.positions.examples,
+            *verdict.balances.examples,
+        ]
         return "" if verdict.complete else f"{verdict.outstanding()}: {shown}"
 
     def disorder(self) -> str:

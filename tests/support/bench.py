@@ -49,7 +49,9 @@ class LateKafka:
 
     def user_records(self, account_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Of one account, in order."""
-        return [(by, r) for by, r in list(self.records) if r.get("account_id") == account_id and r["topic"] in USER_TOPICS]
+        return [
+            (by, r) for by, r in list(self.records) if r.get("account_id") == account_id and r["topic"] in USER_TOPICS
+        ]
 
 
 class KafkaSession:
@@ -142,7 +144,12 @@ class WorkerBench:
     """One life of a worker process over all accounts of `rows`."""
 
     def __init__(
-        self, simulator: Simulator, kafka: LateKafka, rows: Rows, incarnation: str, settings: dict[str, str] | None = None
+        self,
+        simulator: Simulator,
+        kafka: LateKafka,
+        rows: Rows,
+        incarnation: str,
+        settings: dict[str, str] | None = None,
     ) -> None:
         self.settings = Settings.from_env({**simulator.env, **SETTINGS, **(settings or {})})
         self.rows, self.stop, self.metrics = rows, threading.Event(), Metrics()
@@ -197,7 +204,11 @@ class WorkerBench:
     def settled(self) -> bool:
         """Everybody is live, no gap is open, and Kafka has everything."""
         return all(
-            s.running and s.state is StreamState.LIVE and s.progress.mark.base and not s.progress.gap and s.progress.flushed()
+            s.running
+            and s.state is StreamState.LIVE
+            and s.progress.mark.base
+            and not s.progress.gap
+            and s.progress.flushed()
             for s in self.streams.values()
         )
 

@@ -35,6 +35,7 @@ Dialogue = Generator[HttpCall, HttpReply, T]
 
 REST_LAG_MS = 5000
 SKEW_MS = 1000  # between the clock of our database and the exchange's
+ACTIVE_MS = 3_600_000  # an account that traded within this time may have placed and cancelled orders that left no trace
 RECENT_SYMBOLS = 3  # symbols whose open orders are looked at though nothing hints at any
 FORGOTTEN_MS = (
     60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
@@ -76,6 +77,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
             at_ms = clock_ms((yield CLOCK))
             found.account, found.snapshot = yield from _account(at_ms)
         yield from _orders_of_fills(found)
+    yield from _unseen_orders(found)
     yield from _open_orders(found)
     changes = yield from _changes(found)
     events = _history(found) + changes
@@ -219,6 +221,26 @@ def _orders_of_fills(found: _Findings) -> Dialogue[None]:
     wanted = {(trade.symbol, str(trade.order_id)) for trade in found.trades.values()}
     for symbol, order_id in sorted(wanted - found.orders.keys()):
         yield from _order(found, symbol, order_id)
+
+
+def _unseen_orders(found: _Findings) -> Dialogue[None]:
+    """Orders placed and ended since the watermark without a fill move nothing that a snapshot shows: they are asked for, by one
+    call for all symbols, else in the symbols in use. An account that has been quiet for long is not asked about."""
+    active = {s for s, at_ms in found.mark.symbols.items() if at_ms >= found.now_ms - ACTIVE_MS}
+    if not active:
+        return
+    try:
+        page = rows.decode((yield rows.all_orders_call(found.since_ms)), list[wire.OrderRow], "orders")
+        active = {order.symbol for order in page} if len(page) >= PAGE else set()
+    except ExchangeRefused:  # a server before 2026-08-25
+        page = []
+    for symbol in sorted(active):
+        try:
+            page += yield from _orders(symbol, found.since_ms, found.now_ms)
+        except ExchangeRefused as refused:
+            found.lost.append(f"orders of {symbol}: {refused.verdict}")
+    for order in page:
+        found.orders[order.symbol, str(order.order_id)] = order
 
 
 def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.OrderRow]]:

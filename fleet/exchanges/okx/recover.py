@@ -6,8 +6,9 @@ Driven by workers/readback.py. Sources: exchanges/okx.md sections 5.1, 6.3, 7.
 Limits are per user and endpoint, so calls are cheap and each answers for the whole account:
 1. Balance and positions. If what we know explains them, no fill is missing.
 2. Else the fills since the watermark: pages backwards by billId; older than three days by product.
-3. Orders: the open ones; those that were known as open and are not (one by one); and where fills were read, the order history of
-   the products in use, which is also where an order placed and cancelled inside the gap shows (for two hours).
+3. Orders: the open ones; those that were known as open and are not (one by one); and where fills were read or the account was
+   active within the hour, the order history of the products in use, which is also where an order placed and cancelled inside the
+   gap shows (for two hours).
 4. What the balances and positions say that was not known; a known position or currency that is absent is flat or empty.
 """
 
@@ -35,6 +36,7 @@ MAX_PAGES = 1000
 EDGE_MS = 3_600_000  # the three-day and seven-day windows are left this early: they slide while we read
 SKEW_MS = 1000  # between the clock of our database and the exchange's
 REST_LAG_MS = 5000
+ACTIVE_MS = 3_600_000  # an account that traded within this time may have placed and cancelled orders that left no trace
 FORGOTTEN_MS = (
     60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
 )
@@ -72,7 +74,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         if not first and found.fills and not _explained(found):  # REST lags, or the account moved on meanwhile
             found.assets, found.positions, found.snapshot = yield from _holdings(now_ms)
     yield from _open_orders(found)
-    if not explained:
+    if not explained or any(at_ms >= now_ms - ACTIVE_MS for at_ms in mark.symbols.values()):
         yield from _order_history(found)
     yield from _ended_orders(found)
     events = _history(found) + _changes(found)
