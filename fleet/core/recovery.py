@@ -40,7 +40,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 class Booking(msgspec.Struct, frozen=True, array_like=True):
     """What one event since the base changed: `key` of a position ("" for funding or a transfer) by `qty`, `asset` by `amount`.
-    `cost`: signed price × quantity of a fill, what a buyer settled in kind gave."""
+    `cost`: signed price × quantity of a fill, what a buyer settled in kind gave; `trade`: which fill ("trade id/order id"), for
+    a venue that reads only what it does not know."""
 
     ts: int
     key: str
@@ -48,6 +49,7 @@ class Booking(msgspec.Struct, frozen=True, array_like=True):
     asset: str
     amount: str
     cost: str = "0"
+    trade: str = ""
 
 
 class Watermark(msgspec.Struct):
@@ -105,7 +107,8 @@ class Watermark(msgspec.Struct):
         amount = Decimal(fill.realized_pnl or "0") - Decimal(fill.fee or "0")
         cost = Decimal(signed) * Decimal(fill.price or "0")
         key = f"{fill.symbol}|{fill.position_side}"
-        self._book(Booking(fill.ts_event, key, signed, fill.fee_asset, str(amount), str(cost)))
+        trade = f"{fill.trade_id}/{fill.order_id}"
+        self._book(Booking(fill.ts_event, key, signed, fill.fee_asset, str(amount), str(cost), trade))
 
     def _book(self, booking: Booking) -> None:
         if self.base is not None and booking.ts < self.base.at_ms:

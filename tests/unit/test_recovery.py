@@ -208,3 +208,13 @@ def test_fills_settled_in_kind_move_two_wallets_and_no_position() -> None:
     assert {a: Decimal(v) for a, v in wallets.items()} == {"USDT": -50, "BNB": Decimal("-0.01"), "BTC": Decimal("0.5")}
     mark.prove(now, 200)
     assert mark.paid == {} and mark.explains(now, legs)
+
+
+def test_a_booking_names_its_fill_and_older_rows_are_still_read() -> None:
+    mark = Watermark(proven_ms=0)
+    mark.advance(fill(150))
+    assert [booking.trade for booking in mark.recent] == ["150/1"]
+    stored = msgspec.json.encode(mark)
+    assert msgspec.json.decode(stored, type=Watermark) == mark
+    old = msgspec.json.decode(b'[150,"S|both","1","U","-0.1"]', type=recovery.Booking)
+    assert (old.cost, old.trade) == ("0", "")
