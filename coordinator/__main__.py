@@ -126,12 +126,16 @@ class Coordinator:
 
     def _send_notices(self) -> None:
         """Only the leader sends; rows are locked in Postgres besides, so that two leaders for a moment do no harm."""
+        waiting = False
         while not self.halt.wait(NOTICE_TICK_S):
             if self.leading.is_set():
                 try:
                     self.sender.run_once()
+                    waiting = False
                 except FleetError as error:
-                    self.log.warning("notices wait", action="notice", error=str(error))
+                    if not waiting:
+                        self.log.warning("notices wait", action="notice", error=str(error))
+                    waiting = True
         self.sender.close()
 
     def _postgres(self, role: str) -> Postgres:

@@ -73,7 +73,7 @@ class Desired:
 
     def _run(self) -> None:
         pg = self._factory()
-        full_at = 0.0
+        full_at, trouble = 0.0, ""
         while (ids := self._wait(full_at)) is not None:
             full = ALL in ids or time.monotonic() >= full_at or self.snapshot is None
             started = time.monotonic()
@@ -81,11 +81,14 @@ class Desired:
                 self._load(pg, None if full else ids)
             except FleetError as error:
                 self._metrics.reconciliations("error").inc()
-                self._log.error("reconciliation failed: accounts unreadable", action="reconcile", error=str(error))
+                if str(error) != trouble:  # one line per trouble, not one per try
+                    trouble = str(error)
+                    self._log.error("reconciliation failed: accounts unreadable", action="reconcile", error=trouble)
                 self.changed([ALL])
                 self._pause()
                 continue
             self._metrics.reconciliations("success").inc()
+            trouble = ""
             if full:
                 full_at = time.monotonic() + self._interval_s
             self._log.info(

@@ -54,6 +54,7 @@ class Witness:
 
     def _run(self) -> None:
         pg: Postgres | None = None
+        silent = False
         while (question := self._questions.get()) is not None:
             asked_at, incarnation = question
             try:
@@ -62,8 +63,11 @@ class Witness:
                     self._sql["beat"], {"slot": self._slot, "incarnation": incarnation}
                 )
                 self._answers.put((asked_at, incarnation, Answer.OK if rows else Answer.FENCED))
+                silent = False
             except FleetError as error:
-                get("witness").warning("no witness", action="witness", shard=self._slot, error=str(error))
+                if not silent:
+                    get("witness").warning("no witness", action="witness", shard=self._slot, error=str(error))
+                silent = True
                 self._answers.put((asked_at, incarnation, Answer.NONE))
         if pg is not None:
             pg.close()
