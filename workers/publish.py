@@ -137,6 +137,7 @@ class Publisher:
 
     # ── the sending thread ───────────────────────────────────────────────────────────────────────────────────────
     def _send_loop(self) -> None:
+        self._open()  # now, and not when the first event waits for it
         while not self._stop.is_set():
             record = self._next()
             if record is None:

@@ -18,7 +18,7 @@ from functools import partial
 from fleet import exchanges
 from fleet.core.exchange import Exchange
 from fleet.core.model import AccountSpec
-from fleet.core.names import USER_STARTED, Keys
+from fleet.core.names import TOPIC_STREAMS, USER_STARTED, USER_TOPICS, Keys
 from fleet.runtime import logs
 from fleet.runtime.http import Http
 from fleet.runtime.kafka_io import Producer
@@ -78,7 +78,10 @@ class UserData:
         self.tls = tls_context(settings.tls_ca_file)
         self.rests = VenueRests(settings, Budget(self._store(), 1 / (settings.workers + 1)), self.metrics, self.halt)
         self.publisher = Publisher(
-            lambda: Producer(settings.kafka_bootstrap, slot), self.gate, settings.buffer_bytes, self.metrics
+            lambda: Producer(settings.kafka_bootstrap, slot).prepare((*USER_TOPICS, TOPIC_STREAMS)),
+            self.gate,
+            settings.buffer_bytes,
+            self.metrics,
         )
         self.readback = ReadBack(
             margin_s=settings.recover_margin_s,

@@ -104,6 +104,18 @@ class Producer:
         self._round = 0  # every flush starts a round; it waits for the records of earlier rounds only
         self._pending: dict[int, int] = {}  # round -> records not reported yet
 
+    def prepare(self, topics: Sequence[str]) -> Producer:
+        """Connect and learn the partitions of `topics`, so that the first record does not wait for it (0.2 s). Raises
+        StoreUnavailable."""
+        try:
+            if self._kafka is None or self._broken:
+                self._connect()
+            for topic in topics:
+                self._partition_count(topic)
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise StoreUnavailable(f"Kafka: {type(error).__name__}") from error
+        return self
+
     def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
         """Hand over one record; may block up to MAX_BLOCK_S while Kafka is away. Never raises for Kafka's sake.
 
