@@ -31,6 +31,7 @@ class Observed:
         self._memory: dict[str, Seen] = {}
         self._read_at = 0.0
         self._released: dict[str, int] = {}
+        self._appeared: dict[str, Ownership] = {}
         self._deaths: list[tuple[str, str]] = []
         self._log = get("observed")
 
@@ -60,13 +61,18 @@ class Observed:
         before, (self.own, malformed) = self.own, self._store.owners()
         self.own_version = version
         self._released.update((a, before[a].token) for a in before.keys() - self.own.keys())
+        self._appeared.update(
+            (a, r) for a, r in self.own.items() if a not in before or before[a].token != r.token
+        )  # a write of ours whose answer was lost
         for account in malformed:
             self._log.error("ownership record unreadable", action="alert", stream=account)
 
-    def take_released(self) -> dict[str, int]:
-        """Accounts that workers released or gave back since the last call, with the token they had."""
+    def take_changes(self) -> tuple[dict[str, Ownership], dict[str, int]]:
+        """What the records show that we did not write, or do not know to have written, since the last call: new records, and
+        accounts that workers released or gave back, with the token they had."""
+        appeared, self._appeared = self._appeared, {}
         released, self._released = self._released, {}
-        return released
+        return appeared, released
 
     def applied(self, changes: Sequence[Change], results: Sequence[bool]) -> None:
         """A batch was written: the mirror follows what was done, so that it need not be read again."""

@@ -70,7 +70,9 @@ class Reconciler:
         self._quarantine = Quarantine(store, observed, metrics)
         self._generation: Generation | None = None  # the one this leader works on
         self._rebuild: Rebuild | None = None
-        self._checked = False  # is what Redis holds at least as new as the durable copy?
+        self._compared = False  # is what Redis holds known to be at least as new as the durable copy?
+        self._trusted = False  # ... or taken to be so, because Postgres does not answer
+        self._revoking: dict[str, float] = {}  # accounts whose owner has not released them, and since when we see that
         self._mirror: dict[str, Ownership] = {}  # ownership as it was while the generation was sound
         self._since = 0.0  # when leadership began
         self._first_up = 0.0  # when the first worker was there, after there was none
@@ -108,6 +110,10 @@ class Reconciler:
         except StoreUnavailable as error:
             self._observed.forget("redis did not answer")
             self._planned, self._rebuild, self._calm_since = (), None, now
+            self._revoking = {}  # nobody could acknowledge while Redis was away
+            self._observed.own_version = (
+                -1
+            )  # a write may be lost, and another have brought the counter to the same number
             if not self._silent:
                 self._silent = True
                 self._log.warning("redis silent: nothing changes, streams go on", action="redis", error=str(error))
@@ -118,7 +124,7 @@ class Reconciler:
         if leads and not led:
             self._since = self._calm_since = now
             self._generation, self._rebuild, self._observed.version = None, None, 0
-            self._checked = False
+            self._compared, self._trusted, self._revoking = False, False, {}
             self._planned, self._observed.own_version, self._known = (), -1, None
             self._quarantine.begin()
             self._leading.set()
@@ -138,7 +144,11 @@ class Reconciler:
         if not lost and observation.generation is not None and observation.generation.ready and self._rebuild is None:
             self._generation = observation.generation
             self._mirror, self._observed.version = self._observed.own, observation.version
-            self._assignments.record({}, self._observed.take_released())
+            appeared, released = self._observed.take_changes()
+            if (
+                leads and self._trusted
+            ):  # before that, the records may be an older copy: the durable ones are compared first
+                self._assignments.record(appeared, released)
         return leads
 
     def _reconcile(self, now: float) -> None:
@@ -147,9 +157,10 @@ class Reconciler:
             if ready is None:
                 return
             self._rebuild, self._generation, self._planned = None, ready, ()
-            self._observed.version, self._calm_since, self._checked = 0, now, True
+            self._observed.version, self._calm_since = 0, now
+            self._compared = self._trusted = True
             self._observed.read(now)
-        if not self._checked and not self._check(now):
+        if not self._compared and not self._compare(now):
             return
         fenced = self._verdicts.pass_on(now)
         if fenced:
@@ -162,6 +173,7 @@ class Reconciler:
         if state == self._planned and now < self._plan_again_at:
             return
         result = self._plan(now, snapshot)
+        self._revoking = {a: self._revoking.get(a, now) for a in result.revoking}
         self._report(snapshot, result)
         for slot, incarnation in result.overdue.items():
             self._dispatch.fence(slot, incarnation, "accounts not released in time")
@@ -173,23 +185,25 @@ class Reconciler:
         self._plan_again_at = now + max(FULL_PLAN_S, PLAN_SHARE * (self._clock() - now))
         self._forget_dead(now)
 
-    def _check(self, now: float) -> bool:
+    def _compare(self, now: float) -> bool:
         """A new leader cannot see a write counter fall: it compares the records with the durable copy. A record that is
-        missing, or older there, may be a copy of before a failover: rebuild, which moves nothing (R10)."""
+        missing, or older there, may be a copy of before a failover: rebuild, which moves nothing (R10). What the former
+        leader had not written yet is written. False = wait; without Postgres we go on, and compare when it is back."""
         durable = self._assignments.restore()
         if durable is None:
-            self._checked = now - self._since > self._timing.dead_after_s  # no Postgres: go on
-            return self._checked
+            self._trusted = now - self._since > self._timing.dead_after_s
+            return self._trusted
         own = self._observed.own
         if any(a not in own or own[a].token < record.token for a, record in durable.items()):
             self._begin_rebuild(own)
             return False
-        self._checked = True
+        self._assignments.record({a: r for a, r in own.items() if a not in durable or durable[a].token < r.token}, {})
+        self._compared = self._trusted = True
         return True
 
     def _begin_rebuild(self, mirror: dict[str, Ownership]) -> None:
         self._observed.forget("new generation")
-        self._observed.take_released()
+        self._observed.take_changes()
         self._rebuild = Rebuild(
             self._store, self._leadership, self._assignments, mirror, self._timing.dead_after_s, self._now_ms
         )
@@ -218,7 +232,7 @@ class Reconciler:
             connections_per_ip=self._connections_per_ip,
             rebalance=self._budget.allowed if now - self._calm_since >= CALM_S else 0,
             hold="waiting for workers to register" if settling else "",
-            ack_before_ms=self._now_ms() - int(ACK_WITHIN_S * 1000),
+            overdue=frozenset(a for a, since in self._revoking.items() if now - since >= ACK_WITHIN_S),
         )
         return plan(
             snapshot.accounts if snapshot else None,

@@ -62,11 +62,13 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct):
-    """Actions of one pass. `overdue` are moves whose owner lives but has not released in time: fence it (R7)."""
+    """Actions of one pass. `revoking` are accounts on the move that their owner, which lives, has not released; `overdue` are
+    the owners that had enough time for it: fence them (R7)."""
 
     releases: list[Release] = []
     assigns: list[Assign] = []
     unplaced: dict[str, str] = {}
+    revoking: set[str] = set()
     overdue: dict[str, str] = {}
     in_flight: int = 0
 
@@ -81,7 +83,9 @@ class Limits(msgspec.Struct, frozen=True):
     connections_per_ip: dict[str, int] = {}
     rebalance: int = 0
     hold: str = ""
-    ack_before_ms: int = 0  # a revoke of an active account older than this is overdue
+    overdue: frozenset[str] = (
+        frozenset()
+    )  # accounts that the leader has seen revoked for too long, by its own clock (R3)
 
 
 def plan(
@@ -186,8 +190,10 @@ class _Draft:
         if record.state == REVOKE:
             if wanted:
                 self.result.in_flight += 1
-                if record.since_ms < self.limits.ack_before_ms and standing in ALIVE:
-                    self.result.overdue[record.slot] = record.incarnation
+                if standing in ALIVE:
+                    self.result.revoking.add(account_id)
+                    if account_id in self.limits.overdue:
+                        self.result.overdue[record.slot] = record.incarnation
         elif not wanted:
             reason = "quarantine" if account_id in self.quarantined else "inactive"
             self._release(account_id, record, revoke=True, reason=reason)

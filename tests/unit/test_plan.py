@@ -136,9 +136,11 @@ def test_a_drain_goes_a_few_at_a_time_and_only_if_somebody_else_is_up() -> None:
 
 def test_a_move_that_is_not_released_in_time_is_overdue() -> None:
     own = {"x": owned(state="revoke")}
-    assert plan(accounts("x"), own, fleet(a=DRAIN, b=UP), Limits(ack_before_ms=999)).overdue == {}
-    assert plan(accounts("x"), own, fleet(a=DRAIN, b=UP), Limits(ack_before_ms=1001)).overdue == {"a:0": "i1"}
-    assert plan({}, own, fleet(a=UP, b=UP), Limits(ack_before_ms=1001)).overdue == {}  # nobody waits for it
+    assert plan(accounts("x"), own, fleet(a=DRAIN, b=UP), Limits()).overdue == {}
+    late = Limits(overdue=frozenset({"x"}))
+    assert plan(accounts("x"), own, fleet(a=DRAIN, b=UP), late).revoking == {"x"}
+    assert plan(accounts("x"), own, fleet(a=DRAIN, b=UP), late).overdue == {"a:0": "i1"}
+    assert plan({}, own, fleet(a=UP, b=UP), late).overdue == {}  # nobody waits for it
 
 
 def test_connections_of_a_host_count_what_is_there() -> None:
