@@ -54,9 +54,16 @@ class Assignments:
     def record(self, changes: Mapping[str, Ownership], removed: Mapping[str, int]) -> None:
         """Moves made, and accounts that lost their owner (with the token they had). Written in order, newest last."""
         with self._condition:
-            self._pending.update((account, (record, record.token)) for account, record in changes.items())
-            self._pending.update((account, (None, token)) for account, token in removed.items())
+            for account, record in changes.items():
+                self._put(account, record, record.token)
+            for account, token in removed.items():
+                self._put(account, None, token)
             self._condition.notify()
+
+    def _put(self, account: str, record: Ownership | None, token: int) -> None:
+        """News of an older ownership never replaces what waits to be written of a newer one."""
+        if account not in self._pending or self._pending[account][1] <= token:
+            self._pending[account] = (record, token)
 
     def fence(self, fences: Mapping[str, str]) -> None:
         """The verdict also for workers that only see Postgres."""

@@ -77,6 +77,9 @@ class Observed:
     def applied(self, changes: Sequence[Change], results: Sequence[bool]) -> None:
         """A batch was written: the mirror follows what was done, so that it need not be read again."""
         for change, done in zip(changes, results, strict=True):
+            if done:  # the writer keeps the durable copy itself
+                self._appeared.pop(change.account_id, None)
+                self._released.pop(change.account_id, None)
             if done and change.new is not None:
                 self.own[change.account_id] = change.new
             elif done:
