@@ -112,11 +112,10 @@ class Proxy:
         self._end(source)
 
     def _end(self, source: socket.socket) -> None:
-        other = self._peers.pop(source, None)
-        for each in (source, other):
-            if each is None:
-                continue
-            self._peers.pop(each, None)
+        if source not in self._peers:
+            return
+        for each in (source, self._peers[source]):
+            del self._peers[each]
             self._selector.unregister(each)
             each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             each.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from fleet.services import Services
+from tests.campaigns.ownership.random_faults import Campaign, missing
 from tests.campaigns.ownership.rig import Rig
 from tests.campaigns.ownership.rows import ROWS
 from tests.campaigns.ownership.trial import Finding, NotHealthy
@@ -25,6 +26,9 @@ def main() -> int:
     parser.add_argument("--accounts", type=int, default=30)
     parser.add_argument("--workers", type=int, default=1, help="per host")
     parser.add_argument("--hold", type=float, default=20.0, help="seconds an outage lasts (the table: 60)")
+    parser.add_argument("--random", action="store_true", help="mix faults instead")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--keep", type=Path, help="directory for logs, kept")
     args = parser.parse_args()
     unknown = set(args.rows) - set(ROWS)
@@ -39,6 +43,8 @@ def main() -> int:
             Rig(directory, services, workers=args.workers, accounts=args.accounts) as rig,
         ):
             print(f"up after {time.monotonic() - began:.1f} s", file=sys.stderr)
+            if args.random:
+                return mixed(rig, args.seed, args.minutes)
             return table(rig, args.rows or list(ROWS), args.hold)
 
 
@@ -52,6 +58,15 @@ def table(rig: Rig, names: list[str], hold_s: float) -> int:
         failed += not finding.ok
         print(msgspec.json.encode(finding).decode(), flush=True)
     return 1 if failed else 0
+
+
+def mixed(rig: Rig, seed: int, minutes: float) -> int:
+    report = Campaign(rig, seed, minutes).run()
+    never = missing(report)
+    print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    for each in never:
+        print(each, file=sys.stderr)
+    return 1 if report.violations or never else 0
 
 
 if __name__ == "__main__":

@@ -51,6 +51,9 @@ class Host:
         with self.configuration.open("w") as out:
             known.write(out)
 
+    def slots(self) -> list[str]:
+        return [f"{self.name}:{number}" for number in range(self.workers)]
+
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────
     def worker(self, number: int = 0) -> int:
         """The pid of a live worker; 0 if it does not run now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import sys
 import threading
 import time
@@ -146,6 +147,20 @@ class Rig:
         else:
             self.rows.deactivate(account, "campaign")
         self.removed[account] = self.credentials.pop(account).api_key
+
+    # ── harm done to Redis' data ─────────────────────────────────────────────────────────────────────────────────
+    def redis_command(self, *words: str) -> None:
+        """One command on a connection of its own."""
+        with socket.create_connection(("127.0.0.1", self.services.redis.port), timeout=5.0) as connection:
+            connection.sendall((" ".join(words) + "\r\n").encode())
+            answer = connection.recv(64)
+        assert answer.startswith(b"+OK"), answer
+
+    def empty_redis(self) -> None:
+        """Remove the files of a Redis that does not run."""
+        for path in (self.services.redis.directory / "redis").rglob("*"):
+            if path.is_file():
+                path.unlink()
 
     # ── what can be seen ─────────────────────────────────────────────────────────────────────────────────────────
     def sockets(self) -> list[Socket]:

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 
@@ -201,9 +202,7 @@ def redis_emptied(rig: Rig, hold_s: float) -> Finding:
     redis = rig.services.redis
     trial.begin()
     redis.kill()
-    for path in (redis.directory / "redis").rglob("*"):
-        if path.is_file():
-            path.unlink()
+    rig.empty_redis()
     time.sleep(3.0)
     redis.start()
     return _rebuilt(rig, trial)
@@ -213,7 +212,7 @@ def redis_emptied(rig: Rig, hold_s: float) -> Finding:
 def redis_flushed(rig: Rig, hold_s: float) -> Finding:
     trial = Trial(rig, "redis_flushed")
     trial.begin()
-    _redis(rig, "FLUSHALL")
+    rig.redis_command("FLUSHALL")
     return _rebuilt(rig, trial)
 
 
@@ -221,7 +220,7 @@ def redis_flushed(rig: Rig, hold_s: float) -> Finding:
 def scripts_flushed(rig: Rig, hold_s: float) -> Finding:
     trial = Trial(rig, "scripts_flushed")
     trial.begin()
-    _redis(rig, "SCRIPT", "FLUSH")
+    rig.redis_command("SCRIPT", "FLUSH")
     trial.healed()
     time.sleep(5.0)
     return trial.end(0.0)
@@ -241,14 +240,6 @@ def _rebuilt(rig: Rig, trial: Trial) -> Finding:
 def _generation_ready(rig: Rig) -> bool:
     generation = rig.store.observe().generation
     return generation is not None and generation.ready
-
-
-def _redis(rig: Rig, *words: str) -> None:
-    import redis
-
-    client = redis.Redis.from_url(rig.services.redis.url)
-    client.execute_command(*words)
-    client.close()
 
 
 @row
@@ -348,7 +339,7 @@ def accounts_changed(rig: Rig, hold_s: float) -> Finding:
     for account, remove in ((gone, False), (deleted, True)):
         key, at_ms = rig.credentials[account].api_key, now_ms()
         rig.end_account(account, remove=remove)
-        wait_for(lambda key=key: not _is_open(rig, key), 15.0, every_s=0.1)
+        wait_for(partial(_is_closed, rig, key), 15.0, every_s=0.1)
         ended["removed_s" if remove else "deactivated_s"] = (now_ms() - at_ms) / 1000
     rig.add_account()
     finding = trial.end(None, inserted_s=inserted_s, **ended)
@@ -356,6 +347,10 @@ def accounts_changed(rig: Rig, hold_s: float) -> Finding:
         if took_s > 1.0 + 3.0:
             finding.blame(f"{what}: {took_s:.1f}, the table says 1 s")
     return finding
+
+
+def _is_closed(rig: Rig, api_key: str) -> bool:
+    return not _is_open(rig, api_key)
 
 
 def _is_open(rig: Rig, api_key: str) -> bool:
