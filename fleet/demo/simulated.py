@@ -65,9 +65,9 @@ class Control:
             if ": 404 " not in str(error):
                 raise
 
-    def ledger(self, since: int) -> list[dict[str, Any]]:
-        """Rows after `since`."""
-        reply = self._http.send(HttpRequest("GET", f"/ledger?since={since}", ()))
+    def ledger(self, since: int, *, market: bool = True) -> list[dict[str, Any]]:
+        """Rows after `since`; without `market` those of accounts only."""
+        reply = self._http.send(HttpRequest("GET", f"/ledger?since={since}" + ("" if market else "&market=0"), ()))
         if reply.status != 200:
             raise SimulatorFailed(f"simulator: GET /ledger: {reply.status}")
         return [msgspec.json.decode(line) for line in reply.body.splitlines() if line]

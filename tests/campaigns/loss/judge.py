@@ -85,6 +85,7 @@ def of_events(records: Iterable[Mapping[str, Any]]) -> Books:
                 number(e["price"]), number(e["qty"]), e["side"], number(e["fee"]),
             )  # fmt: skip
             continue
+        key: Key
         rank: tuple[object, ...] = (e["ts_event"],)
         if kind == "order":
             target, key = books.orders, (*owner, e["symbol"], e["order_id"])
