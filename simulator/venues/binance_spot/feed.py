@@ -133,18 +133,29 @@ class Feed:
             self._publish_trade(self._random.choice(told), now_ms)
 
     def _publish_trade(self, market: SymbolMarket, now_ms: int) -> None:
-        trade, symbol = market.trade(now_ms), market.spec.symbol.lower()
-        second = self._seconds.get(market.spec.symbol)
+        self._tell_trade(market, market.trade(now_ms), now_ms)
+
+    def execution(self, market: SymbolMarket, trade: Trade, now_ms: int) -> None:
+        """A trade of an account is a public trade too: ids leave no gap."""
+        market.trades.append(trade)
+        for candle in (market.minute, *market.live.values()):
+            candle.add(trade)
+        self._tell_trade(market, trade, now_ms)
+
+    def _tell_trade(self, market: SymbolMarket, trade: Trade, now_ms: int) -> None:
+        second, symbol = self._seconds.get(market.spec.symbol), market.spec.symbol.lower()
         if second is not None:
             second.add(trade)
-        for name, message, ident in (
-            (f"{symbol}@trade", messages.trade, trade.first_id),
-            (f"{symbol}@aggTrade", messages.agg_trade, trade.id),
-        ):
-            channel = self._channel(name)
-            if channel is not None:
-                row = self._trade_row(channel, market, trade, ident)
-                self._hub.publish(channel, message(market, trade, now_ms), row)
+        channel = self._channel(f"{symbol}@trade")
+        for match in messages.matches(trade) if channel is not None else ():
+            assert channel is not None
+            self._hub.publish(
+                channel, messages.trade(market, match, now_ms), self._trade_row(channel, market, match, match.first_id)
+            )
+        channel = self._channel(f"{symbol}@aggTrade")
+        if channel is not None:
+            row = self._trade_row(channel, market, trade, trade.id)
+            self._hub.publish(channel, messages.agg_trade(market, trade, now_ms), row)
 
     def _trade_row(self, channel: Channel, market: SymbolMarket, trade: Trade, ident: int) -> Row:
         row = self._row(channel, "trade", market.spec.symbol, trade.time_ms)

@@ -36,6 +36,16 @@ def trade(market: SymbolMarket, t: Trade, now_ms: int) -> bytes:
     ).encode()
 
 
+def matches(t: Trade) -> list[Trade]:
+    """The single trades that an aggregated one is made of: their ids count by one (it has at least as many steps)."""
+    count = t.last_id - t.first_id + 1
+    if count == 1:
+        return [t]
+    part = t.qty // count
+    sizes = [part] * (count - 1) + [t.qty - part * (count - 1)]
+    return [t._replace(qty=size, first_id=t.first_id + n, last_id=t.first_id + n) for n, size in enumerate(sizes)]
+
+
 def agg_trade(market: SymbolMarket, t: Trade, now_ms: int) -> bytes:
     return (
         f'{{"e":"aggTrade","E":{now_ms},"s":"{market.spec.symbol}","a":{t.id},"p":"{price(market, t.price)}",'

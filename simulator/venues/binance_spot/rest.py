@@ -70,6 +70,7 @@ class Rest:
             ("GET", "/api/v3/depth"): Route("none", _depth_weight, market.depth),
             ("GET", "/api/v3/klines"): Route("none", 2, market.klines),
             ("GET", "/api/v3/trades"): Route("none", 25, market.trades),
+            ("GET", "/api/v3/historicalTrades"): Route("none", 25, market.historical_trades),
             ("GET", "/api/v3/aggTrades"): Route("none", 4, market.agg_trades),
             ("GET", "/api/v3/ticker/24hr"): Route("none", _by("symbol", 2, 80), market.ticker_24h),
             ("GET", "/api/v3/ticker/price"): Route("none", _by("symbol", 2, 4), market.ticker_price),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from simulator.market import INTERVALS, SymbolMarket
+from simulator.market import INTERVALS, SymbolMarket, Trade
 from simulator.venues.binance_spot import market_messages as messages
 from simulator.venues.binance_spot.rules import ApiError, Params, bad_symbol, limit_of, mandatory, number
 
@@ -70,12 +71,28 @@ class MarketCalls:
         return [messages.kline_row(market, candle, interval) for candle in rows]
 
     def trades(self, params: Params) -> list[dict[str, Any]]:
-        market = self._market(params)
-        return [
-            {"id": t.first_id, "price": messages.price(market, t.price), "qty": messages.qty(market, t.qty),
-             "quoteQty": messages.quote(market, t.price * t.qty), "time": t.time_ms, "isBuyerMaker": t.sells, "isBestMatch": True}
-            for t in list(market.trades)[-limit_of(params, 500, 1000):]
-        ]  # fmt: skip
+        """The latest trades, one by one."""
+        market, limit = self._market(params), limit_of(params, 500, 1000)
+        found: list[Trade] = []
+        for made in reversed(market.trades):
+            found += reversed(messages.matches(made))
+            if len(found) >= limit:
+                break
+        return [_trade_row(market, trade) for trade in reversed(found[:limit])]
+
+    def historical_trades(self, params: Params) -> list[dict[str, Any]]:
+        """From an id on; without one the latest."""
+        first = number(params, "fromId")
+        if first is None:
+            return self.trades(params)
+        market, limit = self._market(params), limit_of(params, 500, 1000)
+        made: list[Trade] = []
+        for trade in reversed(market.trades):
+            if trade.last_id < first:
+                break
+            made.append(trade)
+        singles = (single for trade in reversed(made) for single in messages.matches(trade) if single.first_id >= first)
+        return [_trade_row(market, trade) for trade in islice(singles, limit)]
 
     def agg_trades(self, params: Params) -> list[dict[str, Any]]:
         market, limit, first = self._market(params), limit_of(params, 500, 1000), number(params, "fromId")
@@ -106,6 +123,13 @@ class MarketCalls:
             best = messages.best(market)
             rows.append({"symbol": market.spec.symbol, **{name: best[short] for name, short in names.items()}})
         return self._rows(params, rows)
+
+
+def _trade_row(market: SymbolMarket, t: Trade) -> dict[str, Any]:
+    return {
+        "id": t.first_id, "price": messages.price(market, t.price), "qty": messages.qty(market, t.qty),
+        "quoteQty": messages.quote(market, t.price * t.qty), "time": t.time_ms, "isBuyerMaker": t.sells, "isBestMatch": True,
+    }  # fmt: skip
 
 
 def _symbol_info(market: SymbolMarket) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from simulator.http1 import Request, Response, reply
 from simulator.hub import Hub
 from simulator.ledger import Row
 from simulator.listener import Listener
-from simulator.market import SymbolMarket
+from simulator.market import SymbolMarket, Trade
 from simulator.records import Change, Fill, Instrument, Order, text
 from simulator.replay import Capture
 from simulator.stream_socket import StreamSocket
@@ -221,10 +221,17 @@ class BinanceSpot:
         """One execution, told to the stream; → its trade id."""
         order = account.order(order_id)
         assert order is not None
-        trade_id = self.markets[order.symbol].take_trade_id()
-        self.tell(account, self.engine.fill(
-            account, order_id, qty, price, trade_id=trade_id, is_maker=is_maker, now_ms=self.clock.now_ms()
+        market, now_ms = self.markets[order.symbol], self.clock.now_ms()
+        trade_id = market.take_trade_id()
+        change = self.engine.fill(account, order_id, qty, price, trade_id=trade_id, is_maker=is_maker, now_ms=now_ms)
+        self.tell(account, change)
+        ticks, steps = (round(value.scaleb(digits)) for value, digits in (
+            (price, market.spec.price_decimals), (qty, market.spec.qty_decimals)
         ))  # fmt: skip
+        sells = (order.side == "SELL") != is_maker  # the taker's side
+        public = Trade(market.next_agg_id, ticks, steps, trade_id, trade_id, change.time_ms, sells)
+        market.next_agg_id += 1
+        self.feed.execution(market, public, now_ms)
         return trade_id
 
     def _checked(self, ticket: OrderTicket) -> tuple[Account, Decimal, Decimal]:
