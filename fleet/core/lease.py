@@ -8,7 +8,8 @@ CLOCK_BOOTTIME, which goes on while the machine sleeps. `workers/heartbeat.py` c
     (b) fenced, or the deadline has passed → stop everything, new incarnation, register empty
     (c) unknown   → data loss: keep streaming, register again, upload what runs; obey nothing until the generation is rebuilt
     (d) no answer → from deadline − 2H renew through the witness in Postgres
-    (e) neither   → extend while gap-free, up to isolation_max_s after the last answer of either
+    (e) neither   → extend while gap-free, up to isolation_max_s after the last answer of either; a Redis that is back may be
+                    an older copy that has forgotten the verdict on us, so the witness is asked as well until it answers
 A step between two observations of the clock that is longer than GAP_S means "I was paused": nothing but a fresh answer
 (one asked for after the pause) extends the deadline from then on.
 """
@@ -59,6 +60,7 @@ class Lease(msgspec.Struct, frozen=True):
     resumed_at: float = 0.0  # end of the last pause: an answer to a question from before it extends nothing by itself
     paused: bool = False
     answered_at: float = 0.0  # last usable answer of either store
+    isolated: bool = False  # it stood on (e), and the witness has not been heard since
 
 
 def fresh(now: float) -> Lease:
@@ -79,7 +81,9 @@ def answered(lease: Lease, asked_at: float, now: float, answer: Answer, times: T
         return lease, Order.ABORT
     if answer is Answer.NONE:
         return _unanswered(lease, asked_at, now, times)
-    return _extended(lease, asked_at, times), Order.REGISTER if answer is Answer.UNKNOWN else Order.NOTHING
+    if answer is Answer.UNKNOWN:
+        return _extended(lease, asked_at, times), Order.REGISTER
+    return _extended(lease, asked_at, times), Order.ASK_WITNESS if lease.isolated else Order.NOTHING
 
 
 def lapsed(lease: Lease, now: float) -> bool:
@@ -93,7 +97,7 @@ def witnessed(lease: Lease, asked_at: float, answer: Answer, times: Times) -> tu
     if answer is Answer.FENCED:
         return lease, Order.ABORT
     if answer is Answer.OK and lease.deadline > 0:
-        return _extended(lease, asked_at, times), Order.NOTHING
+        return msgspec.structs.replace(_extended(lease, asked_at, times), isolated=False), Order.NOTHING
     return lease, Order.NOTHING
 
 
@@ -115,7 +119,7 @@ def _unanswered(lease: Lease, asked_at: float, now: float, times: Times) -> tupl
         return lease, Order.ASK_WITNESS
     if now < lease.deadline - ISOLATE_AT * times.heartbeat_s:  # the witness may answer first
         return lease, Order.ASK_WITNESS
-    return msgspec.structs.replace(lease, deadline=asked_at + times.lease_s), Order.ASK_WITNESS
+    return msgspec.structs.replace(lease, deadline=asked_at + times.lease_s, isolated=True), Order.ASK_WITNESS
 
 
 def pause_s(lease: Lease, now: float, times: Times) -> float:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.proof.programs import Stream, WorkerProgram
 
 LAG_S = 25.0  # a change may be this old when the coordinator hears of it: the reconcile interval of the simulation
+BACK_S = 3.0  # one beat to ask (the former question may just have failed), one to hear
 VOLUNTARY = ("rebalance", "drain", "quarantine")
 
 
@@ -115,7 +116,11 @@ class Judge:
         return False
 
     def _forgiven(self, worker: WorkerProgram) -> bool:
-        return worker.isolated()
+        """R5 (e): it goes on without both stores. Once it could hear the witness again, it has BACK_S to do so."""
+        if worker.isolated():
+            return True
+        heard_of = self.fleet.postgres.good_for(worker.process)
+        return bool(worker.heartbeat._lease.isolated) and heard_of < BACK_S
 
     def ended(self, stream: Stream, why: str) -> None:
         self.changes += 1

@@ -33,6 +33,8 @@ class Server:
         self.down_since: float | None = None
         self.slow = 0.0  # share of calls whose reply is late
         self.cut_since: dict[Process, float] = {}
+        self.open_since = 0.0
+        self.good_since: dict[Process, float] = {}  # when its own cut ended
         self._backlog: list[Callable[[], object]] = []  # sent to a frozen server: it executes them when it thaws
         self.calls = 0
 
@@ -44,11 +46,20 @@ class Server:
         since = [t for t in (self.down_since, self.cut_since.get(process)) if t is not None]
         return self.world.now - min(since) if since else 0.0
 
+    def good_for(self, process: Process) -> float:
+        """For how long it has been able to."""
+        if not self.usable(process):
+            return 0.0
+        return self.world.now - max(self.open_since, self.good_since.get(process, 0.0))
+
     def set_state(self, state: str) -> None:
         if self.state == OPEN and state != OPEN:
             self.down_since = self.world.now
         if state == OPEN:
+            if self.state != OPEN:
+                self.open_since = self.world.now
             self.down_since = None
+            self.cut_since = {process: since for process, since in self.cut_since.items() if process in self.cut}
             backlog, self._backlog = self._backlog, []
             for execute in backlog:
                 execute()
@@ -56,11 +67,13 @@ class Server:
 
     def cut_off(self, process: Process, how: str) -> None:
         self.cut[process] = how
-        self.cut_since.setdefault(process, self.world.now)
+        self.cut_since.setdefault(process, self.world.now if self.down_since is None else self.down_since)
 
     def heal(self, process: Process) -> None:
         self.cut.pop(process, None)
-        self.cut_since.pop(process, None)
+        if self.state == OPEN:
+            self.cut_since.pop(process, None)
+            self.good_since[process] = self.world.now
 
     def call(self, execute: Callable[[], Any], timeout_s: float) -> Any:
         """Raises Silence or Refusal, or what `execute` raises at the server."""

@@ -100,6 +100,16 @@ def test_e_neither_answers_goes_on_up_to_isolation_max() -> None:
     assert orders[-1] is Order.ABORT
 
 
+def test_e_who_was_isolated_hears_the_witness_before_it_trusts_redis_again() -> None:
+    lease, _ = run(held(), 101.0, 6, Answer.NONE)
+    assert lease.isolated
+    lease, orders = run(lease, 107.0, 2, Answer.OK)
+    assert orders == [Order.ASK_WITNESS] * 2
+    assert rules.witnessed(lease, 108.0, Answer.FENCED, TIMES)[1] is Order.ABORT
+    lease, _ = rules.witnessed(lease, 108.0, Answer.OK, TIMES)
+    assert run(lease, 109.0, 1, Answer.OK)[1] == [Order.NOTHING]
+
+
 def test_e_a_pause_ends_isolation() -> None:
     lease, _ = run(held(), 101.0, 5, Answer.NONE)
     before = lease.deadline
