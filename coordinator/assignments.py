@@ -160,7 +160,7 @@ class Assignments:
             self._witness_sql["age"], {"slots": list(suspects)}
         )  # also without suspects: is Postgres there?
         return {
-            str(row["slot"]): WitnessRow(str(row["incarnation"]), str(row["fenced_inc"] or ""), float(row["age_s"]))
+            str(row["slot"]): WitnessRow(str(row["incarnation"]), str(row["fenced_inc"] or ""), int(row["beat"]))
             for row in rows
         }
 

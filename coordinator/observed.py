@@ -102,6 +102,14 @@ class Observed:
             and now - self._memory[slot].beat_at >= self._timing.dead_after_s
         }
 
+    def quiet(self, now: float, for_s: float) -> dict[str, str]:
+        """Slot → incarnation of the workers, not dead for certain, that have not been heard of for `for_s`."""
+        return {
+            slot: worker.incarnation
+            for slot, worker in self.workers.items()
+            if worker.standing in ALIVE_OR_SILENT and worker.incarnation and now - self._memory[slot].beat_at >= for_s
+        }
+
     def may_live(self, slot: str, incarnation: str) -> bool:
         """Is this still the slot's incarnation, and not yet dead for certain?"""
         worker = self.workers.get(slot)

@@ -10,8 +10,10 @@ from coordinator.assignments import Assignments
 from coordinator.dispatch import Dispatch
 from coordinator.observed import Observed
 from fleet.core import observe
-from fleet.core.observe import Timing
+from fleet.core.observe import Timing, Watched
 from fleet.runtime.logs import get
+
+EARLY_S = 0.75  # a reading takes a tick
 
 
 class Verdicts:
@@ -21,23 +23,30 @@ class Verdicts:
         self._observed, self._assignments, self._dispatch, self._timing = observed, assignments, dispatch, timing
         self._cut: dict[str, float] = {}
         self._condemned: dict[str, str] = {}  # fenced in the witness, not yet in Redis
+        self._memory: dict[str, Watched] = {}  # of the witness rows of workers that have begun to be silent
+        self._passed_at = 0.0
         self._held = False
         self._log = get("verdicts")
 
     def pass_on(self, now: float) -> dict[str, str]:
         """Slot → incarnation of the workers that were fenced. Raises StoreUnavailable or NotLeader."""
         self._condemned = {s: i for s, i in self._condemned.items() if self._observed.may_live(s, i)}
+        timing = self._timing
+        early_s = timing.witness_lease_s + timing.silence_s + EARLY_S  # watched for so long when T_dead is over
+        watching = {**self._condemned, **self._observed.quiet(now, timing.dead_after_s - early_s)}
+        read = self._assignments.witness(watching)
+        if read is None or now - read[0] >= self._timing.silence_s:
+            return {}
+        read_at, rows = read
+        if now - self._passed_at > self._timing.leader_gap_s:
+            self._memory = {}
+        self._passed_at = now
+        self._memory = observe.watch(self._memory, rows, watching, read_at)
         suspects = {**self._condemned, **self._observed.suspects(now)}
-        read = self._assignments.witness(suspects)
         up_since = self._assignments.up_since
+        postgres_s = read_at - up_since if up_since is not None else 0.0
         verdicts = observe.judge(
-            suspects,
-            self._observed.watched(),
-            read[1] if read is not None and now - read[0] < self._timing.silence_s else None,
-            self._cut,
-            now - up_since if up_since is not None else 0.0,
-            now,
-            self._timing,
+            suspects, self._observed.watched(), rows, self._memory, self._cut, postgres_s, read_at, self._timing
         )
         self._note(verdicts, len(suspects))
         if verdicts.condemn:

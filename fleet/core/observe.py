@@ -48,11 +48,21 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class WitnessRow(msgspec.Struct, frozen=True):
-    """A slot's row of fleet_witness; `age_s` by Postgres' own clock."""
+    """A slot's row of fleet_witness. `beat` counts; 0 = the leader's verdict made the row, nobody has beaten there."""
 
     incarnation: str
     fenced: str
-    age_s: float
+    beat: int
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """The leader's memory of one witness row (R3 holds for Postgres too: its clock may jump): the counter, since when it has
+    not changed on the leader's own clock, and whether it was ever seen to change."""
+
+    incarnation: str
+    beat: int
+    since: float
+    moved: bool = False
 
 
 class Verdicts(msgspec.Struct, frozen=True):
@@ -103,41 +113,59 @@ def standing(record: WorkerRecord | None, seen: Seen, now: float, timing: Timing
     return Standing.DRAIN if record.drain else Standing.UP
 
 
+def watch(
+    memory: Mapping[str, Watched], rows: Mapping[str, WitnessRow], slots: Iterable[str], read_at: float
+) -> dict[str, Watched]:
+    """The memory after one reading of the witness rows of `slots`."""
+    after: dict[str, Watched] = {}
+    for slot in slots:
+        row, known = rows.get(slot), memory.get(slot)
+        key = (row.incarnation, row.beat) if row is not None and row.beat > 0 else ("", 0)
+        if known is not None and (known.incarnation, known.beat) == key:
+            after[slot] = known
+        else:
+            after[slot] = Watched(*key, since=read_at, moved=known is not None)
+    return after
+
+
 def judge(
     suspects: Mapping[str, str],
-    watched: int,
-    witness: Mapping[str, WitnessRow] | None,
+    workers: int,
+    rows: Mapping[str, WitnessRow],
+    watched: Mapping[str, Watched],
     cut: Mapping[str, float],
     postgres_s: float,
-    now: float,
+    read_at: float,
     timing: Timing,
 ) -> Verdicts:
     """Witness before verdict (R9), and the mass guard (R11).
 
-    `suspects`: slot → incarnation of those silent for T_dead. `watched`: how many workers are not dead or gone. `witness`
-    None = Postgres did not answer; `postgres_s` = for how long it has answered without a break.
+    `suspects`: slot → incarnation of those silent for T_dead. `workers`: how many are not dead or gone. `rows` as read at
+    `read_at`, `watched` the memory of them; `postgres_s` = for how long Postgres had answered without a break by then: a
+    worker could have beaten there.
 
     Two steps, so that a worker which only sees Postgres hears of it before anybody else starts its accounts: first its
-    witness row is fenced, from when on no beat is accepted there; only when its last beat is older than a lease and the
-    silence Q, its lease is over for certain, and it is fenced in Redis.
+    witness row is fenced, from when on no beat is accepted there; only when it has not beaten for longer than a lease and
+    the silence Q, its lease is over for certain, and it is fenced in Redis.
     """
-    if not suspects or witness is None:
-        return Verdicts(cut=dict(cut))
     over_s = timing.witness_lease_s + timing.silence_s
     after_cut: dict[str, float] = {}
     condemn: dict[str, str] = {}
     fence: dict[str, str] = {}
     for slot, incarnation in suspects.items():
-        row = witness.get(slot)
+        row, memory = rows.get(slot), watched.get(slot)
+        if memory is None:
+            continue
+        quiet = min(read_at - memory.since, postgres_s) >= over_s
         if row is not None and row.fenced == incarnation:
-            if row.age_s >= over_s:
+            if quiet:
                 fence[slot] = incarnation
-        elif row is not None and row.incarnation == incarnation and row.age_s < over_s:
-            after_cut[slot] = cut.get(slot, now)
-            if now - after_cut[slot] >= timing.partitioned_grace_s:
-                condemn[slot] = incarnation
-        elif postgres_s >= timing.witness_lease_s:
+        elif quiet:
             condemn[slot] = incarnation
-    if len(condemn) + len(fence) >= 3 and 2 * (len(condemn) + len(fence)) > watched:
+        elif memory.moved and memory.incarnation == incarnation:
+            after_cut[slot] = cut.get(slot, read_at)
+            if read_at - after_cut[slot] >= timing.partitioned_grace_s:
+                condemn[slot] = incarnation
+    if len(condemn) + len(fence) >= 3 and 2 * (len(condemn) + len(fence)) > workers:
         return Verdicts(cut=after_cut, held=True)
     return Verdicts(condemn, fence, after_cut)

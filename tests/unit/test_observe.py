@@ -83,47 +83,72 @@ def test_an_owner_without_a_record_is_silent_and_timed() -> None:
 
 
 # ── R9, R11 ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def judge(suspects: int, watched: int, witness: dict[str, WitnessRow] | None, **more: float) -> observe.Verdicts:
-    names = {f"h:{i}": "i1" for i in range(suspects)}
+NOW = 100.0
+
+
+def judge(
+    rows: dict[str, WitnessRow], since: float, *, moved: bool = False, silent: int = 1, workers: int = 2, **more: float
+) -> observe.Verdicts:
+    """Of `silent` workers whose witness counter has not changed since `since`."""
+    names = {f"h:{i}": "i1" for i in range(silent)}
+    memory = {
+        slot: observe.Watched(*((rows[slot].incarnation, rows[slot].beat) if slot in rows else ("", 0)), since, moved)
+        for slot in names
+    }
     cut = {"h:0": more["cut_since"]} if "cut_since" in more else {}
-    return observe.judge(names, watched, witness, cut, more.get("postgres_s", 60.0), more.get("now", 100.0), TIMING)
+    return observe.judge(names, workers, rows, memory, cut, more.get("postgres_s", 60.0), NOW, TIMING)
 
 
-def test_nobody_is_judged_without_the_witness() -> None:
-    assert judge(1, 2, None) == observe.Verdicts()
+def test_the_witness_is_watched_by_its_counter_not_by_its_clock() -> None:
+    row = WitnessRow("i1", "", 3)
+    memory = observe.watch({}, {"h:0": row}, ["h:0", "h:1"], 10.0)
+    assert memory == {"h:0": observe.Watched("i1", 3, 10.0), "h:1": observe.Watched("", 0, 10.0)}
+    assert observe.watch(memory, {"h:0": row}, ["h:0"], 14.0) == {"h:0": observe.Watched("i1", 3, 10.0)}
+    beaten = observe.watch(memory, {"h:0": WitnessRow("i1", "", 4)}, ["h:0"], 14.0)
+    assert beaten == {"h:0": observe.Watched("i1", 4, 14.0, moved=True)}
+
+
+def test_a_row_that_only_a_verdict_made_is_no_beat() -> None:
+    memory = observe.watch({}, {}, ["h:0"], 10.0)
+    assert observe.watch(memory, {"h:0": WitnessRow("i1", "i1", 0)}, ["h:0"], 14.0) == memory
+
+
+def test_nobody_is_judged_before_the_witness_was_watched_for_a_lease_and_q() -> None:
+    assert judge({}, NOW - 4.9) == observe.Verdicts()
+    assert observe.judge({"h:0": "i1"}, 2, {}, {}, {}, 60.0, NOW, TIMING) == observe.Verdicts()
 
 
 def test_nobody_is_judged_by_a_postgres_that_has_just_come_back() -> None:
-    assert judge(1, 2, {}, postgres_s=3.0) == observe.Verdicts()
+    assert judge({}, NOW - 60, postgres_s=4.9) == observe.Verdicts()
 
 
-@pytest.mark.parametrize("rows", [{}, {"h:0": WitnessRow("i1", "", 60.0)}, {"h:0": WitnessRow("i0", "", 1.0)}])
-def test_stale_in_both_is_condemned_first(rows: dict[str, WitnessRow]) -> None:
-    verdicts = judge(1, 2, rows)
+@pytest.mark.parametrize("rows", [{}, {"h:0": WitnessRow("i1", "", 7)}, {"h:0": WitnessRow("i0", "", 1)}])
+def test_quiet_in_both_is_condemned_first(rows: dict[str, WitnessRow]) -> None:
+    verdicts = judge(rows, NOW - 5.0)
     assert (verdicts.condemn, verdicts.fence) == ({"h:0": "i1"}, {})
 
 
-def test_fenced_only_when_its_last_beat_in_the_witness_is_older_than_a_lease_and_q() -> None:
-    assert judge(1, 2, {"h:0": WitnessRow("i1", "i1", 4.9)}) == observe.Verdicts()
-    assert judge(1, 2, {"h:0": WitnessRow("i1", "i1", 5.0)}).fence == {"h:0": "i1"}
+def test_fenced_only_when_it_has_not_beaten_in_the_witness_for_a_lease_and_q() -> None:
+    rows = {"h:0": WitnessRow("i1", "i1", 7)}
+    assert judge(rows, NOW - 4.9, moved=True) == observe.Verdicts()
+    assert judge(rows, NOW - 5.0, moved=True).fence == {"h:0": "i1"}
 
 
-def test_fresh_in_the_witness_is_cut_off_and_left_alone_for_the_grace() -> None:
-    rows = {"h:0": WitnessRow("i1", "", 1.0)}
-    first = judge(1, 2, rows, now=100.0)
-    assert (first.condemn, first.fence, first.cut) == ({}, {}, {"h:0": 100.0})
-    assert judge(1, 2, rows, now=129.0, cut_since=100.0).condemn == {}
-    late = judge(1, 2, rows, now=130.0, cut_since=100.0)
+def test_beating_in_the_witness_it_is_cut_off_and_left_alone_for_the_grace() -> None:
+    rows = {"h:0": WitnessRow("i1", "", 7)}
+    first = judge(rows, NOW - 1, moved=True)
+    assert (first.condemn, first.fence, first.cut) == ({}, {}, {"h:0": NOW})
+    assert judge(rows, NOW - 1, moved=True, cut_since=NOW - 29).condemn == {}
+    late = judge(rows, NOW - 1, moved=True, cut_since=NOW - 30)
     assert (late.condemn, late.fence) == ({"h:0": "i1"}, {})
 
 
 @pytest.mark.parametrize(
-    ("silent", "watched", "held"),
+    ("silent", "workers", "held"),
     [(1, 1, False), (2, 2, False), (2, 3, False), (3, 5, True), (3, 6, False), (9, 9, True)],
 )
-def test_mass_guard(silent: int, watched: int, held: bool) -> None:
-    verdicts = judge(silent, watched, {})
-    assert verdicts.held is held
-    assert len(verdicts.condemn) == (0 if held else silent)
-    condemned = judge(silent, watched, {f"h:{i}": WitnessRow("i1", "i1", 60.0) for i in range(silent)})
-    assert (condemned.held, len(condemned.fence)) == (held, 0 if held else silent)
+def test_mass_guard(silent: int, workers: int, held: bool) -> None:
+    for rows in ({}, {f"h:{i}": WitnessRow("i1", "i1", 0) for i in range(silent)}):
+        verdicts = judge(rows, NOW - 60, silent=silent, workers=workers)
+        assert verdicts.held is held
+        assert len(verdicts.condemn) + len(verdicts.fence) == (0 if held else silent)
