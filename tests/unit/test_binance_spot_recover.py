@@ -25,6 +25,25 @@ SPEC = AccountSpec("acc", "u", "binance", "spot", "l", False, 1, NOW - 10 * DAY)
 FEE = Decimal("0.001")
 ASSETS = {"BTCUSDT": ("BTC", "USDT"), "ETHUSDT": ("ETH", "USDT"), "ETHBTC": ("ETH", "BTC"), "XYZABC": ("XYZ", "ABC")}
 
+@pytest.fixture(autouse=True)
+def not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No symbol counts as in use, so that each test's weight is that of what it is about."""
+    monkeypatch.setattr(plan, "ACTIVE_MS", -1)
+
+
+def test_an_order_that_came_and_went_without_a_fill_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    mark = Watermark(proven_ms=NOW - 1000, symbols={"BTCUSDT": NOW - 2000, "ETHUSDT": NOW - 70_000})
+    dialogue, asked = recover(SPEC, mark, NOW), []
+    account = {"balances": [], "updateTime": NOW - 5000}
+    call = next(dialogue)
+    with pytest.raises(StopIteration):
+        while True:
+            asked.append(f"{call.path.rpartition('/')[2]} {dict(call.params).get('symbol', '')}".strip())
+            call = dialogue.send(HttpReply(200, {}, msgspec.json.encode(account if len(asked) == 1 else [])))
+    assert asked == ["account", "allOrders BTCUSDT"]
+
+
 
 def refused(code: str = "-1121") -> ExchangeRefused:
     return ExchangeRefused("call", Verdict(Outcome.PERMANENT, code))
@@ -209,7 +228,7 @@ def test_a_fill_of_a_known_symbol_is_found_by_its_two_assets() -> None:
     exchange.trade("BTCUSDT", "SELL", "0.5", "84000", NOW - 1000)
     found = exchange.read(mark)
     assert fills(found) == [("BTCUSDT", "0")] and found.unrecoverable == ""
-    assert exchange.paths() == ["account", "myTrades BTCUSDT", "allOrders BTCUSDT"] and exchange.weight == 60
+    assert exchange.paths() == ["account", "myTrades BTCUSDT", "order BTCUSDT"] and exchange.weight == 44
     (order,) = [e for e in found.events if isinstance(e, Order)]
     assert (order.status, order.avg_price, order.client_order_id) == ("filled", "84000", "mine-1")
     assert {e.asset: e.ts_event for e in found.events if isinstance(e, Balance)} == {
@@ -263,7 +282,7 @@ def test_an_account_that_lags_behind_its_trades_is_asked_again() -> None:
     exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 800)
     found = exchange.read(mark)
     assert len(fills(found)) == 2
-    assert exchange.paths() == ["account", "myTrades BTCUSDT", "time", "account", "allOrders BTCUSDT"]
+    assert exchange.paths() == ["account", "myTrades BTCUSDT", "time", "account", "order BTCUSDT", "order BTCUSDT"]
     assert mark.wallets["BTC"] == str(exchange.wallets["BTC"])
 
 
@@ -274,7 +293,7 @@ def test_the_same_for_a_symbol_that_was_guessed() -> None:
     exchange.stale = [exchange.account()]
     exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 800)
     assert len(fills(exchange.read(mark))) == 2
-    assert exchange.paths() == ["account", "myTrades BTCUSDT", "time", "account", "allOrders BTCUSDT"]
+    assert exchange.paths() == ["account", "myTrades BTCUSDT", "time", "account", "order BTCUSDT", "order BTCUSDT"]
 
 
 def test_a_wallet_that_was_emptied_is_told() -> None:
@@ -284,6 +303,39 @@ def test_a_wallet_that_was_emptied_is_told() -> None:
     found = exchange.read(mark)
     assert [Decimal(e.wallet) for e in found.events if isinstance(e, Balance) and e.asset == "BTC"] == [0]
     assert "BTC" not in mark.wallets
+
+
+def test_trades_that_are_booked_are_not_told_again_and_their_orders_not_asked_for() -> None:
+    """The symbol is read for one missing fill; what the stream had told of it before is known."""
+    exchange = Exchange()
+    mark = proven(exchange)
+    for n in range(8):
+        exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 5000 + n)
+    known = Exchange(
+        wallets=dict(exchange.wallets), trades=list(exchange.trades), orders=dict(exchange.orders), updated_ms=NOW
+    )
+    for event in known.read(Watermark(proven_ms=NOW - 6000, symbols={"BTCUSDT": 1})).events:
+        mark.advance(event)
+    exchange.trade("BTCUSDT", "SELL", "0.1", "84000", NOW - 1000)
+    found = exchange.read(mark)
+    assert fills(found) == [("BTCUSDT", "8")] and exchange.weight == 44
+    assert exchange.paths() == ["account", "myTrades BTCUSDT", "order BTCUSDT"]
+
+
+@pytest.mark.parametrize("lost", range(3))
+def test_equal_fills_of_one_millisecond_are_told_apart(lost: int) -> None:
+    """A sweep of equal resting orders: same time, price and quantity. Whichever of them the socket lost is found."""
+    exchange = Exchange()
+    mark = proven(exchange)
+    for _ in range(3):
+        exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 1000)
+    known = Exchange(
+        wallets=dict(exchange.wallets), trades=list(exchange.trades), orders=dict(exchange.orders), updated_ms=NOW
+    )
+    for event in known.read(Watermark(proven_ms=NOW - 6000, symbols={"BTCUSDT": 1})).events:
+        if not (isinstance(event, Fill) and event.trade_id == str(lost)):
+            mark.advance(event)
+    assert ("BTCUSDT", str(lost)) in fills(exchange.read(mark))
 
 
 # ── First-ever read ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -318,7 +370,7 @@ def test_a_long_gap_with_few_fills_costs_no_windows() -> None:
     mark = proven(exchange, NOW - 60 * DAY)
     mark.symbols["BTCUSDT"] = 1
     exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 30 * DAY)
-    assert fills(exchange.read(mark)) == [("BTCUSDT", "0")] and exchange.weight == 60
+    assert fills(exchange.read(mark)) == [("BTCUSDT", "0")] and exchange.weight == 44
 
 
 def test_a_gap_beyond_what_is_read_says_so() -> None:
@@ -417,11 +469,12 @@ def test_refused_calls_are_told_and_do_not_end_the_read_back() -> None:
     found = exchange.read(mark, NOW - 700)
     assert "open orders of BTCUSDT" in found.unrecoverable and "fills of BTCUSDT" in found.unrecoverable
 
-    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 500)
+    for n in range(6):  # so many that all orders of the symbol are asked for
+        exchange.trade("BTCUSDT", "BUY", "0.01", "84000", NOW - 500 + n)
     exchange.refuse = {"/api/v3/allOrders"}
     found = exchange.read(mark)
     assert "orders of BTCUSDT" in found.unrecoverable
-    assert [e.client_order_id for e in found.events if isinstance(e, Fill)] == ["mine-3"]
+    assert [e.client_order_id for e in found.events if isinstance(e, Fill)] == [f"mine-{n}" for n in range(3, 9)]
 
 
 def test_an_unreadable_reply_is_tried_again_later() -> None:

@@ -178,7 +178,7 @@ PAIRS = [
         {
             "/api/v3/account": _json(ACCOUNT),
             "/api/v3/myTrades": _json([TRADE_ROW]),
-            "/api/v3/allOrders": _json([ORDER_ROW]),
+            "/api/v3/order": _json(ORDER_ROW),
         },
         ("Fill", "Order", "Balance"),
     ),
