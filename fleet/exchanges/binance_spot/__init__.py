@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleet.core.exchange import Exchange, Market
-from fleet.exchanges.binance_spot import history, limits, parse, recover, session, subscribe
+from fleet.exchanges.binance_spot import history, limits, parse, recover, session, sharing, subscribe
 
 EXCHANGE = Exchange(
     name=limits.NAME,
@@ -36,6 +36,7 @@ EXCHANGE = Exchange(
         trade_history=history.TRADES,
         candle_history=history.CANDLES,
     ),
+    sharing=sharing.SHARING,
     extra_codes=session.CODE_TEXTS,
 )
 

@@ -139,5 +139,6 @@ def subscription(credentials: Credentials, now_ms: int, request_id: str) -> byte
 
 
 def opening(credentials: Credentials, now_ms: int) -> tuple[Step, ...]:
-    """One signed request logs in and subscribes."""
-    return (Step("authenticating", SUBSCRIBE, subscription(credentials, now_ms, SUBSCRIBE)),)
+    """One signed request logs in and subscribes. Its id is the account's own: neighbours may share the socket."""
+    request_id = f"{SUBSCRIBE}-{hashlib.sha256(credentials.api_key.encode()).hexdigest()[:16]}"
+    return (Step("authenticating", request_id, subscription(credentials, now_ms, request_id)),)
