@@ -496,8 +496,12 @@ def test_the_capture_is_replayed_completely() -> None:
         eventually(lambda: socket.next(10) and sum("data" in m for m in socket.seen) == len(pushes), 60)
         state = sim.replay()
         ledger = [row for row in sim.ledger() if row["api_key"] is None]
+        trades = rest(sim, "/api/v5/market/trades?instId=BTC-USDT&limit=500")[1]["data"]
     assert (state["frames"], state["sent"], state["done"]) == (392, 392, True) and len(ledger) == 392
     told = [m for m in socket.seen if "data" in m]
+    assert [r["tradeId"] for r in reversed(trades)] == [
+        m["data"][0]["tradeId"] for m in told if m["arg"] == {"channel": "trades", "instId": "BTC-USDT"}
+    ]
     assert [(m["arg"], m.get("action")) for m in told] == [(m["arg"], m.get("action")) for m in pushes]
     books: dict[str, Book] = {}
     items = [item for m in told for item in market.parse(json.dumps(m).encode(), PUBLIC, 1)]

@@ -7,10 +7,9 @@ Sources: exchanges/okx.md sections 1.2, 2, 3.1, 4, 5.
 
 from __future__ import annotations
 
-import calendar
+import email.utils
 import hashlib
 import re
-import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -47,7 +46,7 @@ from fleet.core.exchange import (
 )
 from fleet.exchanges.okx import ids, wire
 from fleet.exchanges.okx.limits import EXCHANGE, MARKET
-from fleet.exchanges.okx.session import LOGGED_IN_ALREADY, LOGIN, LOGIN_CODES, UNREADABLE, key_of, verdict_of
+from fleet.exchanges.okx.session import LOGGED_IN_ALREADY, LOGIN, LOGIN_CODES, UNREADABLE, key_of, moment, verdict_of
 from fleet.exchanges.okx.subscribe import INTERVALS
 
 STATES: dict[str, OrderStatus] = {
@@ -173,8 +172,9 @@ def _quote(m: wire.BookRow, symbol: str, action: str, now_ms: int) -> MarketItem
 def close_ms(open_ms: int, interval: str) -> int:
     """Last millisecond of a candle."""
     if interval == "1M":
-        moment = time.gmtime(open_ms // 1000)
-        return calendar.timegm((moment.tm_year + moment.tm_mon // 12, moment.tm_mon % 12 + 1, 1, 0, 0, 0)) * 1000 - 1
+        year, month, _, _ = moment(open_ms)
+        following = (year + month // 12, month % 12 + 1, 1, 0, 0, 0, 0, 1, -1, 0)
+        return email.utils.mktime_tz(following) * 1000 - 1
     return open_ms + int(interval[:-1]) * _STEPS_MS[interval[-1]] - 1
 
 

@@ -7,10 +7,10 @@ processes that dial. Sources: exchanges/okx.md sections 1.2, 3, 5, 6.1.
 from __future__ import annotations
 
 import base64
+import email.utils
 import hashlib
 import hmac
 import re
-import time
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -99,6 +99,7 @@ LOGIN_CODES = frozenset(
     | {"60026", "60031", "60032", "63999", "50110"}
 )  # of error events without an id: in answer to the login
 STATUSES: dict[int, Outcome] = {429: Outcome.RATE, 451: Outcome.PERMANENT}
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 WINDOW_S = 2.0  # limits are counted over two seconds, and nothing tells how long to wait
 
 
@@ -122,9 +123,16 @@ def signature(secret: str, payload: str) -> str:
     return base64.b64encode(hmac.new(secret.encode(), payload.encode(), hashlib.sha256).digest()).decode()
 
 
+def moment(at_ms: int) -> tuple[int, int, str, str]:
+    """UTC year, month, day and hh:mm:ss of a UNIX time. Raises ValueError for a year that has no four digits."""
+    _, day, month, year, clock, _ = email.utils.formatdate(at_ms // 1000, usegmt=True).split()
+    return int(year), MONTHS.index(month) + 1, day, clock
+
+
 def iso(now_ms: int) -> str:
     """The form of time in REST headers: UTC with milliseconds."""
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now_ms // 1000))}.{now_ms % 1000:03d}Z"
+    year, month, day, clock = moment(now_ms)
+    return f"{year}-{month:02d}-{day}T{clock}.{now_ms % 1000:03d}Z"
 
 
 def sign(call: HttpCall, credentials: Credentials, now_ms: int, is_testnet: bool) -> HttpRequest:

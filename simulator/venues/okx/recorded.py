@@ -38,6 +38,7 @@ class Recorded:
         self._names = {_name(frame) for _, frame in self._frames}
         self._base_s = self._frames[0][0] if self._frames else 0.0
         self._books: dict[str, tuple[Side, Side]] = {}
+        self._trades: dict[str, list[dict[str, Any]]] = {}  # symbol -> what was sent
         self._next = 0
         self._begun_ms: int | None = None
         self._first_seen_ms: int | None = None
@@ -60,6 +61,7 @@ class Recorded:
         """Play again from the start, once subscribed."""
         self._next, self._begun_ms, self._first_seen_ms, self.sent, self.skipped = 0, None, None, 0, 0
         self._books.clear()
+        self._trades.clear()
         if loop is not None:
             self._loop = loop
 
@@ -102,6 +104,8 @@ class Recorded:
             self.skipped += 1
             return
         rows = [{**row, "ts": str(int(row["ts"]) + self._shift_ms)} for row in frame["data"]]
+        if frame["arg"]["channel"] == "trades":
+            self._trades.setdefault(frame["arg"]["instId"], []).extend(rows)
         payload = msgspec.json.encode({**frame, "data": rows})
         for row in rows:
             self._venue.hub.publish(channel, payload, self._row(frame, name, row))
@@ -139,6 +143,10 @@ class Recorded:
         bids.sort(key=lambda level: -float(level[0]))
         asks.sort(key=lambda level: float(level[0]))
         return {"asks": asks[:levels], "bids": bids[:levels], "ts": str(now_ms), "seqId": 0}
+
+    def trades(self, symbol: str) -> list[dict[str, Any]] | None:
+        """Rows of /market/trades, newest first; None for a symbol whose trades are not recorded."""
+        return self._trades.get(symbol, [])[::-1] if self.takes(f"trades:{symbol}") else None
 
     def as_json(self) -> dict[str, Any]:
         """One entry of `GET /replay`."""

@@ -266,6 +266,10 @@ class Okx:
         """The recorded order book of a symbol under replay."""
         return next((book for r in self._replays if (book := r.book(symbol, levels, now_ms)) is not None), None)
 
+    def recorded_trades(self, symbol: str) -> list[dict[str, Any]] | None:
+        """The recorded trades of a symbol under replay."""
+        return next((trades for r in self._replays if (trades := r.trades(symbol)) is not None), None)
+
     def replays(self) -> list[dict[str, Any]]:
         return [replay.as_json() for replay in self._replays]
 
