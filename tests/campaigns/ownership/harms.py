@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from fleet.core.errors import StoreUnavailable
 from fleet.demo.children import send
 from tests.campaigns.ownership.hosts import Host
-from tests.campaigns.ownership.rig import Rig
+from tests.campaigns.ownership.rig import Rig, alive, wait_for
 
 Undo = Callable[[], object]
 
@@ -167,10 +167,10 @@ def worker_lost(rig: Rig, known: Known, rng: random.Random) -> Harm:
 @kind
 def supervisord_killed(rig: Rig, known: Known, rng: random.Random) -> Harm:
     host, _ = _some(rig, rng)
-    victims = known.of(*host.slots())
+    victims, old = known.of(*host.slots()), [host.worker(n) for n in range(host.workers)]
     host.supervised.kill_supervisord()
     host.start_again()
-    return Harm("supervisord_killed", victims)
+    return Harm("supervisord_killed", victims, lambda: wait_for(lambda: not any(map(alive, old)), 35.0))
 
 
 @kind

@@ -1,7 +1,7 @@
 """The fleet of the campaign: own services, the simulated exchange, one supervisord per host, a pulse of orders, a journal of Kafka.
 
 In: how many hosts, workers and accounts. Out: handles to do harm with, and what can be seen from outside. Runs in the campaign's
-process; everything ends with the context. Host "a" reaches the stores directly, the others through proxies of their own.
+process; everything ends with the context. Each host reaches Redis and Postgres through proxies of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
 
 from fleet.core.errors import StoreUnavailable
 from fleet.core.model import Credentials, Ownership
@@ -119,15 +121,13 @@ class Rig:
         ports = free_ports(PORTS_PER_HOST * self._hosts)
         for number in range(self._hosts):
             name = "abcdefgh"[number]
-            stores: dict[str, str] = {}
-            if number:
-                redis = self.redis_proxies[name] = self._stack.enter_context(Proxy(self.services.redis.port))
-                postgres = self.postgres_proxies[name] = self._stack.enter_context(Proxy(self.services.postgres.port))
-                dsn = self.services.postgres.dsn
-                stores = {
-                    "FLEET_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
-                    "FLEET_POSTGRES_DSN": dsn.replace(f":{self.services.postgres.port}/", f":{postgres.port}/"),
-                }
+            redis = self.redis_proxies[name] = self._stack.enter_context(Proxy(self.services.redis.port))
+            postgres = self.postgres_proxies[name] = self._stack.enter_context(Proxy(self.services.postgres.port))
+            dsn = self.services.postgres.dsn
+            stores = {
+                "FLEET_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
+                "FLEET_POSTGRES_DSN": dsn.replace(f":{self.services.postgres.port}/", f":{postgres.port}/"),
+            }
             host = Host(name, self.directory, env | stores, self._workers, ports + number * PORTS_PER_HOST)
             self.hosts[name] = host
             self._stack.callback(host.kill)
@@ -225,6 +225,13 @@ def wait_for(condition: Callable[[], Any], within_s: float, every_s: float = 0.0
             return False
         time.sleep(every_s)
     return True
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Pulse:

@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import psutil
-
 from fleet.demo.children import send
 from fleet.services import Daemon
 from tests.campaigns.ownership import judge
-from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
+from tests.campaigns.ownership.rig import Rig, alive, now_ms, wait_for
 from tests.campaigns.ownership.trial import Finding, Trial
 
 Row = Callable[[Rig, float], Finding]
@@ -35,8 +33,9 @@ def row(function: Row) -> Row:
 def worker_killed(rig: Rig, hold_s: float) -> Finding:
     """kill −9 of a worker, restarted by supervisord: its own accounts, 3 s."""
     trial = Trial(rig, "worker_killed")
-    trial.begin(trial.of_slot("b:0"), dead=True)
-    send(rig.hosts["b"].worker(), signal.SIGKILL)
+    host = trial.victim()
+    trial.begin(trial.of_host(host), dead=True)
+    send(host.worker(), signal.SIGKILL)
     return trial.end(3.0)
 
 
@@ -44,10 +43,10 @@ def worker_killed(rig: Rig, hold_s: float) -> Finding:
 def worker_lost(rig: Rig, hold_s: float) -> Finding:
     """The same with restart prevented: no proof of death, 10 s. Comes back empty."""
     trial = Trial(rig, "worker_lost")
-    host = rig.hosts["b"]
+    host = trial.victim()
     host.suspend()
     try:
-        trial.begin(trial.of_slot("b:0"), dead=True)
+        trial.begin(trial.of_host(host), dead=True)
         send(host.worker(), signal.SIGKILL)
         finding = trial.end(10.0)
     finally:
@@ -60,9 +59,9 @@ def worker_lost(rig: Rig, hold_s: float) -> Finding:
 def host_gone(rig: Rig, hold_s: float) -> Finding:
     """A whole host at once: workers, supervisord, perhaps the leader with them; 10 s, and 6 s more if a leader is wanted first."""
     trial = Trial(rig, "host_gone")
-    host = rig.hosts["b"]
-    led = rig.leading_host() == "b"
-    trial.begin(trial.of_slot("b:0"), dead=True)
+    host = trial.victim()
+    led = rig.leading_host() == host.name
+    trial.begin(trial.of_host(host), dead=True)
     host.vanish()
     finding = trial.end(16.0 if led else 10.0, led=led)
     host.start_again()
@@ -74,9 +73,10 @@ def host_gone(rig: Rig, hold_s: float) -> Finding:
 def worker_paused(rig: Rig, hold_s: float) -> Finding:
     """SIGSTOP past the lease, then SIGCONT: moved within 10 s; wakes fenced and publishes nothing under its former life."""
     trial = Trial(rig, "worker_paused")
-    pid = rig.hosts["b"].worker()
-    former = rig.incarnations()["b:0"]
-    victims = trial.of_slot("b:0")
+    host = trial.victim()
+    pid, slot = host.worker(), host.slots()[0]
+    former = rig.incarnations()[slot]
+    victims = trial.of_host(host)
     began_ms = trial.begin(victims, dead=True)
     os.kill(pid, signal.SIGSTOP)
     moved = wait_for(lambda: _open_since(rig, victims, began_ms) == len(victims), PAST_LEASE_S + 15)
@@ -89,7 +89,7 @@ def worker_paused(rig: Rig, hold_s: float) -> Finding:
     said = judge.late_words(rig.journal.lines, {former}, woken_ms)
     if said:
         finding.blame(f"I3 {len(said)} records of {former} after it woke, first {said[0].topic} {said[0].event}")
-    if not wait_for(lambda: rig.incarnations().get("b:0") not in (None, former), 10.0):
+    if not wait_for(lambda: rig.incarnations().get(slot) not in (None, former), 10.0):
         finding.blame("it did not begin a new life after it woke")
     return finding
 
@@ -98,9 +98,10 @@ def worker_paused(rig: Rig, hold_s: float) -> Finding:
 def worker_napped(rig: Rig, hold_s: float) -> Finding:
     """SIGSTOP longer than the lease and shorter than T_dead: it wakes past its deadline and must begin anew (R4)."""
     trial = Trial(rig, "worker_napped")
-    pid = rig.hosts["b"].worker()
-    former = rig.incarnations()["b:0"]
-    began_ms = trial.begin(trial.of_slot("b:0"), dead=True)
+    host = trial.victim()
+    pid, slot = host.worker(), host.slots()[0]
+    former = rig.incarnations()[slot]
+    began_ms = trial.begin(trial.of_host(host), dead=True)
     os.kill(pid, signal.SIGSTOP)
     time.sleep(5.0)
     woken_ms = now_ms()
@@ -256,12 +257,12 @@ def both_stores_down(rig: Rig, hold_s: float) -> Finding:
 @row
 def cut_from_redis(rig: Rig, hold_s: float) -> Finding:
     """One host's way to Redis is cut, for less than the grace: none stops, because the witness in Postgres vouches for it."""
-    rig.lead_from("a")
     trial = Trial(rig, "cut_from_redis")
+    host = trial.victim(led_elsewhere=True)
     trial.begin()
-    rig.redis_proxies["b"].cut()
+    rig.redis_proxies[host.name].cut()
     time.sleep(min(hold_s, 25.0))
-    rig.redis_proxies["b"].heal()
+    rig.redis_proxies[host.name].heal()
     trial.healed()
     time.sleep(3.0)
     return trial.end(0.0)
@@ -270,13 +271,13 @@ def cut_from_redis(rig: Rig, hold_s: float) -> Finding:
 @row
 def cut_from_redis_for_long(rig: Rig, hold_s: float) -> Finding:
     """Past the grace: its accounts move, without overlap; it stops them before anybody else starts them."""
-    rig.lead_from("a")
     trial = Trial(rig, "cut_from_redis_for_long")
-    victims = trial.of_slot("b:0")
+    host = trial.victim(led_elsewhere=True)
+    victims = trial.of_host(host)
     began_ms = trial.begin(victims)
-    rig.redis_proxies["b"].cut()
+    rig.redis_proxies[host.name].cut()
     moved = wait_for(lambda: _open_since(rig, victims, began_ms) == len(victims), PAST_GRACE_S + 20, every_s=0.2)
-    rig.redis_proxies["b"].heal()
+    rig.redis_proxies[host.name].heal()
     trial.healed()
     finding = trial.end(10.0)
     if not moved:
@@ -294,17 +295,17 @@ def cut_from_redis_for_long(rig: Rig, hold_s: float) -> Finding:
 def cut_from_both(rig: Rig, hold_s: float) -> Finding:
     """One host sees neither store, and the leader sees both: it cannot know whether the host lives. Moved after T_dead and the last
     lease; the host itself goes on in isolation (R5e), which is the documented window: only the tokens tell the owners apart."""
-    rig.lead_from("a")
     trial = Trial(rig, "cut_from_both")
-    victims = trial.of_slot("b:0")
+    host = trial.victim(led_elsewhere=True)
+    victims = trial.of_host(host)
     began_ms = trial.begin(victims)
-    rig.redis_proxies["b"].cut()
-    rig.postgres_proxies["b"].cut()
+    rig.redis_proxies[host.name].cut()
+    rig.postgres_proxies[host.name].cut()
     moved = wait_for(lambda: _open_since(rig, victims, began_ms) == len(victims), 40.0, every_s=0.2)
-    rig.redis_proxies["b"].heal()
-    rig.postgres_proxies["b"].heal()
+    rig.redis_proxies[host.name].heal()
+    rig.postgres_proxies[host.name].heal()
     trial.healed()
-    finding = trial.end(10.0)
+    finding = trial.end(10.0, window=True)
     finding.more["moved_while_cut"] = moved
     return finding
 
@@ -312,16 +313,23 @@ def cut_from_both(rig: Rig, hold_s: float) -> Finding:
 # ── supervisord and accounts ─────────────────────────────────────────────────────────────────────────────────────────
 @row
 def supervisord_killed(rig: Rig, hold_s: float) -> Finding:
-    """kill −9 of supervisord and a new one: no second set of workers, 3 s."""
+    """kill −9 of supervisord and a new one: no second set of workers (parent-death signal, slot lock); 3 s."""
     trial = Trial(rig, "supervisord_killed")
-    host = rig.hosts["b"]
+    host = trial.victim()
+    slot = host.slots()[0]
+    former = rig.incarnations()[slot]
+    trial.begin(trial.of_host(host))
     old = host.worker()
-    trial.begin(trial.of_slot("b:0"))
     host.supervised.kill_supervisord()
     host.start_again()
-    finding = trial.end(3.0)
-    if psutil.pid_exists(old) and psutil.Process(old).status() != psutil.STATUS_ZOMBIE:
+    ended = wait_for(lambda: not alive(old), 35.0)
+    ended_s = (now_ms() - trial.began_ms) / 1000
+    renewed = wait_for(lambda: rig.incarnations().get(slot) not in (None, former), 20.0)
+    finding = trial.end(3.0, former_ended_after_s=ended_s)
+    if not ended:
         finding.blame("the former worker still runs")
+    if not renewed:
+        finding.blame("no new worker registered")
     return finding
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from tests.campaigns.ownership import judge
+from tests.campaigns.ownership.hosts import Host
 from tests.campaigns.ownership.rig import Rig, now_ms
 
 SETTLE_S = 60.0
@@ -67,9 +68,16 @@ class Trial:
         self.dead = False
         self.began_ms = self.harm_over_ms = now_ms()
 
-    def of_slot(self, slot: str) -> set[str]:
-        """Accounts that this slot owns now."""
-        return {account for account, owner in self.before.items() if owner.slot == slot}
+    def of_host(self, host: Host) -> set[str]:
+        """Accounts that its workers own now."""
+        return {account for account, owner in self.before.items() if owner.slot in host.slots()}
+
+    def victim(self, *, led_elsewhere: bool = False) -> Host:
+        """The host with the most accounts; its coordinator steps down first if it must not lead."""
+        host = max(self.rig.hosts.values(), key=lambda each: len(self.of_host(each)))
+        if led_elsewhere and self.rig.leading_host() == host.name:
+            self.rig.lead_from(next(name for name in self.rig.hosts if name != host.name))
+        return host
 
     def begin(self, victims: Iterable[str] = (), *, dead: bool = False) -> int:
         """The harm comes now. `victims` may stop; `dead`: their owners do not read any more from now on."""
@@ -80,8 +88,10 @@ class Trial:
     def healed(self) -> None:
         self.harm_over_ms = now_ms()
 
-    def end(self, figure_s: float | None = None, settle_s: float = SETTLE_S, **more: Any) -> Finding:
-        """Wait until all is well and judge."""
+    def end(
+        self, figure_s: float | None = None, settle_s: float = SETTLE_S, *, window: bool = False, **more: Any
+    ) -> Finding:
+        """Wait until all is well and judge. `window`: two owners for a while are documented for this fault, and only reported."""
         rig, figure = self.rig, figure_s
         self.harm_over_ms = max(self.harm_over_ms, self.began_ms)
         wrong = rig.settle(now_ms(), settle_s)
@@ -92,7 +102,10 @@ class Trial:
             finding.blame(f"I4 not healthy {settle_s:g} s later: {wrong}")
         finding.healthy_after_s = (over_ms - self.harm_over_ms) / 1000
         self._streams(finding, over_ms)
-        for problem in judge.invariants([line for line in rig.journal.lines if line.seen_ms >= self.began_ms - 3000]):
+        lines = [line for line in rig.journal.lines if line.seen_ms >= self.began_ms - 3000]
+        if window:
+            finding.more["double_s"] = max(judge.overlaps_ms(lines).values(), default=0) / 1000
+        for problem in [] if window else judge.invariants(lines):
             finding.blame(problem)
         after = rig.owners()
         finding.moved = sum(1 for a in self.accounts if a in after and after[a].slot != self.before[a].slot)
