@@ -37,6 +37,7 @@ class Gap(msgspec.Struct):
     opened_ms: int
     reason: str
     recovered: int = 0
+    lost: str = ""  # what of it can never be delivered
 
 
 class Progress:
@@ -118,8 +119,8 @@ class Progress:
     def _offer(self, event: UserRecord) -> bool:
         kind = str(event.__struct_config__.tag)
         sequence = self._sequence + 1
-        acked = partial(self._acked, event, sequence)
-        if not self._publisher.offer(TOPIC_OF_TYPE[kind], self._key, _encode(event), self._headers, acked):
+        acked, refused = partial(self._acked, event, sequence), partial(self._refused, event, sequence)
+        if not self._publisher.offer(TOPIC_OF_TYPE[kind], self._key, _encode(event), self._headers, acked, refused):
             return False
         self._sequence = sequence
         self._unacked[sequence] = None
@@ -137,6 +138,19 @@ class Progress:
             self._unacked.pop(sequence, None)
             self.mark.advance(event)
             self.dirty = True
+            self._settle()
+
+    def _refused(self, event: UserRecord, sequence: int, why: str) -> None:
+        """Kafka will never take this event (too large): it is lost, holds nothing up, and shows as an unrecoverable gap. Runs in
+        the publisher's ack thread."""
+        with self._lock:
+            self._unacked.pop(sequence, None)
+            lost = f"event {event.id} refused by Kafka: {why}"
+            alone = self.gap is None
+            gap = self.open_gap(event.ts_recv, "kafka")
+            gap.lost = f"{gap.lost}; {lost}" if gap.lost else lost
+            if alone:
+                self.close_gap()
             self._settle()
 
     def resume(self) -> None:
@@ -222,6 +236,7 @@ class Progress:
             gap, self.gap = self.gap, None
             if gap is None:
                 return None
+            unrecoverable = "; ".join(filter(None, (unrecoverable, gap.lost)))
             closed_ms = int(time.time() * 1000)
             self._metrics.open_gaps(self.spec.exchange).dec()
             self._metrics.gap_seconds(self.spec.exchange).observe((closed_ms - gap.opened_ms) / 1000)

@@ -46,11 +46,20 @@ class RecordProducer(Protocol):
 
 
 class _Record:
-    __slots__ = ("acked", "generation", "headers", "key", "offered_s", "size", "topic", "value")
+    __slots__ = ("acked", "error", "generation", "headers", "key", "offered_s", "refused", "size", "topic", "value")
 
     def __init__(
-        self, topic: str, key: bytes, value: bytes, headers: Headers, acked: Callable[[], None] | None, generation: int
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        acked: Callable[[], None] | None,
+        refused: Callable[[str], None] | None,
+        generation: int,
     ) -> None:
+        self.refused = refused
+        self.error: Exception | None = None  # Kafka will never take it
         self.topic, self.key, self.value, self.headers, self.acked = topic, key, value, headers, acked
         self.generation = generation
         self.size = len(value) + len(key) + RECORD_OVERHEAD_BYTES
@@ -87,10 +96,17 @@ class Publisher:
 
     # ── for account threads ──────────────────────────────────────────────────────────────────────────────────────
     def offer(
-        self, topic: str, key: bytes, value: bytes, headers: Headers, acked: Callable[[], None] | None = None
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        acked: Callable[[], None] | None = None,
+        refused: Callable[[str], None] | None = None,
     ) -> bool:
-        """Take one record; False = the buffer is full, nothing was taken. `acked` runs once Kafka has it (acks=all)."""
-        record = _Record(topic, key, value, headers, acked, self._generation)
+        """Take one record; False = the buffer is full, nothing was taken. `acked` runs once Kafka has it (acks=all), `refused`
+        with the reason if it never will (too large): then it is lost."""
+        record = _Record(topic, key, value, headers, acked, refused, self._generation)
         with self._bytes_lock:
             if self._full:
                 return False
@@ -187,12 +203,8 @@ class Publisher:
             elif getattr(error, "retryable", True):
                 self._failed.append(record)
             else:
-                self._log.error(
-                    "Kafka refused a record for good", action="publish", topic=record.topic, error=str(error)
-                )
-                if self._metrics:
-                    self._metrics.dropped("refused").inc()
-                self._release(record)
+                record.error = error
+                self._acks.put(record)
 
         return done
 
@@ -200,10 +212,21 @@ class Publisher:
     def _ack_loop(self) -> None:
         while (record := self._acks.get()) is not None:
             self._release(record)
+            if record.error is not None:
+                self._lost(record, str(record.error))
+                continue
             if self._metrics:
                 self._metrics.publish_latency().observe(time.monotonic() - record.offered_s)
             if record.acked is not None:
                 record.acked()
+
+    def _lost(self, record: _Record, why: str) -> None:
+        """Kafka refuses this record for good: it is counted, logged and told, and holds up nobody."""
+        self._log.error("Kafka refused a record for good", action="publish", topic=record.topic, error=why)
+        if self._metrics:
+            self._metrics.dropped("refused").inc()
+        if record.refused is not None:
+            record.refused(why)
 
     def _release(self, record: _Record) -> None:
         with self._bytes_lock:

@@ -22,6 +22,7 @@ from fleet.core.model import AccountSpec, Credentials, StreamState
 from fleet.core.names import USER_TOPICS
 from fleet.core.recovery import Watermark
 from fleet.runtime.http import Http
+from fleet.runtime.kafka_io import Producer
 from fleet.runtime.metrics import Metrics
 from fleet.runtime.settings import Settings
 from tests.support.simulator import Simulator
@@ -29,7 +30,7 @@ from workers.accounts import Loaded
 from workers.connection import Connection
 from workers.credentials import CredentialDesk
 from workers.progress import Progress
-from workers.publish import Headers, Publisher
+from workers.publish import Headers, Publisher, RecordProducer
 from workers.readback import ReadBack
 from workers.rest import VenueRest
 from workers.stream import AccountStream, Worker
@@ -146,15 +147,21 @@ class WorkerBench:
     def __init__(
         self,
         simulator: Simulator,
-        kafka: LateKafka,
+        kafka: LateKafka | str,
         rows: Rows,
         incarnation: str,
         settings: dict[str, str] | None = None,
     ) -> None:
+        """`kafka`: the model, or a broker's address."""
         self.settings = Settings.from_env({**simulator.env, **SETTINGS, **(settings or {})})
         self.rows, self.stop, self.metrics = rows, threading.Event(), Metrics()
-        self.session = KafkaSession(kafka, incarnation)
-        self.publisher = Publisher(lambda: self.session, Always(), self.settings.buffer_bytes, self.metrics).start()
+        session = None if isinstance(kafka, str) else KafkaSession(kafka, incarnation)
+        self._session = session
+
+        def producer() -> RecordProducer:
+            return session or Producer(str(kafka), incarnation)
+
+        self.publisher = Publisher(producer, Always(), self.settings.buffer_bytes, self.metrics).start()
         self.readback = ReadBack(
             margin_s=self.settings.recover_margin_s,
             second_read_s=self.settings.second_read_s,
@@ -214,7 +221,8 @@ class WorkerBench:
 
     def kill(self) -> None:
         """kill -9: no flush, no last save."""
-        self.session.kill()
+        if self._session is not None:
+            self._session.kill()
         self.stop.set()
         self._saver.join()
         for stream in self.streams.values():

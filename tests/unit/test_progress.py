@@ -24,16 +24,24 @@ class FakePublisher:
         self.records: list[dict[str, Any]] = []
         self.headers: list[Headers] = []
         self.acks: list[Callable[[], None] | None] = []
+        self.refusals: list[Callable[[str], None] | None] = []
         self.room = 1_000
 
     def offer(
-        self, topic: str, key: bytes, value: bytes, headers: Headers, acked: Callable[[], None] | None = None
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        acked: Callable[[], None] | None = None,
+        refused: Callable[[str], None] | None = None,
     ) -> bool:
         if len(self.records) >= self.room:
             return False
         self.records.append({"topic": topic, **json.loads(value)})
         self.headers.append(headers)
         self.acks.append(acked)
+        self.refusals.append(refused)
         return True
 
     def ack(self, index: int) -> None:
@@ -84,6 +92,27 @@ def test_recovered_events_are_merged_in_order_with_the_held_live_ones_and_only_t
     assert [f.id for f in found] == ["fill2"]  # the socket told 3 as well
     assert publisher.ids() == ["fill1", "fill2", "fill3", "fill4"]
     assert not made.holding
+
+
+def test_an_event_that_kafka_never_takes_is_an_unrecoverable_gap_and_holds_nothing_up() -> None:
+    made, publisher, _ = progress()
+    made.live([fill(1), fill(2)])
+    made.prove(Snapshot(at_ms=5_000, positions={}, wallets={}), 4_000)
+    refuse = publisher.refusals[0]
+    assert refuse is not None
+    refuse("too large")
+    opened, closed = publisher.records[2:]
+    assert (opened["event"], closed["event"]) == ("gap_opened", "gap_closed")
+    assert closed["data"]["recoverable"] is False and "fill1 refused by Kafka: too large" in closed["data"]["reason"]
+    publisher.ack(1)
+    assert made.mark.proven_ms == 4_000 and made.flushed()
+    made.open_gap(6_000, "cut")
+    made.live([fill(3)])
+    refuse = publisher.refusals[-1]
+    assert refuse is not None
+    refuse("too large")
+    gap = made.close_gap()
+    assert gap is not None and publisher.records[-1]["data"]["recoverable"] is False
 
 
 def test_nothing_is_published_past_the_lease() -> None:

@@ -116,6 +116,15 @@ def test_failed_records_are_sent_again_and_refused_ones_are_not(parts: tuple[Pub
     assert kafka.sent == [b"again"]
 
 
+def test_a_record_refused_for_good_is_told(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
+    publisher, kafka, _ = parts
+    kafka.fail = {b"never": FleetError("too large")}
+    told: list[str] = []
+    publisher.offer("t", b"k", b"never", [], lambda: told.append("acked"), told.append)
+    until(lambda: told == ["too large"])
+    assert publisher.pending_bytes() == 0
+
+
 def test_nothing_leaves_without_the_lease(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
     publisher, kafka, lease = parts
     lease.open = False
