@@ -96,9 +96,10 @@ class Tally:
         self.market_ids[topic].add(seen.id)
         venue = f"{seen.exchange}:{seen.market}"
         if seen.type == "depth" and seen.kind == "snapshot":
-            self.rest_snapshots += seen.source == "rest"
             self.snapshots.setdefault((venue, seen.symbol), []).append((seen.ts_recv, seen.last_seq or 0))
-            return
+            if seen.source == "rest":
+                self.rest_snapshots += 1
+                return  # one that came in the stream is a frame like the others
         distinct: tuple[object, ...] = (seen.ts_event,)
         if seen.type == "trade":
             distinct = (seen.trade_id,)
