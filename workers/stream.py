@@ -132,6 +132,10 @@ class AccountStream:
         """Replace the socket, make before break, at the next tick."""
         self._rotate = True
 
+    @property
+    def rotating(self) -> bool:
+        return self._rotate or self.state is StreamState.ROTATING
+
     def silent_s(self, now_s: float) -> float:
         """Seconds since the socket last received anything; 0.0 without a socket."""
         socket = self.socket
@@ -288,6 +292,8 @@ class AccountStream:
                 self._stop.set()
         elif verdict.outcome is Outcome.CLOCK:
             self.rest.resync()
+        elif verdict.outcome is Outcome.RATE:
+            self.rest.block_dials(verdict.wait_s or BAN_WAIT_S)
         elif verdict.outcome is Outcome.ELSEWHERE:
             why = "the key is not known at this site: deleted, or of another region or environment"
             self._log.error(why, action="refused", code=verdict.code)
