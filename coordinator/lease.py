@@ -36,7 +36,7 @@ class Leadership:
         """Renew, or take over where nobody leads. True while this coordinator leads. Raises StoreUnavailable (Redis)."""
         if self.leader:
             return self._renew()
-        return not self._store.leader() and self.new_term()
+        return self._store.vacant(self._lease_s) and self.new_term()
 
     def new_term(self) -> bool:
         """Lead under a term that nobody has led under: at each gain, and after each loss of Redis' data (R2, R10)."""

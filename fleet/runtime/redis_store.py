@@ -31,6 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 BATCH = 500  # operations in one script call: keeps each below a few milliseconds of Redis' single thread
+WISH_S = 600  # an operator's wish that nobody fulfils is forgotten
 LUA = Path(__file__).with_name("lua")
 SCRIPTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(LUA.glob("*.lua"))}
 SHAS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
@@ -45,6 +46,7 @@ class Beat(msgspec.Struct, frozen=True):
     generation: wire.Generation | None = None
     version: int = 0
     drain: bool = False
+    rotate: str = ""  # id of an operator's wish for new sockets
 
 
 class View(msgspec.Struct, frozen=True):
@@ -71,6 +73,7 @@ class Observation(msgspec.Struct, frozen=True):
     version: int
     workers: dict[str, wire.WorkerRecord]
     malformed: list[str]
+    rebalance: bool = False  # an operator asks for it
 
 
 def connect(url: str, timeout_s: float) -> redis.Redis:
@@ -126,7 +129,7 @@ class RedisStore:
         standing = _standing(reply)
         if standing != "OK":
             return Beat(standing)
-        return Beat(standing, wire.parse_generation(reply[1]), int(reply[2]), reply[3] == "1")
+        return Beat(standing, wire.parse_generation(reply[1]), int(reply[2]), reply[3] == "1", reply[4])
 
     def pull(self, slot: str, incarnation: str, generation: wire.Generation | None, version: int) -> View:
         known = wire.pack_generation(generation) if generation else ""
@@ -175,6 +178,21 @@ class RedisStore:
         """`holder|term` of the acting leader, "" where there is none."""
         return str(self._call(self._client.get, self.keys.leader) or "")
 
+    def vacant(self, lease_s: float) -> bool:
+        """Does nobody lead? Keys expire by Redis' wall clock: where it was set back, a dead leader's lease would last for as
+        long. A lease that is longer than any leader takes is cut down."""
+
+        def read() -> list[Any]:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.get(self.keys.leader)
+                pipe.pttl(self.keys.leader)
+                return list(pipe.execute())
+
+        leader, left_ms = self._call(read)
+        if leader and left_ms > lease_s * 1000:
+            self._call(self._client.pexpire, self.keys.leader, int(lease_s * 1000))
+        return not leader
+
     def lead(self, holder: str, term: int, lease_s: float) -> Literal["OK", "HELD", "STALE"]:
         reply = self._run(
             "lead",
@@ -195,8 +213,9 @@ class RedisStore:
             with self._client.pipeline(transaction=False) as pipe:
                 pipe.get(keys.gen)
                 pipe.get(keys.version)
+                pipe.get(keys.rebalance)
                 pipe.smembers(keys.workers)
-                generation, version, slots = pipe.execute()
+                generation, version, rebalance, slots = pipe.execute()
                 names = sorted(slots)
                 for slot in names:
                     pipe.hgetall(keys.worker(slot))
@@ -207,7 +226,7 @@ class RedisStore:
                     workers[slot] = wire.parse_worker(slot, fields)
                 except WireError:
                     malformed.append(slot)
-            return Observation(wire.parse_generation(generation), int(version or 0), workers, malformed)
+            return Observation(wire.parse_generation(generation), int(version or 0), workers, malformed, bool(rebalance))
 
         observation: Observation = self._call(read)
         return observation
@@ -328,6 +347,17 @@ class RedisStore:
         else:
             self._call(self._client.hdel, key, "drain")
         return True
+
+    def ask_rotation(self, slot: str, wish: str) -> None:
+        """Ask a worker to replace all its sockets. `wish`: a new id, by which its progress is known (WorkerView.rotation)."""
+        self._call(self._client.hset, self.keys.worker(slot), "rotate", wire.check_name(wish))
+
+    def ask_rebalance(self) -> None:
+        """Ask the leader to even out the load now, and not slowly; it withdraws the wish when nothing is left to do."""
+        self._call(self._client.setex, self.keys.rebalance, WISH_S, "1")
+
+    def withdraw_rebalance(self) -> None:
+        self._call(self._client.delete, self.keys.rebalance)
 
     def budgets(self) -> list[dict[str, Any]]:
         """The shared buckets: `[{kind, exchange, egress_ip, tokens, burst, per_s, blocked_s}]`, refilled to now."""

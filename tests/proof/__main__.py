@@ -19,7 +19,9 @@ from tests.proof.sometimes import missing
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.proof", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.proof", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--from", type=int, default=0, dest="first", help="first seed")
     parser.add_argument("--seed", type=int, help="replay this one")

@@ -155,5 +155,12 @@ class History:
         counts = Counter(self.fleet.counts)
         counts.update(judge.counts)
         return Result(
-            self.world.seed, story, violations, self.reached, settled_s, judge.longest_gap()[0], self.world.events, counts
+            self.world.seed,
+            story,
+            violations,
+            self.reached,
+            settled_s,
+            judge.longest_gap()[0],
+            self.world.events,
+            counts,
         )

@@ -202,7 +202,9 @@ class Faults:
         self._redis_away(self._for(1.0, 45.0), SILENT)
 
     def redis_restarts_empty(self) -> None:
-        self._redis_away(self._for(1.0, 20.0), REFUSED, lambda: (self.fleet.redis.flush(), self.fleet.redis.scripts.clear())[0])
+        self._redis_away(
+            self._for(1.0, 20.0), REFUSED, lambda: (self.fleet.redis.flush(), self.fleet.redis.scripts.clear())[0]
+        )
 
     def flushall(self) -> None:
         self.fleet.note("FLUSHALL")
@@ -371,7 +373,9 @@ class Faults:
             self.fleet.changed(account, "has new credentials")
 
     def churn(self) -> None:
-        self.rng.choice((self.add_account, self.deactivate, self.remove_account, self.reactivate, self.new_credentials))()
+        self.rng.choice(
+            (self.add_account, self.deactivate, self.remove_account, self.reactivate, self.new_credentials)
+        )()
 
     def poison_account(self) -> None:
         """An account whose start kills its worker (R13)."""

@@ -160,15 +160,25 @@ class Judge:
             length = trouble.length(now)
             if trouble.kind == "pause" and length >= 2.4 and trouble.covers(now, 3.0):
                 return "paused"
-            if trouble.kind == "pause" and length >= 1.2 and trouble.covers(now, 6.0) and self._redis_bad(worker, trouble):
+            if (
+                trouble.kind == "pause"
+                and length >= 1.2
+                and trouble.covers(now, 6.0)
+                and self._redis_bad(worker, trouble)
+            ):
                 return "paused without redis"
             if trouble.kind == "cut redis" and length >= 34.0 and trouble.covers(now, 12.0):
                 return "cut off from redis for long"
-            if trouble.kind == "cut redis" and length >= 4.0 and trouble.covers(now, 12.0) and self._postgres_bad(trouble):
+            if (
+                trouble.kind == "cut redis"
+                and length >= 4.0
+                and trouble.covers(now, 12.0)
+                and self._postgres_bad(trouble)
+            ):
                 return "cut off from redis without a witness"
             if trouble.kind == "stuck" and trouble.covers(now, 15.0):
                 return "did not release"
-        if fleet.redis.bad_for(worker.process) > fleet.settings.isolation_max_s - 5:
+        if now + worker.process.boot - worker.answered_at > fleet.settings.isolation_max_s - 5:
             return "isolated for long"
         for when, copied_at in self.copied_at:
             if now - when < 12.0 and self._registered_after(worker, copied_at):
@@ -219,7 +229,7 @@ class Judge:
         return found
 
     def settled(self) -> str:
-        """"" if I4 holds now, else what is missing."""
+        """ "" if I4 holds now, else what is missing."""
         producers = self.producers()
         wanted = self.wanted()
         for account in sorted(wanted):

@@ -120,7 +120,13 @@ class PostgresServer(Server):
     def _age(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         now = self._clock()
         return [
-            {"slot": s, "incarnation": r.incarnation, "beat": r.beat, "fenced_inc": r.fenced, "age_s": now - r.updated_at}
+            {
+                "slot": s,
+                "incarnation": r.incarnation,
+                "beat": r.beat,
+                "fenced_inc": r.fenced,
+                "age_s": now - r.updated_at,
+            }
             for s, r in self.tables.witness.items()
             if s in params["slots"]
         ]

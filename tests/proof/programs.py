@@ -257,6 +257,7 @@ class WorkerProgram:
         self.stop = Event(self.world)
         self.leaving = self.ready = False
         self.registered_at = 0.0
+        self.answered_at = self.world.now + process.boot  # by its own clock: when a store confirmed its lease last
         process.spawn(self._main, "main")
         process.on_resume.clear()
         self.world.after(self.world.rng.random() * PUBLISH_EVERY_S, self._publish)
@@ -306,6 +307,9 @@ class WorkerProgram:
 
     def publish_now(self) -> None:
         """Every stream has something to publish: it asks the gate, as workers.publish does per record."""
+        if not self.ready:
+            return
+        self.answered_at = self.heartbeat._lease.answered_at or self.answered_at
         for stream in self.streams():
             if not stream.may_publish:
                 continue

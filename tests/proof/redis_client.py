@@ -110,6 +110,9 @@ class FakeRedis:
     def hdel(self, key: str, field: str) -> Any:
         return self._call(lambda: self._server.db.hdel(key, field))
 
+    def pexpire(self, key: str, ms: int) -> Any:
+        return self._call(lambda: self._server.db.pexpire(key, ms))
+
     def publish(self, channel: str, message: str) -> Any:
         return self._call(lambda: self._server.db.publish(channel))
 
@@ -133,6 +136,9 @@ class FakePipeline:
 
     def get(self, key: str) -> None:
         self._reads.append(lambda db: db.get(key))
+
+    def pttl(self, key: str) -> None:
+        self._reads.append(lambda db: db.pttl(key))
 
     def smembers(self, key: str) -> None:
         self._reads.append(lambda db: db.smembers(key))

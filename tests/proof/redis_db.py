@@ -35,6 +35,16 @@ class Db:
         if px is not None:
             self.expires[key] = self.now_ms() + px
 
+    def pttl(self, key: str) -> int:
+        self._expire(key)
+        if key not in self.data:
+            return -2
+        return int(self.expires[key] - self.now_ms()) if key in self.expires else -1
+
+    def pexpire(self, key: str, ms: int) -> None:
+        if key in self.data:
+            self.expires[key] = self.now_ms() + ms
+
     def incr(self, key: str) -> None:
         self.set(key, str(int(self.get(key) or 0) + 1))
 
@@ -135,7 +145,7 @@ def heartbeat(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     if answer != "OK":
         return [answer]
     db.hset(w, "seq", argv[1], *argv[2:])
-    return ["OK", db.get(gen) or "", db.hget(w, "version") or "0", db.hget(w, "drain") or ""]
+    return ["OK", db.get(gen) or "", db.hget(w, "version") or "0", db.hget(w, "drain") or "", db.hget(w, "rotate") or ""]
 
 
 def pull(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
