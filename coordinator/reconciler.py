@@ -23,7 +23,7 @@ from fleet.core.errors import StoreUnavailable
 from fleet.core.model import AccountSpec, Ownership
 from fleet.core.names import HOT_RELOAD_NEW
 from fleet.core.observe import Standing, Timing
-from fleet.core.placement import Allowance
+from fleet.core.placement import IN_FLIGHT, Allowance
 from fleet.core.plan import Limits, Plan, plan
 from fleet.core.wire import Generation
 from fleet.runtime.logs import get
@@ -180,7 +180,7 @@ class Reconciler:
         assert self._generation is not None
         for moved in self._dispatch.carry_out(result, self._generation, snapshot.accounts if snapshot else {}):
             self._quarantine.assigned(moved, now)
-        self._budget.spend(sum(1 for r in result.releases if r.reason == "rebalance"))
+        self._note_rebalance(result, now)
         self._planned = self._state(snapshot, now) if result.empty and not self._settling(now) else ()
         self._plan_again_at = now + max(FULL_PLAN_S, PLAN_SHARE * (self._clock() - now))
         self._forget_dead(now)
@@ -230,7 +230,7 @@ class Reconciler:
         settling = self._settling(now)
         limits = Limits(
             connections_per_ip=self._connections_per_ip,
-            rebalance=self._budget.allowed if now - self._calm_since >= CALM_S else 0,
+            rebalance=self._rebalance(now),
             hold="waiting for workers to register" if settling else "",
             overdue=frozenset(a for a, since in self._revoking.items() if now - since >= ACK_WITHIN_S),
         )
@@ -242,6 +242,23 @@ class Reconciler:
             self._quarantine.quarantined(),
             self._quarantine.waiting(now),
         )
+
+    def _rebalance(self, now: float) -> int:
+        """How many accounts may move to even out the load: slowly and in calm, or at once if an operator asks for it."""
+        if self._wished():
+            return IN_FLIGHT
+        return self._budget.allowed if now - self._calm_since >= CALM_S else 0
+
+    def _wished(self) -> bool:
+        return self._observed.latest is not None and self._observed.latest.rebalance
+
+    def _note_rebalance(self, result: Plan, now: float) -> None:
+        moving = sum(1 for r in result.releases if r.reason == "rebalance")
+        if not self._wished():
+            self._budget.spend(moving)
+        elif not (moving or result.assigns or result.in_flight or self._settling(now)):
+            self._store.withdraw_rebalance()
+            self._log.info("load is even", action="rebalance")
 
     def _report(self, snapshot: Snapshot | None, result: Plan) -> None:
         """What changed since the last plan, for people: hot reloads, unplaced accounts, one line per plan that acts."""
@@ -278,7 +295,7 @@ class Reconciler:
         """Everything a plan depends on, in short: if it is the same, so is the plan."""
         workers = tuple((w.slot, w.incarnation, w.standing, w.capacity) for w in self._observed.workers.values())
         held = (self._quarantine.quarantined(), self._quarantine.waiting(now))
-        return (snapshot.version if snapshot else -1, self._observed.own_version, workers, held)
+        return (snapshot.version if snapshot else -1, self._observed.own_version, workers, held, self._wished())
 
     def _forget_dead(self, now: float) -> None:
         for slot, incarnation in self._observed.expired(now, FORGET_AFTER_S).items():

@@ -57,6 +57,13 @@ class Streams(Protocol):
     def abort_all(self, reason: str) -> None: ...
 
 
+class Turn(Protocol):
+    """What of workers.rotation.Rotation is used here."""
+
+    def begin(self) -> None: ...
+    def left(self) -> int: ...
+
+
 class Heartbeat:
     """Call `start()`, later `stop()`. `gate` and `incarnation` are there from the constructor on."""
 
@@ -69,6 +76,7 @@ class Heartbeat:
         slot: str,
         *,
         gate: LeaseGate | None = None,
+        rotation: Turn | None = None,
         clock: Callable[[], float] = boottime_s,
     ) -> None:
         self.gate = gate or LeaseGate()
@@ -92,6 +100,8 @@ class Heartbeat:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._silent = False
+        self._rotation, self._rotation_wish = rotation, ""
+        self._beaten = False  # has any life of this process heard a wish, or that there is none?
         self._log = get("heartbeat")
         self._witness = Witness(postgres, slot) if postgres else None
         self._store: RedisStore | None = None
@@ -191,7 +201,16 @@ class Heartbeat:
         if beat.drain != self.draining_asked:
             self.draining_asked = beat.drain
             self._log.info("drain requested" if beat.drain else "drain ended", action="drain", shard=self._slot)
+        if beat.standing == "OK":
+            self._rotate(beat.rotate)
         return Answer(beat.standing.lower())
+
+    def _rotate(self, wish: str) -> None:
+        """An operator wants new sockets. What was asked for before this process began is fulfilled: its sockets are newer."""
+        if wish != self._rotation_wish and wish and self._beaten and self._rotation:
+            self._rotation.begin()
+            self._log.info("rotation requested", action="rotate", shard=self._slot, sockets=self._rotation.left())
+        self._rotation_wish, self._beaten = wish, True
 
     def _obey(self, order: Order) -> None:
         if order is Order.ABORT:
@@ -248,9 +267,10 @@ class Heartbeat:
 
     def _view(self) -> WorkerView:
         load = float(len(self._shard.statuses()))
+        left = self._rotation.left() if self._rotation else 0
         return WorkerView(
             self._slot, self.incarnation, self._seq, self._state, self._host, self._pid, self._settings.capacity, load,
-            self.applied,
+            self.applied, f"{self._rotation_wish}|{left}" if self._rotation_wish else "",
         )  # fmt: skip
 
     def _redis(self) -> RedisStore:

@@ -70,11 +70,6 @@ class Shard:
         """(token, progress) of every stream that is under way, for saving watermarks."""
         return [(s.token, s.progress) for s in self.streams() if s.running]
 
-    def rotate(self) -> None:
-        """Replace every socket, make before break, spread by each stream's own tick."""
-        for stream in self.streams():
-            stream.rotate()
-
     def abort_all(self, reason: str) -> None:
         """The lease is lost (R4, R5b): everything stops at once and nothing read so far is published any more."""
         with self._lock:

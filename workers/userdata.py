@@ -39,6 +39,7 @@ from workers.inbox import Inbox
 from workers.publish import Publisher
 from workers.readback import ReadBack
 from workers.rest import VenueRest
+from workers.rotation import Rotation
 from workers.shard import Shard
 from workers.shared_socket import SharedSockets
 from workers.stream import Worker
@@ -91,8 +92,15 @@ class UserData:
         )
         self.accounts = Accounts(self._postgres("accounts"), keyring, self.halt)
         self.shard = Shard(self._worker())
+        self.rotation = Rotation(self.shard.streams)
         self.heartbeat = Heartbeat(
-            settings, self._store, partial(self._postgres, "witness"), self.shard, slot, gate=self.gate
+            settings,
+            self._store,
+            partial(self._postgres, "witness"),
+            self.shard,
+            slot,
+            gate=self.gate,
+            rotation=self.rotation,
         )
         self.inbox = Inbox(
             self._store,
@@ -144,14 +152,19 @@ class UserData:
         self.inbox.start()
         self.log.info(USER_STARTED, action="start", incarnation=self.shard.incarnation)
         sweep_s = time.monotonic()
-        while not stop.wait(1.0):
+        broken = False
+        while not broken and not stop.wait(1.0):
             self.metrics.buffer_bytes().set(self.publisher.pending_bytes())
+            broken = not (self.heartbeat.alive() and self.inbox.alive())
+            self.rotation.tick()
             if time.monotonic() - sweep_s >= self.settings.health_check_interval_s:
                 sweep_s = time.monotonic()
                 self.health.sweep()
+        if broken:
+            self.log.error("a thread of the control path has died: starting over", action="broken")
         failed = self._shut_down()
         close_metrics()
-        return 1 if failed else 0
+        return 1 if failed or broken else 0
 
     def _shut_down(self) -> list[str]:
         """User data, then Kafka, then the databases (contracts.md), all under one deadline."""

@@ -1,17 +1,112 @@
-"""`fleet drain`: an operator's wish, carried out by the leader. In: a slot; out: a mark on the worker's record in Redis."""
+"""`fleet drain`, `rebalance`, `rotate`: an operator's wishes, carried out by the leader and the workers. In: what is wanted; out: a
+mark in Redis, and how far it got, line by line, until it is done or nothing has moved for STALLED_S.
+"""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 import click
 
 from fleet.commands.session import Stopped, env_file_option, session
+from fleet.commands.views import fleet_view
+from fleet.core import wire
+from fleet.core.placement import OVER
+from fleet.runtime.fleet_view import FleetView
+from fleet.runtime.redis_store import RedisStore
+
+LOOK_S = 0.5
+STALLED_S = 15.0
+wait_option = click.option("--wait/--no-wait", default=True, help="Show progress until it is done.  [default: wait]")
 
 
 @click.command()
 @click.argument("slot")
 @click.option("--undo", is_flag=True, help="Let the worker have accounts again.")
+@wait_option
 @env_file_option
-def drain(slot: str, undo: bool) -> None:
+def drain(slot: str, undo: bool, wait: bool) -> None:
     """Move a worker's accounts to the others, a few at a time. It keeps running, empty."""
-    if not session().redis().set_drain(slot, not undo):
+    here = session()
+    store = here.redis()
+    if not store.set_drain(slot, not undo):
         raise Stopped(f"no shard {slot}; `fleet shards` lists them", 1)
+    if not undo and wait:
+        _follow(
+            lambda: _owned(store, slot), f"accounts left on {slot}", "they stay: is another worker up, and a leader?"
+        )
+
+
+@click.command()
+@wait_option
+@env_file_option
+def rebalance(wait: bool) -> None:
+    """Even out the load now, where a worker has over 20 % more than the mean; by itself the fleet does this slowly."""
+    here = session()
+    store = here.redis()
+    if not store.leader():
+        raise Stopped("no coordinator leads: nothing can move", 1)
+    store.ask_rebalance()
+    if not wait:
+        return
+    view = fleet_view(here)
+    _follow(lambda: (int(store.observe().rebalance), _spread(view)), "accounts", "the leader does not act on it")
+    click.echo(f"no worker has over {OVER - 1:.0%} more than the mean")
+
+
+@click.command()
+@click.argument("slots", nargs=-1, metavar="[SLOT]...")
+@wait_option
+@env_file_option
+def rotate(slots: tuple[str, ...], wait: bool) -> None:
+    """Replace every private socket by a new one, make before break, a few at a time. All workers if none is named."""
+    here = session()
+    store = here.redis()
+    up = [row["slot"] for row in fleet_view(here).shards() if row["state"] in (wire.UP, wire.DRAINING)]
+    unknown = sorted(set(slots) - set(up))
+    if unknown or not up:
+        raise Stopped(f"no running shard {unknown[0]}" if unknown else "no worker is running", 1)
+    wish = f"{time.time_ns() // 1_000_000:x}"
+    wanted = slots or tuple(up)
+    for slot in wanted:
+        store.ask_rotation(slot, wish)
+    if wait:
+        _follow(lambda: _to_rotate(store, wanted, wish), "sockets left", "a worker does not act on it")
+
+
+def _owned(store: RedisStore, slot: str) -> int:
+    return sum(1 for owner in store.owners()[0].values() if owner.slot == slot)
+
+
+def _spread(view: FleetView) -> str:
+    return ", ".join(f"{row['slot']} {row['accounts']}" for row in view.shards())
+
+
+def _to_rotate(store: RedisStore, slots: tuple[str, ...], wish: str) -> int:
+    """Sockets left; a worker that has not heard of the wish yet counts with all its accounts. One that is gone has none left."""
+    workers, left = store.observe().workers, 0
+    for slot in slots:
+        record = workers.get(slot)
+        if record is None or record.view.state == wire.GONE:
+            continue
+        heard, _, count = record.view.rotation.partition("|")
+        left += int(count) if heard == wish else max(1, int(record.view.load))
+    return left
+
+
+def _follow(left: Callable[[], int | tuple[int, str]], what: str, stalled: str) -> None:
+    """One line per change, until nothing is left. Raises Stopped once nothing has changed for STALLED_S."""
+    before: object = None
+    changed_s = time.monotonic()
+    while True:
+        now = left()
+        count, shown = now if isinstance(now, tuple) else (now, str(now))
+        if now != before:
+            before, changed_s = now, time.monotonic()
+            click.echo(f"{shown} {what}" if not isinstance(now, tuple) else f"{what}: {shown}")
+        if count == 0:
+            return
+        if time.monotonic() - changed_s > STALLED_S:
+            raise Stopped(f"nothing has moved for {STALLED_S:.0f} s; {stalled}", 1)
+        time.sleep(LOOK_S)

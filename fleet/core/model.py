@@ -104,6 +104,7 @@ class WorkerView(msgspec.Struct, frozen=True):
     capacity: int
     load: float
     applied: int
+    rotation: str = ""  # the operator's last wish for new sockets that was heard of, and how many are left: "id|left"
 
 
 def venue_name(exchange: str, market: str) -> str:

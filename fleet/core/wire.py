@@ -106,7 +106,7 @@ def parse_report(account_id: str, text: str) -> StreamStatus:
 
 def pack_worker(view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = ()) -> dict[str, str]:
     """The fields a worker writes about itself; `inc` and `seq` are the scripts' own arguments."""
-    return {
+    fields = {
         "state": view.state,
         "host": view.host,
         "pid": str(view.pid),
@@ -116,6 +116,7 @@ def pack_worker(view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] =
         "beat_ms": str(beat_ms),
         "ips": ",".join(egress_ips),
     }
+    return {**fields, "rotation": view.rotation} if view.rotation else fields
 
 
 def parse_worker(slot: str, fields: Mapping[str, str]) -> WorkerRecord:
@@ -132,6 +133,7 @@ def parse_worker(slot: str, fields: Mapping[str, str]) -> WorkerRecord:
             capacity=int(fields.get("capacity", "0")),
             load=float(fields.get("load", "0")),
             applied=int(fields.get("applied", "0")),
+            rotation=fields.get("rotation", ""),
         )
         ips = tuple(ip for ip in fields.get("ips", "").split(",") if ip)
         return WorkerRecord(

@@ -185,7 +185,7 @@ def test_views_show_what_redis_and_postgres_say(cli: Cli) -> None:
     assert "no shard" in cli.fails(1, "shard", "nowhere:0")
     assert "no shard" in cli.fails(1, "drain", "nowhere:0")
     store = RedisStore(cli.env["FLEET_REDIS_URL"], Keys(cli.env["FLEET_NAME"]), timeout_s=2.0)
-    for words, wish in (((), True), (("--undo",), False)):
+    for words, wish in ((("--no-wait",), True), (("--undo",), False)):
         cli.ok("drain", worker.slot, *words)
         assert store.observe().workers[worker.slot].drain is wish
     store.close()

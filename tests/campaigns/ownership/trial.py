@@ -62,6 +62,7 @@ class Trial:
         wrong = rig.settle(now_ms(), SETTLE_S)
         if wrong:
             raise NotHealthy(f"before {row}: {wrong}")
+        self.first = len(rig.journal.lines)
         self.accounts = dict(rig.credentials)
         self.before = rig.owners()
         self.victims: set[str] = set()
@@ -102,7 +103,7 @@ class Trial:
             finding.blame(f"I4 not healthy {settle_s:g} s later: {wrong}")
         finding.healthy_after_s = (over_ms - self.harm_over_ms) / 1000
         self._streams(finding, over_ms)
-        lines = [line for line in rig.journal.lines if line.seen_ms >= self.began_ms - 3000]
+        lines = rig.journal.lines[self.first :]
         if window:
             finding.more["double_s"] = max(judge.overlaps_ms(lines).values(), default=0) / 1000
         for problem in [] if window else judge.invariants(lines):
