@@ -86,8 +86,10 @@ class Backfill:
         return out
 
     def disconnected(self) -> None:
-        """The lane's socket is gone."""
+        """The lane's socket is gone, or says nothing any more."""
         self._down_ms = self._down_ms or int(time.time() * 1000)
+        for track in self._tracks.values():
+            track.disconnected(time.monotonic())
 
     def reconnected(self, now_s: float) -> None:
         """Another socket took the place of a dead one."""

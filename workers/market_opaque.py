@@ -63,7 +63,7 @@ class OpaqueTrack:
         if answer.failure:
             if answer.final:
                 return self._give_up(answer.failure, before, before.at_ms)
-            gap.again(now_s, counts=False)
+            gap.failed(now_s)
             return []
         rows = [row for row in answer.rows if isinstance(row, Trade)]
         if self._lags(rows) and gap.tries < TRIES:
@@ -83,8 +83,19 @@ class OpaqueTrack:
             return self._give_up("older than the exchange's recent trades", before, first_ms)
         return self._close()
 
+    def disconnected(self, now_s: float) -> None:
+        """What comes from now on is not known to follow; the venue is asked when there is a socket again."""
+        if self.gap is None and self._newest is not None:
+            self._before, self._came = self._newest, {}
+            self._begin("disconnected", now_s)
+        if self.gap is not None:
+            self.gap.ask_at_s = self.gap.hold_until_s = float("inf")
+
     def reconnected(self, now_s: float) -> None:
-        self._open("disconnected", now_s)
+        self.disconnected(now_s)
+        if self.gap is not None:
+            self.gap.ask_at_s, self.gap.tries = now_s + TRADE_GRACE_S, 0
+            self.gap.hold_until_s = self.gap.ask_at_s + HOLD_S
 
     def resume(self, mark: Mark, now_s: float) -> None:
         if self._newest is None or self.gap is not None:
@@ -120,13 +131,6 @@ class OpaqueTrack:
                 del self._known[ident]
         if self._newest is None or event.ts_event >= self._newest.at_ms:
             self._newest = Mark(event.trade_id, event.ts_event)
-
-    def _open(self, reason: str, now_s: float) -> None:
-        if self.gap is None and self._newest is not None:
-            self._before, self._came = self._newest, {}
-            self._begin(reason, now_s)
-        elif self.gap is not None:
-            self.gap.ask_at_s, self.gap.tries = now_s + TRADE_GRACE_S, 0
 
     def _begin(self, reason: str, now_s: float) -> None:
         self.gap = Gap(reason, now_s + TRADE_GRACE_S, HOLD_S)

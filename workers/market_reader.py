@@ -22,6 +22,7 @@ from workers.rest import VenueRest
 Books = queue.SimpleQueue[tuple[str, Depth | None]]
 Rows = Sequence[Trade] | Sequence[Kline]
 BOOKS_FIRST, HISTORY = 0, 1
+RESERVED_SHARE = 0.4  # of the weight: public history waits for the read-backs of accounts
 
 
 class Answer(NamedTuple):
@@ -97,7 +98,7 @@ class MarketReader:
 
     def _history(self, read: Read) -> Answer:
         try:
-            reply = self._rest.call(read.call, None)
+            reply = self._rest.call(read.call, None, reserved_share=RESERVED_SHARE)
             return Answer(read.name, read.rows(reply, _now_ms()), reply.at_ms or _now_ms())
         except ConnectionFailed as error:
             self._warn("history", str(read.name), error)

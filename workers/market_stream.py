@@ -173,6 +173,8 @@ class MarketStream:
         self._log.warning("market data stalled", action="stall", topics=stalled[:20], whole=whole)
         self.feed.announce("stalled", "socket" if whole else "topics", data={"topics": stalled})
         failure = ConnectionFailed("stalled: pongs may come, data does not") if whole else None
+        if whole:
+            self.feed.backfill.disconnected()
         if not self._replace(socket, "stalled", frozenset(stalled), failure) and failure is not None:
             raise failure
 

@@ -19,9 +19,10 @@ TRADE_GRACE_S = 0.25  # events that only changed places on their way
 CANDLE_GRACE_S = 1.5  # a closed candle may come after the first update of the next one, and REST later
 HOLD_S = 2.0  # longest wait of newer events after the question
 MAX_HELD = 20_000
-MAX_TRADES = 100_000  # a gap of more is read back from its newer end only
+MAX_TRADES = 300_000  # a gap of more is read back from its newer end only
 MAX_CANDLES = 5_000
 TRIES = 6  # replies without anything new before the rest counts as lost
+FAILED_CAP_S = 30.0  # longest pause after a call that failed
 RETRY_S = (0.5, 1.0, 2.0, 4.0, 4.0, 8.0)
 QUIET_S = 3.0  # a symbol that says nothing this long after a reconnect is asked about
 DOUBTS = 3  # jumps in which the venue never had anything, in a row: its ids do not count by one after all
@@ -63,14 +64,20 @@ class Gap:
         self.ask_at_s = ask_at_s
         self.hold_until_s = ask_at_s + hold_s
         self.late = hold_s <= 0
-        self.tries = self.pages = 0
+        self.tries = self.failures = self.pages = 0
         self.recovered = self.absent = self.lost = self.arrived = 0
         self.stash: list[MarketRecord] = []  # read back
         self.held: list[MarketRecord] = []  # came meanwhile
 
-    def again(self, now_s: float, *, counts: bool = True) -> None:
-        self.ask_at_s = now_s + (RETRY_S[min(self.tries, len(RETRY_S) - 1)] if counts else 1.0)
-        self.tries += counts
+    def again(self, now_s: float) -> None:
+        """Nothing new came: after TRIES the rest counts as lost."""
+        self.ask_at_s = now_s + RETRY_S[min(self.tries, len(RETRY_S) - 1)]
+        self.tries += 1
+
+    def failed(self, now_s: float) -> None:
+        """No answer came: asked for ever, ever more rarely."""
+        self.ask_at_s = now_s + min(FAILED_CAP_S, 0.5 * 2.0 ** min(self.failures, 10))
+        self.failures += 1
 
 
 class Track(Protocol):
@@ -85,6 +92,7 @@ class Track(Protocol):
     def settle(self, now_s: float) -> list[MarketRecord]: ...
     def question(self, now_s: float) -> TradeQuery | CandleQuery | None: ...
     def answer(self, answer: Answer, now_s: float) -> list[MarketRecord]: ...
+    def disconnected(self, now_s: float) -> None: ...
     def reconnected(self, now_s: float) -> None: ...
     def resume(self, mark: Mark, now_s: float) -> None: ...
     def reopen(self, first: str, last: str, now_s: float) -> None: ...
@@ -213,7 +221,7 @@ class CountedTrack:
         if answer.failure:
             if answer.final:
                 return self._give_up(answer.failure, now_s)
-            gap.again(now_s, counts=False)
+            gap.failed(now_s)
             return []
         before = self.series.count()
         late: list[MarketRecord] = []
@@ -231,7 +239,7 @@ class CountedTrack:
         if self.series.count() < before:
             gap.ask_at_s, gap.tries = now_s, 0
         elif not self.settled(answer.at_ms):
-            gap.again(now_s, counts=False)
+            gap.ask_at_s = now_s + RETRY_S[0]
         elif gap.tries < TRIES:
             gap.again(now_s)
         else:
@@ -254,9 +262,12 @@ class CountedTrack:
         self.notices.append(Notice("gap", reason, data))
 
     # ── outside events ───────────────────────────────────────────────────────────────────────────────────────────
-    def reconnected(self, now_s: float) -> None:
-        """The socket was away: the next jump is its doing, and where nothing comes the venue is asked."""
+    def disconnected(self, now_s: float) -> None:
+        """The socket is gone: the next jump is its doing."""
         self.reason = "disconnected"
+
+    def reconnected(self, now_s: float) -> None:
+        """Where nothing comes on the new socket, the venue is asked."""
         if self.series.last is not None:
             self._probe_at_s = now_s + QUIET_S
 
@@ -386,7 +397,6 @@ class CandleTrack(CountedTrack):
 
     def reconnected(self, now_s: float) -> None:
         """No probe: the clock tells when a candle is due."""
-        self.reason = "disconnected"
 
     def lengths(self, spans: list[Span]) -> int:
         return sum(-(-(hi - lo + 1) // self.length_ms) for lo, hi in spans)

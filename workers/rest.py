@@ -84,12 +84,17 @@ class VenueRest:
         self._synced_s = time.monotonic()
 
     def call(
-        self, call: HttpCall, credentials: Credentials | None, cancelled: Callable[[], bool] = lambda: False
+        self,
+        call: HttpCall,
+        credentials: Credentials | None,
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        reserved_share: float = RESERVED_SHARE,
     ) -> HttpReply:
         """Carry out one call. Waits for its weight permit as long as needed. Raises ExchangeRefused (with the verdict) or
         ConnectionFailed. A clock refusal is resynchronised and retried once; a rate refusal blocks the whole fleet first."""
         for attempt in (0, 1):
-            self._permit("weight", float(call.weight), self.exchange.limits.weight, cancelled, self._reserve(call))
+            self._permit("weight", float(call.weight), self.exchange.limits.weight, cancelled, self._reserve(call, reserved_share))
             asked_ms = self.now_ms()
             reply = msgspec.structs.replace(self._exchange_of(call, credentials), at_ms=asked_ms)
             verdict = self.exchange.classify(reply)
@@ -111,13 +116,13 @@ class VenueRest:
     def block_dials(self, seconds: float) -> None:
         self._permits.block("dial", self.exchange.name, self._egress_ip, seconds)
 
-    def _reserve(self, call: HttpCall) -> float:
+    def _reserve(self, call: HttpCall, share: float) -> float:
         """Read-backs leave weight for what keeps streams alive: a crowd of them must not hold up the tickets of the next crowd."""
         venue = self.exchange
         vital = (
             call == venue.ticket or call == venue.probe or (venue.renewal is not None and call == venue.renewal.call)
         )
-        return 0.0 if vital else venue.limits.weight.burst * RESERVED_SHARE
+        return 0.0 if vital else venue.limits.weight.burst * share
 
     def _permit(
         self, kind: str, amount: float, rate: Rate, cancelled: Callable[[], bool], reserve: float = 0.0

@@ -180,6 +180,7 @@ def test_a_refusal_for_good_is_told_at_once_a_failure_is_tried_for_ever() -> Non
 def test_a_quiet_symbol_is_asked_about_after_a_reconnect() -> None:
     track = trades()
     feed(track, trade(1))
+    track.disconnected(9.0)
     track.reconnected(10.0)
     assert track.question(10.0 + QUIET_S) == TradeQuery("BTCUSDT", "usdm", "1", "")
     assert told(track.answer(answer(trade(1), trade(2), trade(3)), 14.0)) == ["t2", "t3"]
@@ -296,10 +297,22 @@ def test_recent_trades_are_compared_with_those_known() -> None:
     track.reconnected(1.0)
     assert feed(track, trade("e", 5)) == []
     assert track.question(1.0 + TRADE_GRACE_S) == TradeQuery("BTCUSDT", "linear", "b")
+    assert track.floor(1.0) == Mark("b", 2)
     rows = [trade(ident, at_ms) for at_ms, ident in enumerate("abcdef", start=1)]
     assert told(track.answer(answer(*rows), 2.0)) == ["tc", "td", "te", "tf"]
     assert feed(track, trade("f", 6), trade("g", 7)) == ["tg"]
     assert [(n.event, n.data["events"]) for n in track.notices] == [("backfilled", 3)]
+
+
+def test_what_comes_before_the_lane_says_it_is_live_is_after_the_gap_too() -> None:
+    track = opaque()
+    feed(track, trade("a", 1))
+    track.disconnected(1.0)
+    assert feed(track, trade("c", 3)) == []
+    assert track.question(99.0) is None, "there is no socket that it could be compared with"
+    track.reconnected(100.0)
+    assert track.question(100.0 + TRADE_GRACE_S) is not None
+    assert told(track.answer(answer(trade("a", 1), trade("b", 2), trade("c", 3)), 101.0)) == ["tb", "tc"]
 
 
 def test_recent_trades_that_lag_are_asked_for_again() -> None:

@@ -12,6 +12,7 @@ import time
 from typing import Generic, TypeVar
 
 import msgspec
+from msgspec import field
 
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Kline, Trade
@@ -41,7 +42,7 @@ class _Row(msgspec.Struct, gc=False, rename="camel"):
 
 
 class _List(msgspec.Struct, Generic[T]):
-    list: list[T]
+    rows: list[T] = field(name="list")
 
 
 class _Reply(msgspec.Struct, Generic[T]):
@@ -62,7 +63,7 @@ def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
                 id=ids.market_id(query.market, "trade", query.symbol, r.exec_id), exchange=EXCHANGE, market=query.market,
                 symbol=query.symbol, ts_event=int(r.time), ts_recv=now_ms, source="rest", trade_id=r.exec_id, price=r.price,
                 qty=r.size, side=rows.SIDES[r.side],
-            ) for r in reversed(msgspec.json.decode(reply.body, type=_Reply[_Row]).result.list)
+            ) for r in reversed(msgspec.json.decode(reply.body, type=_Reply[_Row]).result.rows)
         ]  # fmt: skip
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, LookupError) as error:
         raise ConnectionFailed("trades: unreadable reply") from error
@@ -82,7 +83,7 @@ def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
     try:
         found = [
             _candle(row, query, now_ms)
-            for row in reversed(msgspec.json.decode(reply.body, type=_Reply[list[str]]).result.list)
+            for row in reversed(msgspec.json.decode(reply.body, type=_Reply[list[str]]).result.rows)
         ]
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, LookupError) as error:
         raise ConnectionFailed("candles: unreadable reply") from error
