@@ -94,7 +94,13 @@ class VenueRest:
         """Carry out one call. Waits for its weight permit as long as needed. Raises ExchangeRefused (with the verdict) or
         ConnectionFailed. A clock refusal is resynchronised and retried once; a rate refusal blocks the whole fleet first."""
         for attempt in (0, 1):
-            self._permit("weight", float(call.weight), self.exchange.limits.weight, cancelled, self._reserve(call, reserved_share))
+            self._permit(
+                "weight",
+                float(call.weight),
+                self.exchange.limits.weight,
+                cancelled,
+                self._reserve(call, reserved_share),
+            )
             asked_ms = self.now_ms()
             reply = msgspec.structs.replace(self._exchange_of(call, credentials), at_ms=asked_ms)
             verdict = self.exchange.classify(reply)

@@ -263,10 +263,10 @@ CANDLE_SETTLE_MS = 1000
 @dataclass(frozen=True)
 class Market:
     """The public half of an exchange. `markets`: what its events' `market` may be, empty = the venue's. `comes_with`: kinds
-        that share a topic with another one, which is subscribed once for both. `again`: frames that make the venue send topics anew
-        from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id). `examples`: well-known
-        symbols in the form `topics` takes, for the demo. Trades or candles without a history are not served by REST: a gap in them is
-    told and stays."""
+    that share a topic with another one, which is subscribed once for both. `again`: frames that make the venue send topics
+    anew from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id). `examples`:
+    well-known symbols in the form `topics` takes, for the demo. Trades or candles without a history are not served by REST:
+    a gap in them is told and stays."""
 
     kinds: tuple[MarketKind, ...]
     topics: Callable[[Sequence[str], Sequence[MarketKind]], list[Topic]]  # symbols, kinds -> topics

@@ -33,7 +33,9 @@ class SharedBuckets(Protocol):
 class Budget:
     """Thread-safe. `share` is the part of every rate one process may use on its own (1 / number of processes)."""
 
-    def __init__(self, store: SharedBuckets, share: float, *, clock: Callable[[], float] = lambda: time.monotonic()) -> None:
+    def __init__(
+        self, store: SharedBuckets, share: float, *, clock: Callable[[], float] = lambda: time.monotonic()
+    ) -> None:
         self._store = store
         self._share = share
         self._clock = clock

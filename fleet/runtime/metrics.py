@@ -76,7 +76,9 @@ class Metrics:
         self._frames_unknown = fleet(Counter, "frames_unknown", "Frames of an unknown type", "exchange", "type")
         self._frames_malformed = fleet(Counter, "frames_malformed", "Frames that could not be read", "exchange")
         self._gap_seconds = self._histogram("gap_seconds", "Length of closed gaps", GAP_BUCKETS_S, "exchange")
-        self._recovered = fleet(Counter, "recovered_events", "Events read back by REST, by gap or audit", "exchange", "by")
+        self._recovered = fleet(
+            Counter, "recovered_events", "Events read back by REST, by gap or audit", "exchange", "by"
+        )
         self._open_gaps = fleet(Gauge, "open_gaps", "Streams with an open gap", "exchange")
         self._streams = fleet(Gauge, "streams", "Streams by state", "exchange", "state")
         self._buffer_bytes = fleet(Gauge, "buffer_bytes", "Bytes waiting for Kafka")

@@ -68,7 +68,9 @@ class Shard:
     def __init__(self, simulator: Simulator, most: int) -> None:
         self.simulator, self.kafka, self.stop, self.desk = simulator, ListKafka(), threading.Event(), NoDesk()
         self.since = max((row["seq"] for row in simulator.ledger(type="fill")), default=0)
-        self.keys = {f"acc-{n}": Credentials(f"shared{next(NUMBERS)}".ljust(64, "k"), f"{n}" * 64) for n in range(ACCOUNTS)}
+        self.keys = {
+            f"acc-{n}": Credentials(f"shared{next(NUMBERS)}".ljust(64, "k"), f"{n}" * 64) for n in range(ACCOUNTS)
+        }
         for key in self.keys.values():
             simulator.account(key.api_key, key.secret, market="spot")
         settings = Settings.from_env({**simulator.env, "FLEET_SECOND_READ_S": "1"})

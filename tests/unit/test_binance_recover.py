@@ -307,7 +307,9 @@ def test_explained_by_the_stream_costs_little() -> None:
     for event in told:
         mark.advance(event)
     found = venue.read(mark, T0 + 1000)
-    assert ids(found.events, Order) == ids(told, Order) and len(found.events) == 1  # the stream's own id: published once
+    assert (
+        ids(found.events, Order) == ids(told, Order) and len(found.events) == 1
+    )  # the stream's own id: published once
     assert venue.weight == 11
     assert venue.read(mark, T0 + module.ACTIVE_MS + 2000).events == [] and venue.weight == 6
 

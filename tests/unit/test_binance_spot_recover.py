@@ -25,6 +25,7 @@ SPEC = AccountSpec("acc", "u", "binance", "spot", "l", False, 1, NOW - 10 * DAY)
 FEE = Decimal("0.001")
 ASSETS = {"BTCUSDT": ("BTC", "USDT"), "ETHUSDT": ("ETH", "USDT"), "ETHBTC": ("ETH", "BTC"), "XYZABC": ("XYZ", "ABC")}
 
+
 @pytest.fixture(autouse=True)
 def not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """No symbol counts as in use, so that each test's weight is that of what it is about."""
@@ -42,7 +43,6 @@ def test_an_order_that_came_and_went_without_a_fill_is_asked_for(monkeypatch: py
             asked.append(f"{call.path.rpartition('/')[2]} {dict(call.params).get('symbol', '')}".strip())
             call = dialogue.send(HttpReply(200, {}, msgspec.json.encode(account if len(asked) == 1 else [])))
     assert asked == ["account", "allOrders BTCUSDT"]
-
 
 
 def refused(code: str = "-1121") -> ExchangeRefused:

@@ -197,7 +197,9 @@ def test_a_book_whose_updates_were_dropped_is_told_once(
     publisher.offer([trade(0)])
     wait_for(lambda: kafka.unanswered)
     publisher.offer([depth(n) for n in range(200)])
-    assert publisher.broken_books("binance", "usdm", {"BTCUSDT"}) == set()  # Kafka is still away: a snapshot now would be in vain
+    assert (
+        publisher.broken_books("binance", "usdm", {"BTCUSDT"}) == set()
+    )  # Kafka is still away: a snapshot now would be in vain
     kafka.answer()
     wait_for(lambda: publisher._books_to_read)
     assert publisher.broken_books("binance", "spot", {"BTCUSDT"}) == set()

@@ -7,8 +7,7 @@ Sources: exchanges/bybit.md 4.1, 4.4, 6.3.
 
 from __future__ import annotations
 
-import calendar
-import time
+import email.utils
 from typing import Generic, TypeVar
 
 import msgspec
@@ -85,7 +84,7 @@ def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
             _candle(row, query, now_ms)
             for row in reversed(msgspec.json.decode(reply.body, type=_Reply[list[str]]).result.rows)
         ]
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, LookupError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, LookupError, OverflowError) as error:
         raise ConnectionFailed("candles: unreadable reply") from error
     return [c for c in found if c.close_time + CANDLE_SETTLE_MS < (reply.at_ms or now_ms)]
 
@@ -102,11 +101,12 @@ def _candle(row: list[str], query: CandleQuery, now_ms: int) -> Kline:
 
 
 def close_ms(open_ms: int, interval: str) -> int:
-    """Last millisecond of a candle."""
+    """Last millisecond of a candle: a month's opens on its first day."""
     theirs = INTERVALS[interval]
     if theirs == "M":
-        moment = time.gmtime(open_ms // 1000)
-        return calendar.timegm((moment.tm_year + moment.tm_mon // 12, moment.tm_mon % 12 + 1, 1, 0, 0, 0)) * 1000 - 1
+        later = open_ms + 31 * DAY_MS  # the first to the fourth day of the next month
+        day = int(email.utils.formatdate(later // 1000, usegmt=True).split()[1])
+        return later - (day - 1) * DAY_MS - 1
     length_ms = {"D": DAY_MS, "W": 7 * DAY_MS}.get(theirs) or int(theirs) * 60_000
     return open_ms + length_ms - 1
 
