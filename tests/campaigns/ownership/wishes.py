@@ -1,0 +1,71 @@
+"""What an operator asks for, with a healthy fleet: drain, rebalance, rotate. In: a rig; out: a Finding.
+
+Moves are two-phase (R7): an account's gap is the time from its release to its next socket. A rotation has no gap at all (R14).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
+from tests.campaigns.ownership.rows import row
+from tests.campaigns.ownership.trial import Finding, Trial
+
+MOVE_S = 2.0
+COMMAND_S = 120.0
+
+
+def fleet(rig: Rig, *words: str) -> tuple[int, str]:
+    """`fleet …` as an operator types it: exit code, and everything it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fleet.cli", *words],
+        env=rig.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=COMMAND_S,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@row
+def drained(rig: Rig, hold_s: float) -> Finding:
+    """`fleet drain SLOT` empties the busiest worker; nobody else's stream is touched."""
+    trial = Trial(rig, "drained")
+    host = trial.victim()
+    trial.begin(trial.of_host(host))
+    code, said = fleet(rig, "drain", host.slots()[0])
+    left = sum(1 for owner in rig.owners().values() if owner.slot == host.slots()[0])
+    finding = trial.end(MOVE_S, lines=len(said.splitlines()))
+    if code or left or not said.splitlines()[-1].startswith("0 "):
+        finding.blame(f"exit code {code}, {left} accounts left, said: {said[-200:]!r}")
+    fleet(rig, "drain", host.slots()[0], "--undo")
+    return finding
+
+
+@row
+def rebalanced(rig: Rig, hold_s: float) -> Finding:
+    """`fleet rebalance` after a drain: accounts return, each with a short gap; the others stay."""
+    trial = Trial(rig, "rebalanced")
+    host = trial.victim()
+    trial.begin(trial.of_host(host))
+    code, said = fleet(rig, "rebalance")
+    finding = trial.end(MOVE_S, said=said.splitlines()[-2:])
+    counts = [sum(1 for o in rig.owners().values() if o.slot in each.slots()) for each in rig.hosts.values()]
+    if code or max(counts) > 1.2 * sum(counts) / len(counts):
+        finding.blame(f"exit code {code}, accounts {counts}, said: {said[-200:]!r}")
+    return finding
+
+
+@row
+def rotated(rig: Rig, hold_s: float) -> Finding:
+    """`fleet rotate`: a new socket for everybody, and not one moment without."""
+    trial = Trial(rig, "rotated")
+    began_ms = trial.begin(rig.credentials)
+    code, said = fleet(rig, "rotate")
+    settled = wait_for(lambda: not rig.unhealthy(began_ms), 20.0)
+    finding = trial.end(0.0, took_s=(now_ms() - began_ms) / 1000)
+    if code or not settled or finding.stopped != len(rig.credentials) or finding.gap_s > 0:
+        finding.blame(f"exit code {code}, {finding.stopped} rotated, gap {finding.gap_s:.2f} s, said: {said[-200:]!r}")
+    return finding
