@@ -1,11 +1,15 @@
 """OKX public history: which REST calls read back trades and closed candles, and the events they become. Pure.
 
 In: a query, or the reply to its call. Out: HttpCall, or events with the stream's own ids and `source=rest`. Trade ids count by
-one per instrument; the stream aggregates (its trade covers `count` ids, the last of them its own), REST tells each match.
+one per instrument; the stream aggregates the matches of a taker order at one price (its trade covers `count` ids, the last of
+them its own), REST tells each match: they are put together again, so that one trade has one id.
 Both pages go back from the newest row (6.3: `before` alone is no cursor). Sources: exchanges/okx.md 4.1, 4.3, 6.3.
 """
 
 from __future__ import annotations
+
+from decimal import Decimal
+from itertools import groupby
 
 import msgspec
 
@@ -38,17 +42,38 @@ def trades_call(query: TradeQuery) -> HttpCall:
 
 
 def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
-    """Rows of history-trades, oldest first. Raises ConnectionFailed."""
+    """Rows of history-trades, oldest first, put together as the stream does. Raises ConnectionFailed."""
     try:
-        return [
-            Trade(
-                id=f"{ids.VENUE}:trade:{r.symbol}:{r.trade_id}", exchange=EXCHANGE, market=MARKET, symbol=r.symbol,
-                ts_event=ms(r.ts), ts_recv=now_ms, source="rest", trade_id=str(int(r.trade_id)), price=r.price, qty=r.qty,
-                side=r.side,
-            ) for r in reversed(msgspec.json.decode(reply.body, type=_Trades).data)
-        ]  # fmt: skip
-    except (*UNREADABLE, LookupError) as error:
+        rows = list(reversed(msgspec.json.decode(reply.body, type=_Trades).data))
+        groups = [list(rows) for _, rows in groupby(_numbered(rows), key=lambda row: _together(row, query))]
+        if len(groups) > 1 and len(rows) >= PAGE:
+            del groups[0]  # it may have begun on the next page
+        return [_trade([row for _, row in group], now_ms) for group in groups]
+    except (*UNREADABLE, ArithmeticError) as error:
         raise ConnectionFailed("trades: unreadable reply") from error
+
+
+def _numbered(rows: list[wire.TradeRow]) -> list[tuple[int, wire.TradeRow]]:
+    """Each with its id less its place: the same number as long as the ids count by one."""
+    return [(int(row.trade_id) - place, row) for place, row in enumerate(rows)]
+
+
+def _together(numbered: tuple[int, wire.TradeRow], query: TradeQuery) -> tuple[object, ...]:
+    """What matches of one taker order at one price have in common (4.3); nothing that was told live is taken in."""
+    run, row = numbered
+    ident = int(row.trade_id)
+    told = (bool(query.after) and ident <= int(query.after), bool(query.before) and ident >= int(query.before))
+    return (run, row.price, row.side, row.ts, told)
+
+
+def _trade(rows: list[wire.TradeRow], now_ms: int) -> Trade:
+    last = rows[-1]
+    qty = last.qty if len(rows) == 1 else format(sum((Decimal(row.qty) for row in rows), Decimal(0)), "f")
+    return Trade(
+        id=f"{ids.VENUE}:trade:{last.symbol}:{last.trade_id}", exchange=EXCHANGE, market=MARKET, symbol=last.symbol,
+        ts_event=ms(last.ts), ts_recv=now_ms, source="rest", trade_id=last.trade_id, price=last.price, qty=qty, side=last.side,
+        count=len(rows),
+    )  # fmt: skip
 
 
 def candles_call(query: CandleQuery) -> HttpCall:
