@@ -76,7 +76,11 @@ class Publisher:
         self._queue: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._acks: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._failed: deque[_Record] = deque()  # appended by Kafka's sender thread, taken by ours
-        self._retrying = 0  # so many of them are sent again before the next pause
+        self._failing: set[str] = (
+            set()
+        )  # their topics: later records of these queue up behind them, those of others go on
+        self._retrying = 0  # so many of them are sent again in this round
+        self._retry_s = 0.0  # when the next round begins
         self._bytes_lock = threading.Lock()  # guards _bytes and _full
         self._bytes = 0
         self._full = False
@@ -163,22 +167,34 @@ class Publisher:
                 continue
             producer = self._producer or self._open()
             if producer is None:
-                self._failed.appendleft(record)
+                self._fail(record)
                 continue
             producer.send(record.topic, record.key, record.value, record.headers, self._done(record))
 
     def _next(self) -> _Record | None:
-        """Failed records go first, so that an account's order holds as far as Kafka's own failures allow."""
-        if self._failed:
-            if self._retrying <= 0:
-                self._stop.wait(RETRY_PAUSE_S)
-                self._retrying = len(self._failed)
+        """Failed records are sent again each RETRY_PAUSE_S, and before later ones of their topic, so that an account's order
+        holds as far as Kafka's own failures allow. A topic that is missing holds up no other."""
+        now_s = time.monotonic()
+        if not self._retrying and now_s >= self._retry_s:
+            self._retry_s = now_s + RETRY_PAUSE_S
+            again = list(self._failed)
+            self._retrying, self._failing = len(again), {record.topic for record in again}
+        if self._retrying:
             self._retrying -= 1
             return self._failed.popleft()
         try:
-            return self._queue.get(timeout=0.2)
+            record = self._queue.get(timeout=0.2)
         except queue.Empty:
             return None
+        if record is not None and record.topic in self._failing:
+            self._failed.append(record)
+            return None
+        return record
+
+    def _fail(self, record: _Record) -> None:
+        """Kafka did not take it now."""
+        self._failed.append(record)
+        self._failing.add(record.topic)
 
     def _may_send(self, record: _Record) -> bool:
         """Past the lease nothing is sent: wait for the lease thread to renew it or to give the incarnation up."""
@@ -201,7 +217,7 @@ class Publisher:
             if error is None:
                 self._acks.put(record)
             elif getattr(error, "retryable", True):
-                self._failed.append(record)
+                self._fail(record)
             else:
                 record.error = error
                 self._acks.put(record)

@@ -52,7 +52,7 @@ FROM (VALUES %s) AS page (
 ON CONFLICT DO NOTHING;
 
 -- name: positions
--- Latest state per position.
+-- Latest state per position. Of one instant the socket's word counts: REST may lag and tell an older state under a newer time.
 INSERT INTO positions AS stored (
     account_id, exchange, market, symbol, position_side, id, qty, entry_price, unrealized_pnl, margin_mode, source,
     ts_event, ts_recv, kafka_offset)
@@ -62,15 +62,16 @@ SELECT DISTINCT ON (account_id, exchange, market, symbol, position_side)
 FROM (VALUES %s) AS page (
     id, account_id, exchange, market, symbol, ts_event, ts_recv, source, kafka_offset, position_side, qty, entry_price,
     unrealized_pnl, margin_mode)
-ORDER BY account_id, exchange, market, symbol, position_side, ts_event DESC, kafka_offset DESC
+ORDER BY account_id, exchange, market, symbol, position_side, ts_event DESC, source = 'stream' DESC, kafka_offset DESC
 ON CONFLICT (account_id, exchange, market, symbol, position_side) DO UPDATE SET
     id = EXCLUDED.id, qty = EXCLUDED.qty, entry_price = EXCLUDED.entry_price, unrealized_pnl = EXCLUDED.unrealized_pnl,
     margin_mode = EXCLUDED.margin_mode, source = EXCLUDED.source, ts_event = EXCLUDED.ts_event,
     ts_recv = EXCLUDED.ts_recv, kafka_offset = EXCLUDED.kafka_offset
-WHERE (EXCLUDED.ts_event, EXCLUDED.kafka_offset) > (stored.ts_event, stored.kafka_offset);
+WHERE (EXCLUDED.ts_event, EXCLUDED.source = 'stream', EXCLUDED.kafka_offset)
+    > (stored.ts_event, stored.source = 'stream', stored.kafka_offset);
 
 -- name: balances
--- Latest state per asset.
+-- Latest state per asset; the socket's word as for positions.
 INSERT INTO balances AS stored (
     account_id, exchange, market, asset, id, wallet, available, source, ts_event, ts_recv, kafka_offset)
 SELECT DISTINCT ON (account_id, exchange, market, asset)
@@ -78,11 +79,12 @@ SELECT DISTINCT ON (account_id, exchange, market, asset)
     kafka_offset
 FROM (VALUES %s) AS page (
     id, account_id, exchange, market, symbol, ts_event, ts_recv, source, kafka_offset, asset, wallet, available)
-ORDER BY account_id, exchange, market, asset, ts_event DESC, kafka_offset DESC
+ORDER BY account_id, exchange, market, asset, ts_event DESC, source = 'stream' DESC, kafka_offset DESC
 ON CONFLICT (account_id, exchange, market, asset) DO UPDATE SET
     id = EXCLUDED.id, wallet = EXCLUDED.wallet, available = EXCLUDED.available, source = EXCLUDED.source,
     ts_event = EXCLUDED.ts_event, ts_recv = EXCLUDED.ts_recv, kafka_offset = EXCLUDED.kafka_offset
-WHERE (EXCLUDED.ts_event, EXCLUDED.kafka_offset) > (stored.ts_event, stored.kafka_offset);
+WHERE (EXCLUDED.ts_event, EXCLUDED.source = 'stream', EXCLUDED.kafka_offset)
+    > (stored.ts_event, stored.source = 'stream', stored.kafka_offset);
 
 -- name: account_events
 -- Every other event of the private stream once.
