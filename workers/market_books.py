@@ -12,7 +12,7 @@ import random
 from typing import Protocol
 
 from fleet.core.backoff import delay_s
-from fleet.core.book import RULES, Book
+from fleet.core.book import Book, Rules
 from fleet.core.events import Depth
 from fleet.runtime import logs
 from workers.market_reader import Books as Inbox
@@ -32,8 +32,8 @@ class Announce(Protocol):
 class Books:
     """The books of one lane, by symbol. Belongs to the lane's thread."""
 
-    def __init__(self, venue: str, snapshots: MarketReader | None, announce: Announce) -> None:
-        self._venue, self._snapshots, self._announce = venue, snapshots, announce
+    def __init__(self, venue: str, rules: Rules, snapshots: MarketReader | None, announce: Announce) -> None:
+        self._venue, self._rules, self._snapshots, self._announce = venue, rules, snapshots, announce
         self._log = logs.get("market_books")
         self._books: dict[str, Book] = {}
         self._inbox: Inbox = queue.SimpleQueue()
@@ -51,7 +51,7 @@ class Books:
         """What may be published after this message of the socket: nothing while its book is invalid."""
         book = self._books.get(update.symbol)
         if book is None:
-            book = self._books[update.symbol] = Book(RULES[self._venue])
+            book = self._books[update.symbol] = Book(self._rules)
         was_valid = book.valid
         out = book.feed(update)
         if was_valid != book.valid:

@@ -33,7 +33,8 @@ class MarketFeed:
         self.venue = (venue.exchange, self._market)  # as its events say it
         self._topic_of = venue.market_data.topic_of
         self.watch = TopicWatch(lane.topics, time.monotonic())
-        self.books = Books(venue.name, reader if venue.market_data.snapshot is not None else None, self.announce)
+        market = venue.market_data
+        self.books = Books(venue.name, market.book, reader if market.snapshot is not None else None, self.announce)
         self.backfill = Backfill(lane, self._market, reader, self.announce)
         self._settle_at_s = 0.0
         self._book_symbols = {topic.symbol for topic in lane.topics if topic.kind == "depth"}

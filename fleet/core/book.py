@@ -8,7 +8,7 @@ snapshot is needed. A book is
 and while it is not valid its updates wait here, so that nobody takes them for a continuation. Nothing is lost by that: `load`
 hands out what waited, in order: updates older than the snapshot, the snapshot, and those that follow it.
 
-How updates link and how the first one meets a snapshot differs by venue: `Rules`, as data.
+How updates link and how the first one meets a snapshot differs by venue: `Rules`, as data in the exchange's folder.
 Sources: exchanges/binance.md 3.5, bybit.md and okx.md (order book).
 """
 
@@ -56,14 +56,6 @@ class Rules:
         if self.follows(update, snapshot_seq):
             return False  # OKX: after a maintenance the sequence starts again, below its predecessor
         return update.last_seq < snapshot_seq + (self.link == "next")
-
-
-RULES: dict[str, Rules] = {
-    "binance_usdm": Rules(link="previous", covers=True, snapshots="rest"),
-    "binance_spot": Rules(link="next", covers=True, snapshots="rest"),
-    "bybit": Rules(link="next", covers=False, snapshots="stream"),
-    "okx": Rules(link="previous", covers=True, snapshots="either"),
-}
 
 
 class BookState(enum.StrEnum):

@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from fleet.core.book import Rules
 from fleet.core.events import Depth, Kline, MarketRecord, Trade, UserRecord
 from fleet.core.model import AccountSpec, Credentials
 from fleet.core.recovery import Snapshot, Watermark
@@ -275,6 +276,7 @@ class Market:
     parse: Callable[[bytes, str, int], list[MarketItem]]  # frame, path, ts_recv ms
     topic_of: Callable[[MarketRecord], str]  # which topic (name) an event proves alive; "" = none
     liveness: Liveness
+    book: Rules  # how updates of an order book link, and where its snapshots come from
     snapshot: Callable[[str], HttpCall] | None = None  # symbol -> REST order-book snapshot, where the venue needs one
     parse_snapshot: Callable[[HttpReply, str, int], Depth] | None = None  # reply, symbol, ts_recv
     markets: tuple[str, ...] = ()

@@ -20,7 +20,10 @@ CONSOLE_PORT = 9090
 PREFIX = "streamfleet-demo-"
 OWNER = "owner.lock"
 METRICS_OFFSET_OF_WORKERS = 10
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "USER", "TERM", "JAVA_HOME", "FLEET_LOG_LEVEL")
+KEPT = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "USER", "TERM", "JAVA_HOME", "FLEET_LOG_LEVEL",
+    "FLEET_ACCOUNTS_PER_SOCKET",
+)  # fmt: skip
 
 
 class Place:

@@ -17,7 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from fleet.core.book import RULES, Book
+from fleet.core.book import Book
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import Balance, Depth, Event, Fill, MarketRecord, Order, Trade
 from fleet.core.exchange import Goodbye, HttpCall, HttpReply, Outcome, Recovered, Reply, TicketExpired, Verdict
@@ -357,7 +357,7 @@ def test_every_kind_of_public_stream_arrives(sim: Simulator) -> None:
 
 
 def test_differences_and_snapshot_make_a_book(sim: Simulator) -> None:
-    market, book = EXCHANGE.market_data, Book(RULES[EXCHANGE.name])
+    market, book = EXCHANGE.market_data, Book(EXCHANGE.market_data.book)
     assert market.snapshot is not None and market.parse_snapshot is not None
     topics, applied = market.topics(["ETHBTC"], ["depth"]), 0
     with Socket(market.url(hosts(EXCHANGE, False, sim.endpoints), "/stream")) as socket:

@@ -16,7 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from fleet.core.book import RULES, Book
+from fleet.core.book import Book
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import Depth, Fill, Order, Position, UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Reply
@@ -187,7 +187,7 @@ def test_paths_and_dial_limit(sim: Simulator) -> None:
 @pytest.mark.parametrize("path", ["/v5/public/linear", "/v5/public/spot"])
 def test_books_follow_their_snapshot_by_one(sim: Simulator, path: str) -> None:
     """The adapter's book stays valid, and equals the simulator's own at the same update."""
-    parse, books = EXCHANGE.market_data.parse, {s: Book(RULES["bybit"]) for s in ("BTCUSDT", "ETHUSDT")}
+    parse, books = EXCHANGE.market_data.parse, {s: Book(EXCHANGE.market_data.book) for s in ("BTCUSDT", "ETHUSDT")}
     updates = 0
     with connect(root(sim) + path) as socket:
         socket.send(json.dumps({"req_id": "1", "op": "subscribe", "args": [f"orderbook.50.{s}" for s in books]}))
@@ -206,14 +206,14 @@ def test_books_follow_their_snapshot_by_one(sim: Simulator, path: str) -> None:
             for item in parse(str(socket.recv(5)).encode(), path, 1):
                 if isinstance(item, Depth) and item.last_seq <= snapshot.last_seq:
                     books[item.symbol].feed(item)
-    fresh = Book(RULES["bybit"])
+    fresh = Book(EXCHANGE.market_data.book)
     fresh.load(snapshot)
     book = books["BTCUSDT"]
     assert (book.best_bid(), book.best_ask(), book.sizes()) == (fresh.best_bid(), fresh.best_ask(), (50, 50))
 
 
 def test_a_dropped_update_is_met_by_subscribing_again(sim: Simulator) -> None:
-    market, book = EXCHANGE.market_data, Book(RULES["bybit"])
+    market, book = EXCHANGE.market_data, Book(EXCHANGE.market_data.book)
     path = "/v5/public/linear"
     topics = market.topics(["BTCUSDT"], ["depth"])
     again = market.again

@@ -19,7 +19,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from fleet.core.book import RULES, Book
+from fleet.core.book import Book
 from fleet.core.events import Depth
 from fleet.core.exchange import HttpReply
 from fleet.exchanges import exchanges
@@ -448,9 +448,9 @@ def test_books_are_one_series_on_every_connection_and_in_rest(sim: Simulator) ->
                 second.next()
         for _ in range(14):
             first.next()
-    late = Book(RULES["okx"])  # missed its snapshot: REST's must fit
+    late = Book(exchanges()["okx"].market_data.book)  # missed its snapshot: REST's must fit
     for n, seen in enumerate((first.seen, second.seen)):
-        book = Book(RULES["okx"])
+        book = Book(exchanges()["okx"].market_data.book)
         for message in seen:
             for item in market.parse(json.dumps(message).encode(), PUBLIC, 1):
                 if isinstance(item, Depth):
@@ -464,7 +464,7 @@ def test_books_are_one_series_on_every_connection_and_in_rest(sim: Simulator) ->
 
 
 def _book_of(market: Any, seen: list[dict[str, Any]]) -> tuple[Any, Any, int]:
-    book = Book(RULES["okx"])
+    book = Book(exchanges()["okx"].market_data.book)
     for message in seen:
         for item in market.parse(json.dumps(message).encode(), PUBLIC, 1):
             if isinstance(item, Depth):
@@ -508,7 +508,7 @@ def test_the_capture_is_replayed_completely() -> None:
     assert len({item.id for item in items}) == 392  # type: ignore[union-attr]
     for item in items:
         if isinstance(item, Depth):
-            book = books.setdefault(item.symbol, Book(RULES["okx"]))
+            book = books.setdefault(item.symbol, Book(exchanges()["okx"].market_data.book))
             book.feed(item)
             assert book.valid
     assert len(books) == 3

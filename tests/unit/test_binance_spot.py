@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.core.book import RULES, Book
+from fleet.core.book import Book
 from fleet.core.events import Depth
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Reply
 from fleet.core.model import Credentials
@@ -149,7 +149,7 @@ def test_updates_and_snapshot_make_a_book() -> None:
         assert isinstance(item, Depth)
         return item
 
-    book = Book(RULES[EXCHANGE.name])
+    book = Book(EXCHANGE.market_data.book)
     for waiting in (update(157, 160, "1.0"), update(161, 165, "2.0"), update(166, 170, "3.0")):
         assert book.feed(waiting) == [] and book.needs_snapshot
     reply = HttpReply(200, {}, b'{"lastUpdateId":163,"bids":[["2.00000000","5.0"]],"asks":[["9.0","1.0"]]}')

@@ -9,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.core import book as module
-from fleet.core.book import RULES, Book, BookState
+from fleet.core.book import Book, BookState
 from fleet.core.events import Depth
+from fleet.exchanges import exchanges
 from tests.support.captures import binance_depth
 
-USDM, SPOT, BYBIT, OKX = RULES["binance_usdm"], RULES["binance_spot"], RULES["bybit"], RULES["okx"]
+USDM, SPOT, BYBIT, OKX = (
+    exchanges()[name].market_data.book for name in ("binance_usdm", "binance_spot", "bybit", "okx")
+)
 Levels = list[tuple[str, str]]
 
 

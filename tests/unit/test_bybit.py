@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fleet.core.book import RULES, Book
+from fleet.core.book import Book
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import AccountEvent, Depth, Fill, Kline, Liquidation, MarkPrice, Order, Ticker, Trade
 from fleet.core.exchange import HttpCall, HttpReply, Malformed, Outcome, Pong, Reply, Unknown, Verdict
@@ -196,7 +196,7 @@ def depth(u: int, kind: str = "delta", *, ts: int = AT, bid: str = "10", ask: st
 
 
 def test_book_chain_gap_and_restart() -> None:
-    book = Book(RULES["bybit"])
+    book = Book(EXCHANGE.market_data.book)
     assert book.feed(depth(9, "snapshot")) and book.feed(depth(10)) and book.valid
     assert book.feed(depth(12)) == [] and not book.valid and book.needs_stream and not book.needs_snapshot
     assert [d.last_seq for d in book.feed(depth(14, "snapshot"))] == [12, 14] and book.valid

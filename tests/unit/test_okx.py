@@ -10,7 +10,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from fleet.core.book import RULES, Book
+from fleet.core.book import Book
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Depth, Event
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Reply
@@ -68,7 +68,7 @@ def test_regions_are_documented_for_both_environments() -> None:
 def test_a_row_of_exchange_accounts_finds_the_folder() -> None:
     spec = AccountSpec("a", "u", "okx", "unified", "l", False, 1, 0)
     assert for_account("okx", "unified").name == spec.venue == "okx"
-    assert RULES[OKX.name].snapshots == "either"
+    assert OKX.market_data.book.snapshots == "either"
 
 
 def test_the_wrong_site_never_counts_as_dead_credentials() -> None:
@@ -183,7 +183,7 @@ def test_capture_is_understood_completely_and_its_books_are_valid() -> None:
         seen.add(item.id)
         assert market.topic_of(item) == f"{told['arg']['channel']}:{told['arg']['instId']}"
         if isinstance(item, Depth):
-            book = books.setdefault(item.symbol, Book(RULES["okx"]))
+            book = books.setdefault(item.symbol, Book(OKX.market_data.book))
             assert book.feed(item) == [item] and book.valid
             sides = levels.setdefault(item.symbol, ({}, {}))
             for side, changes in zip(sides, (item.bids, item.asks), strict=True):

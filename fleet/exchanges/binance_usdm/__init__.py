@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet.core.book import Rules
 from fleet.core.exchange import Exchange, Market
 from fleet.exchanges.binance_usdm import history, limits, parse, recover, session, subscribe
 
@@ -31,6 +32,7 @@ EXCHANGE = Exchange(
         parse=parse.parse_market,
         topic_of=subscribe.topic_of,
         liveness=limits.LIVENESS,
+        book=Rules(link="previous", covers=True, snapshots="rest"),
         snapshot=subscribe.snapshot,
         parse_snapshot=parse.parse_snapshot,
         trade_history=history.TRADES,

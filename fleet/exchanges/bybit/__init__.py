@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet.core.book import Rules
 from fleet.core.exchange import Exchange, Market
 from fleet.exchanges.bybit import history, limits, parse, recover, session, subscribe
 
@@ -31,6 +32,7 @@ EXCHANGE = Exchange(
         parse=parse.parse_market,
         topic_of=subscribe.topic_of,
         liveness=limits.LIVENESS,
+        book=Rules(link="next", covers=False, snapshots="stream"),
         markets=subscribe.CATEGORIES,
         comes_with=subscribe.COMES_WITH,
         again=subscribe.again,
