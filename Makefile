@@ -35,8 +35,8 @@ fmt: setup ## format, and mend what can be mended
 bench: setup ## the benchmarks, each against a baseline of the same run
 	@$(VENV)/python -m benchmarks $(ARGS)
 
-chaos: setup ## the demo under random faults: SEED=n MINUTES=m
-	@$(VENV)/fleet demo --chaos $(SEED) --for $$(( $(MINUTES) * 60 )) $(ARGS)
+chaos: setup ## the loss campaign, random faults of everything, tables against the ledger: SEED=n MINUTES=m
+	@$(VENV)/python -m tests.campaigns.loss --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
 conformance: setup ## the Autobahn suite against our WebSocket reader and the simulator's server (needs Python 2.7)
 	@$(VENV)/python -m tests.conformance $(ARGS)
