@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import sys
 import threading
@@ -161,6 +162,15 @@ class Rig:
         for path in (self.services.redis.directory / "redis").rglob("*"):
             if path.is_file():
                 path.unlink()
+
+    def copy_redis(self, name: str) -> Path:
+        """What Redis has on disk now: the data of a replica that will lag behind."""
+        return Path(shutil.copytree(self.services.redis.directory / "redis", self.directory / name, dirs_exist_ok=True))
+
+    def restore_redis(self, copy: Path) -> None:
+        """Put older data in the place of a Redis that does not run."""
+        self.empty_redis()
+        shutil.copytree(copy, self.services.redis.directory / "redis", dirs_exist_ok=True)
 
     # ── what can be seen ─────────────────────────────────────────────────────────────────────────────────────────
     def sockets(self) -> list[Socket]:

@@ -176,6 +176,26 @@ def coordinators_down(rig: Rig, hold_s: float) -> Finding:
     return trial.end(0.0)
 
 
+@row
+def leader_paused_again_and_again(rig: Rig, hold_s: float) -> Finding:
+    """The leader is paused past its lease and woken, over and over: no stream is touched, no record changed."""
+    trial = Trial(rig, "leader_paused_again_and_again")
+    trial.begin()
+    terms, pauses = set(), 0
+    end = time.monotonic() + 3 * hold_s
+    while time.monotonic() < end:
+        term = rig.store.leader()
+        pid = rig.hosts[rig.leading_host() or "a"].coordinator()
+        terms.add(term)
+        os.kill(pid, signal.SIGSTOP)
+        pauses += 1
+        wait_for(lambda term=term: rig.store.leader() not in ("", term), 15.0)  # type: ignore[misc]
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(1.0)
+    trial.healed()
+    return trial.end(0.0, pauses=pauses, terms=len(terms))
+
+
 # ── stores ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _outage(rig: Rig, name: str, hold_s: float, *stores: Daemon, frozen: bool = False) -> Finding:
     trial = Trial(rig, name)
@@ -231,6 +251,22 @@ def scripts_flushed(rig: Rig, hold_s: float) -> Finding:
     trial.healed()
     time.sleep(5.0)
     return trial.end(0.0)
+
+
+@row
+def redis_stale(rig: Rig, hold_s: float) -> Finding:
+    """A failover to a replica that lags: Redis comes back as it was before every account of a worker had moved away. No move."""
+    copy = rig.copy_redis("stale-redis")
+    host = Trial(rig, "redis_stale").victim()
+    rig.store.set_drain(host.slots()[0], True)
+    wait_for(lambda: not any(o.slot == host.slots()[0] for o in rig.owners().values()), 30.0)
+    rig.store.set_drain(host.slots()[0], False)
+    trial = Trial(rig, "redis_stale")
+    trial.begin()
+    rig.services.redis.kill()
+    rig.restore_redis(copy)
+    rig.services.redis.start()
+    return _rebuilt(rig, trial)
 
 
 def _rebuilt(rig: Rig, trial: Trial) -> Finding:
@@ -314,6 +350,25 @@ def cut_from_both(rig: Rig, hold_s: float) -> Finding:
     finding = trial.end(10.0, window=True)
     finding.more["moved_while_cut"] = moved
     return finding
+
+
+@row
+def rolling_restart(rig: Rig, hold_s: float) -> Finding:
+    """SIGTERM to one worker after the other; each returns to its slot before the next one goes. Each account: 2 s."""
+    trial = Trial(rig, "rolling_restart")
+    trial.begin(trial.accounts)
+    for host in rig.hosts.values():
+        for number, slot in enumerate(host.slots()):
+            former = rig.incarnations()[slot]
+            send(host.worker(number), signal.SIGTERM)
+            wait_for(partial(_renewed, rig, slot, former), 40.0)
+            rig.settle(now_ms(), 30.0)
+    trial.healed()
+    return trial.end(2.0)
+
+
+def _renewed(rig: Rig, slot: str, former: str) -> bool:
+    return rig.incarnations().get(slot) not in (None, former)
 
 
 # ── supervisord and accounts ─────────────────────────────────────────────────────────────────────────────────────────
