@@ -94,7 +94,10 @@ class Inbox:
             self._heartbeat.beat_now()
             return False
         if view.generation == self._generation and view.version < self._version:
-            return False  # an older copy of the data (a failover): the leader will begin a new generation (R6, R10)
+            # an older copy of the data (a failover), which a new leader may not notice: it is to begin a new generation (R10)
+            if view.generation is not None and store.distrust(view.generation):
+                self._log.warning("redis shows older data than before: rebuild", action="distrust", shard=self._slot)
+            return False
         if view.generation != self._generation:
             self._heartbeat.upload.set()  # whoever rebuilds goes by what we run
         if view.desired is not None:

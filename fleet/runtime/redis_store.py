@@ -173,6 +173,10 @@ class RedisStore:
                 return standing
         return "OK"
 
+    def distrust(self, generation: wire.Generation) -> bool:
+        """These data are older than what this worker has seen: True where nobody had said so before."""
+        return bool(self._run("distrust", [self.keys.gen], [wire.pack_generation(generation)])[1] == "1")
+
     # ── leader side ──────────────────────────────────────────────────────────────────────────────────────────────
     def leader(self) -> str:
         """`holder|term` of the acting leader, "" where there is none."""
@@ -226,7 +230,9 @@ class RedisStore:
                     workers[slot] = wire.parse_worker(slot, fields)
                 except WireError:
                     malformed.append(slot)
-            return Observation(wire.parse_generation(generation), int(version or 0), workers, malformed, bool(rebalance))
+            return Observation(
+                wire.parse_generation(generation), int(version or 0), workers, malformed, bool(rebalance)
+            )
 
         observation: Observation = self._call(read)
         return observation

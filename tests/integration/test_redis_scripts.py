@@ -221,6 +221,10 @@ class Scripts(RuleBasedStateMachine):
         else:
             assert self.store.apply(pack_leader(*leader), Generation(*gen), packed) == expected
 
+    @rule(gen=gens)
+    def distrust(self, gen: tuple[str, bool]) -> None:
+        assert self.store.distrust(Generation(*gen)) == self.model.distrust(gen)
+
     @rule(leader=leaders, slot=slots, inc=incs)
     def fence(self, leader: tuple[str, int], slot: str, inc: str) -> None:
         self._leading(self.model.fence(leader, slot, inc), self.store.fence_worker, leader, slot, inc)

@@ -352,7 +352,7 @@ class Faults:
         if row is not None and row.active != active:
             row.active = active
             row.revision += active
-            self.fleet.changed(account, "active" if active else "inactive", stops=not active)
+            self.fleet.changed(account, "active" if active else "inactive")
 
     def _change(self, account: str) -> None:
         self._set(account, False)
@@ -384,7 +384,7 @@ class Faults:
         from tests.proof.postgres_db import Row
 
         self.fleet.postgres.tables.accounts.setdefault(account, Row(account))
-        self.fleet.changed(account, "added, poison", stops=False)
+        self.fleet.changed(account, "added, poison")
 
 
 NEVER = 1e9
@@ -418,7 +418,7 @@ KINDS: dict[str, Kind] = {
     "worker cut off from both": Kind(Faults.cut_worker_both, "worker cut off from both", True, NEVER),
     "leader cut off": Kind(Faults.cut_leader, "leader cut off", False, 1.0),
     "clock jump": Kind(Faults.clock_jump, "clock jump", False, 1.0),
-    "account added": Kind(Faults.add_account, "account inserted", False, 1.0, 1),
+    "account added": Kind(Faults.add_account, "account inserted", False, 1.5, 1),
     "account deactivated": Kind(Faults.deactivate, "account deactivated", True, 1.0, 1),
     "account removed": Kind(Faults.remove_account, "account removed", True, 1.0, 1),
     "account off and on": Kind(Faults.reactivate, "account off and on", True, NEVER),

@@ -69,13 +69,11 @@ class Fleet:
         self._made += 1
         account = f"a{self._made:02d}"
         self.postgres.tables.accounts[account] = Row(account)
-        self.changed(account, "added", stops=False)
+        self.changed(account, "added")
         return account
 
-    def changed(self, account: str, what: str, *, stops: bool = True) -> None:
+    def changed(self, account: str, what: str) -> None:
         self.note(f"account {account} {what}")
-        if stops:
-            self.judge.intent(account)
         self.postgres.changed(account)
 
     def active(self) -> list[str]:

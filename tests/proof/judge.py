@@ -18,6 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fleet.core import wire
+from fleet.core.model import Ownership
 from fleet.core.names import Keys
 from tests.proof.virtual import Process
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from tests.proof.fleet import Fleet
     from tests.proof.programs import Stream, WorkerProgram
 
-LAG_S = 25.0  # a change may be this old when the coordinator hears of it: the reconcile interval of the simulation
 BACK_S = 3.0  # one beat to ask (the former question may just have failed), one to hear
 VOLUNTARY = ("rebalance", "drain", "quarantine")
 
@@ -37,8 +37,8 @@ class Judge:
         self.highest: dict[str, int] = {}  # account -> highest token published
         self.last: dict[str, float] = {}  # account -> instant of its last publication
         self.gaps: dict[str, float] = {}  # account -> longest silence while it was active, since `measure`
-        self.changed_at: dict[str, float] = {}  # account -> when it was last switched off or given new credentials
-        self.assigned_at: dict[int, float] = {}  # token -> when
+        self.revision_of: dict[int, int] = {}  # token -> revision of the account's row it was given for
+        self.moved: set[str] = set()  # accounts moved by choice since `measure`
         self.voluntary: dict[tuple[str, str], float] = {}  # (account, slot) -> when it was revoked to go elsewhere
         self.ends = 0  # of streams, but for voluntary moves
         self.counts: Counter[str] = Counter()
@@ -57,17 +57,20 @@ class Judge:
         self.fleet.note(f"VIOLATION {line}")
 
     # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────
-    def intent(self, account: str) -> None:
-        """Somebody wants the stream of this account stopped, or another one."""
-        self.changed_at[account] = self.fleet.world.now
+    def revoked(self, account: str, slot: str, reason: str) -> None:
+        """The leader is about to take an account from its owner."""
+        if reason in VOLUNTARY:
+            self.voluntary[account, slot] = self.fleet.world.now
+            self.moved.add(account)
+            if reason == "rebalance":
+                self.rebalanced.append(self.fleet.world.now)
+
+    def ordered(self, record: Ownership) -> None:
+        """The leader is about to give an account to a worker."""
+        self.revision_of[record.token] = record.revision
 
     def heard(self, event: str, fields: dict[str, Any]) -> None:
-        if event == "account revoked" and fields["reason"] in VOLUNTARY:
-            self.voluntary[fields["stream"], fields["shard"]] = self.fleet.world.now
-            if fields["reason"] == "rebalance":
-                self.rebalanced.append(self.fleet.world.now)
-        elif event == "account assigned":
-            self.assigned_at[fields["token"]] = self.fleet.world.now
+        if event == "account assigned":
             self.moves.append((self.fleet.world.now, fields["stream"], fields["reason"]))
         elif event == "worker fenced" and fields["reason"] != "silent":
             self.fenced_late.add(fields["incarnation"])
@@ -141,11 +144,9 @@ class Judge:
             self.counts[f"excuse: {excuse}"] += 1
 
     def _wanted(self, stream: Stream) -> bool:
-        """The account was switched off or changed after (or, news being slow, shortly before) this stream was ordered."""
-        if stream.account_id not in self.fleet.active():
-            return True
-        ordered = self.assigned_at.get(stream.token, 0.0)
-        return self.changed_at.get(stream.account_id, -1e9) > ordered - LAG_S
+        """The account is switched off, or was since this stream was ordered, or has newer credentials."""
+        row = self.fleet.postgres.tables.accounts.get(stream.account_id)
+        return row is None or not row.active or row.revision > self.revision_of.get(stream.token, -1)
 
     def killed(self, process: Process) -> None:
         self.changes += 1
@@ -210,9 +211,11 @@ class Judge:
         """From now on the longest silence of each account is of interest."""
         self.measuring_from = self.fleet.world.now
         self.gaps.clear()
+        self.moved.clear()
 
     def longest_gap(self) -> tuple[float, str]:
-        return max(((gap, account) for account, gap in self.gaps.items()), default=(0.0, ""))
+        stayed = ((gap, account) for account, gap in self.gaps.items() if account not in self.moved)
+        return max(stayed, default=(0.0, ""))
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
     def wanted(self) -> set[str]:
@@ -249,7 +252,8 @@ class Judge:
                 return f"{account} streams without a record"
             record = own[account]
             if (record.slot, record.token) != (stream.worker.slot, stream.token):
-                return f"the record of {account} says {record.slot} {record.token:#x}, {stream.worker.slot} {stream.token:#x} streams"
+                runs = f"{stream.worker.slot} runs {stream.token:#x}"
+                return f"the record of {account} says {record.slot} {record.token:#x}, {runs}"
             if durable.get(account, ("", "", 0))[2] != record.token:
                 return f"the durable copy of {account} is under another token"
         extra = sorted((own.keys() | durable.keys()) - producers.keys())

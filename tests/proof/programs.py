@@ -14,9 +14,11 @@ from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from coordinator import __main__ as coordinator_main
+from coordinator.dispatch import Dispatch
 from fleet.core.lifecycle import ENDED
 from fleet.core.model import StreamState, StreamStatus
 from fleet.core.names import Keys
+from fleet.core.wire import RUN
 from fleet.runtime import redis_store
 from fleet.runtime.settings import Settings
 from tests.proof.postgres_db import FakeListener, FakePostgres
@@ -129,6 +131,21 @@ def installed(fleet: Fleet) -> Iterator[None]:
     )
     venue = SimpleNamespace(limits=SimpleNamespace(connections_per_ip=fleet.connections_per_ip))
     put(main, "exchanges", SimpleNamespace(exchanges=lambda: {"binance_usdm": venue}))
+    release, apply = Dispatch._release, Dispatch._apply
+
+    def released(self: Any, releases: Any, generation: Any) -> None:
+        for r in releases:
+            fleet.judge.revoked(r.account_id, r.expected.slot, r.reason)
+        release(self, releases, generation)
+
+    def applied(self: Any, generation: Any, changes: Any) -> Any:
+        for change in changes:
+            if change.new is not None and change.new.state == RUN:
+                fleet.judge.ordered(change.new)
+        return apply(self, generation, changes)
+
+    put(Dispatch, "_release", released)
+    put(Dispatch, "_apply", applied)
     try:
         yield
     finally:

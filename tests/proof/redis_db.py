@@ -145,7 +145,13 @@ def heartbeat(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     if answer != "OK":
         return [answer]
     db.hset(w, "seq", argv[1], *argv[2:])
-    return ["OK", db.get(gen) or "", db.hget(w, "version") or "0", db.hget(w, "drain") or "", db.hget(w, "rotate") or ""]
+    return [
+        "OK",
+        db.get(gen) or "",
+        db.hget(w, "version") or "0",
+        db.hget(w, "drain") or "",
+        db.hget(w, "rotate") or "",
+    ]
 
 
 def pull(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
@@ -262,6 +268,13 @@ def _may_take(db: Db, keys: Sequence[str], index: int, incarnation: str) -> bool
     return db.hget(w, "inc") == incarnation and db.hget(w, "fenced_inc") != incarnation
 
 
+def distrust(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
+    if db.get(keys[0]) != argv[0]:
+        return ["OK", "0"]
+    db.delete(keys[0])
+    return ["OK", "1"]
+
+
 def fence_worker(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     leader_key, workers, w, d = keys
     leader, slot, incarnation, channel = argv
@@ -343,5 +356,5 @@ def bucket_take(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
 SCRIPTS: dict[str, Script] = {
     "register": register, "heartbeat": heartbeat, "pull": pull, "report": report, "ack_release": ack_release,
     "lead": lead, "resign": resign, "apply": apply, "fence_worker": fence_worker, "forget": forget,
-    "rebuild": rebuild, "bucket_take": bucket_take,
+    "rebuild": rebuild, "distrust": distrust, "bucket_take": bucket_take,
 }  # fmt: skip

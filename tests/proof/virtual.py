@@ -75,7 +75,7 @@ class Task:
                 run()
             except greenlet.GreenletExit:
                 raise
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the thread is dead and the judge hears of it
                 process.world.crashed(self, error)
             finally:
                 self.done = True

@@ -146,6 +146,12 @@ class Model:
             self.w.setdefault(slot, Hash()).version += 1
         return done
 
+    def distrust(self, gen: tuple[str, bool]) -> bool:
+        if self.gen != gen:
+            return False
+        self.gen = None
+        return True
+
     def fence(self, leader: tuple[str, int], slot: str, inc: str) -> bool | str:
         if self.leader != leader:
             return "NOTLEADER"
