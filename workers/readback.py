@@ -177,8 +177,10 @@ class ReadBack:
             self._complete(reading, found)
         else:
             # A base for the second read, which is cheap then if it explains. What REST did not show yet makes the two
-            # disagree, and is read again from the margin before this.
-            stream.progress.prove(found.snapshot, reading.subscribed_ms - self._margin_ms)
+            # disagree, and is read again from the margin before this. Where something could not be read, the second one tries
+            # all of it again, and it is the one that says so.
+            if not found.unrecoverable:
+                stream.progress.prove(found.snapshot, reading.subscribed_ms - self._margin_ms)
             wait_s = max(0.5, (reading.subscribed_ms - stream.rest.now_ms()) / 1000 + self._second_read_s + 0.2)
             self.submit(lambda: self._read(reading), wait_s, self._priority(reading))
 

@@ -101,6 +101,19 @@ def test_the_gap_closes_after_the_second_read_only(back: ReadBack) -> None:
     assert stream.progress.log == ["recovered", "prove", "recovered", "prove", "closed"]
 
 
+def test_what_cannot_be_read_is_tried_again_by_the_second_read_which_says_so(back: ReadBack) -> None:
+    """A proof in between would make the second read cheap, and the gap would close as if nothing were missing."""
+
+    def partly(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        yield HttpCall("GET", "/account")
+        return Recovered([], Snapshot(now_ms, {}, {}), " history is not kept")
+
+    stream = FakeStream(partly)
+    back.request(stream, stream.rest.now_ms())  # type: ignore[arg-type]
+    assert stream.done.wait(5.0)
+    assert stream.progress.log == ["recovered", "recovered", "prove", "closed history is not kept"]
+
+
 def test_a_read_that_starts_late_enough_is_both(back: ReadBack) -> None:
     stream = FakeStream(plan)
     back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
