@@ -12,6 +12,10 @@ import click
 from fleet.core.errors import FleetError, SecretsError, SettingsError
 from fleet.runtime.settings import Settings
 
+# structlog imports rich where it is installed, for coloured tracebacks that nobody here prints. That is a quarter of the time a
+# worker takes to start, and a killed worker should stream again within 3 s.
+sys.modules["rich"] = None  # type: ignore[assignment]
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
