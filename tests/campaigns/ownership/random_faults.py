@@ -14,6 +14,7 @@ from collections import Counter
 
 import msgspec
 
+from fleet.core.model import process_of
 from tests.campaigns.ownership import judge
 from tests.campaigns.ownership.harms import KINDS, Harm, Known, clash
 from tests.campaigns.ownership.journal import Line
@@ -143,7 +144,7 @@ class Campaign:
         some["several at once"] += len(harms) > 1
         some["new incarnation"] += any(after.get(slot) != inc for slot, inc in former.items())
         some["fenced and began anew"] += any(
-            slot in after and after[slot] != inc and after[slot].split(".")[0] == inc.split(".")[0]
+            slot in after and after[slot] != inc and process_of(after[slot]) == process_of(inc)
             for slot, inc in former.items()
         )
         some["an account moved"] += any(line.event == "moved" for line in lines)
