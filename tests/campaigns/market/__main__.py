@@ -39,6 +39,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 KINDS = "kline_1m,ticker,depth,trade,mark_price"
 JUDGE_IP = "127.0.0.2"
 SAMPLE_S = 0.25  # 4 × 2 × (2 + 20/24) a second: within the judge's own weight
+DRAIN_S = 300.0
 SETTLE_S = 12.0  # after the last fault
 
 
@@ -87,6 +88,7 @@ class Campaign:
                 self.kill()
             self._until(min(cut_s, kill_s, started + seconds, now_s + 0.3))
         self._until(time.monotonic() + SETTLE_S)
+        drain_s = self._drain()
         self.process.terminate()
         code = self.process.wait(15)
         time.sleep(1.0)  # what Kafka took last
@@ -95,10 +97,21 @@ class Campaign:
             thread.join()
         calls = self.simulator.calls()
         return {
-            "seconds": round(seconds), "exit_code": code, "faults": self.faults, "kills": self.kills,
+            "seconds": round(seconds), "drain_s": drain_s, "exit_code": code, "faults": self.faults, "kills": self.kills,
             **self.judge.figures(), "weight_per_min_max": _most_weight(calls),
             "refused_429": sum(row["count"] for row in calls["rest"] if row["status"] in (418, 429)),
         }  # fmt: skip
+
+    def _drain(self) -> float:
+        """Seconds until nothing is missing any more: the exchange's weight limit sets the pace of reading back."""
+        started = time.monotonic()
+        while time.monotonic() < started + DRAIN_S:
+            with self._lock:
+                holes = self.judge.figures()["trade_holes"]
+            if not holes:
+                break
+            self._until(time.monotonic() + 1)
+        return round(time.monotonic() - started, 1)
 
     def kill(self) -> None:
         """kill -9, and a supervisor that starts it again."""
