@@ -39,14 +39,14 @@ def test_a_gap_beyond_the_exchanges_history_stays_visible(fleet_env: dict[str, s
         order = {"market": "usdm", "symbol": "BTCUSDT", "side": "buy", "qty": "0.1", "price": "50000", "fills": 2}
         fleet.control.call("POST", "/orders", {"api_key": credentials.api_key, **order})
 
-        fleet.wait_live(1)
-        told = eventually(lambda: [gap for gap in gaps(fleet) if gap["closed_at"]], 30.0, "the gap closes", every_s=0.5)
+        fleet.wait_live(1, within_s=90.0)
+        told = eventually(lambda: [gap for gap in gaps(fleet) if gap["closed_at"]], 60.0, "the gap closes", every_s=0.5)
         assert len(told) == 1 and told[0]["recoverable"] is False
         assert "history before" in told[0]["reason"] and "is not kept by the exchange" in told[0]["reason"]
         stored = fleet.pg.fetch("SELECT count(*) AS n FROM fills WHERE account_id = %(id)s", {"id": account_id})
         assert stored[0]["n"] == 2, "what the exchange still has is read"
 
         fleet.control.call("POST", "/faults", {"kind": "cut", "api_key": credentials.api_key})
-        eventually(lambda: sum(bool(g["closed_at"]) for g in gaps(fleet)) == 2, 30.0, "a later gap closes", every_s=0.5)
+        eventually(lambda: sum(bool(g["closed_at"]) for g in gaps(fleet)) == 2, 60.0, "a later gap closes", every_s=0.5)
         assert sorted(gap["recoverable"] for gap in gaps(fleet)) == [False, True], "and changes nothing about the first"
         assert gaps(fleet, "--open") == []
