@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 
 from fleet.services import Services
-from tests.campaigns.ownership import wishes  # noqa: F401  (adds its rows)
 from tests.campaigns.ownership.random_faults import Campaign, missing
 from tests.campaigns.ownership.rig import Rig
 from tests.campaigns.ownership.rows import ROWS

@@ -115,23 +115,29 @@ class Rig:
         self.keys = Keys(fleet)
         self.view = FleetView(self.store, dead_after_s=7.0)
         self.journal = self._stack.enter_context(Journal(self.services.kafka.bootstrap))
-        self._start_hosts(env)
+        for _ in range(self._hosts):
+            self.add_host()
         self.pulse = self._stack.enter_context(Pulse(self, simulator.ready()))
 
-    def _start_hosts(self, env: dict[str, str]) -> None:
-        ports = free_ports(PORTS_PER_HOST * self._hosts)
-        for number in range(self._hosts):
-            name = "abcdefgh"[number]
-            redis = self.redis_proxies[name] = self._stack.enter_context(Proxy(self.services.redis.port))
-            postgres = self.postgres_proxies[name] = self._stack.enter_context(Proxy(self.services.postgres.port))
-            dsn = self.services.postgres.dsn
-            stores = {
-                "FLEET_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
-                "FLEET_POSTGRES_DSN": dsn.replace(f":{self.services.postgres.port}/", f":{postgres.port}/"),
-            }
-            host = Host(name, self.directory, env | stores, self._workers, ports + number * PORTS_PER_HOST)
-            self.hosts[name] = host
-            self._stack.callback(host.kill)
+    def add_host(self) -> Host:
+        """Another host, named by the next letter, with proxies of its own before Redis and Postgres."""
+        name = "abcdefgh"[len(self.redis_proxies)]
+        redis = self.redis_proxies[name] = self._stack.enter_context(Proxy(self.services.redis.port))
+        postgres = self.postgres_proxies[name] = self._stack.enter_context(Proxy(self.services.postgres.port))
+        dsn = self.services.postgres.dsn
+        stores = {
+            "FLEET_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
+            "FLEET_POSTGRES_DSN": dsn.replace(f":{self.services.postgres.port}/", f":{postgres.port}/"),
+        }
+        host = Host(name, self.directory, self.env | stores, self._workers, free_ports(PORTS_PER_HOST))
+        self.hosts[name] = host
+        self._stack.callback(host.kill)
+        return host
+
+    def drop_host(self, host: Host) -> None:
+        """Stop a host in order, for good."""
+        host.supervised.stop()
+        del self.hosts[host.name]
 
     # ── accounts ─────────────────────────────────────────────────────────────────────────────────────────────────
     def add_account(self) -> str:

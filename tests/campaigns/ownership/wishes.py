@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
-from tests.campaigns.ownership.rows import row
+from tests.campaigns.ownership.table import row
 from tests.campaigns.ownership.trial import Finding, Trial
 
 MOVE_S = 2.0
@@ -68,4 +68,27 @@ def rotated(rig: Rig, hold_s: float) -> Finding:
     finding = trial.end(0.0, took_s=(now_ms() - began_ms) / 1000)
     if code or not settled or finding.stopped != len(rig.credentials) or finding.gap_s > 0:
         finding.blame(f"exit code {code}, {finding.stopped} rotated, gap {finding.gap_s:.2f} s, said: {said[-200:]!r}")
+    return finding
+
+
+@row
+def rescaled(rig: Rig, hold_s: float) -> Finding:
+    """Two hosts more, evened out; then one is drained and stopped in order. Each move: 2 s; whoever does not move does not stop."""
+    trial = Trial(rig, "rescaled")
+    trial.begin(trial.accounts)
+    more = [rig.add_host() for _ in range(2)]
+    slots = [slot for host in more for slot in host.slots()]
+    up = wait_for(lambda: set(slots) <= set(rig.incarnations()), 60.0)
+    code, said = fleet(rig, "rebalance")
+    counts = [sum(1 for o in rig.owners().values() if o.slot in each.slots()) for each in rig.hosts.values()]
+    grown = sum(1 for account, owner in rig.owners().items() if owner.slot != trial.before[account].slot)
+    left = more[-1]
+    codes = [fleet(rig, "drain", slot)[0] for slot in left.slots()]
+    rig.drop_host(left)
+    finding = trial.end(MOVE_S, accounts=counts, moved_up=grown)
+    if not up or code or any(codes) or finding.reconnects > grown + counts[-1]:
+        finding.blame(
+            f"exit codes {code} {codes}, {finding.reconnects} dials for {grown} + {counts[-1]} moves: {said[-200:]!r}"
+        )
+    rig.drop_host(more[0])
     return finding

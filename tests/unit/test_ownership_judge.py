@@ -1,0 +1,74 @@
+"""The campaign's judge: what it calls a violation, and what it lets pass."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from tests.campaigns.ownership import judge
+from tests.campaigns.ownership.journal import Line
+from tests.support.proxy import Proxy
+
+
+def line(
+    offset: int, token: int, incarnation: str, made_ms: int, *, topic: str = "user.orders", event: str = ""
+) -> Line:
+    return Line("acc", topic, 0, offset, token, incarnation, "h:0", made_ms, made_ms + 5, event, "stream")
+
+
+def test_tokens_that_rise_are_fine_and_one_that_falls_is_not() -> None:
+    rising = [line(0, 1, "a", 0), line(1, 1, "a", 10), line(2, 2, "b", 20)]
+    assert judge.invariants(rising) == []
+    (fall,) = judge.tokens_fall([*rising, line(3, 1, "a", 100)])
+    assert fall.startswith("I2 user.orders acc: a")
+    announced = line(3, 3, "", 30, topic="fleet.streams", event="moved")
+    assert judge.tokens_fall([announced, line(4, 2, "b", 40, topic="fleet.streams", event="connected")]) == []
+
+
+def test_two_incarnations_at_once_are_seen_and_one_message_is_forgiven() -> None:
+    assert judge.overlaps_ms([line(0, 1, "a", 0), line(1, 2, "b", 100), line(2, 1, "a", 130)]) == {}
+    assert judge.overlaps_ms([line(0, 1, "a", 0), line(1, 2, "b", 100), line(2, 1, "a", 900)]) == {"acc": 800}
+
+
+def test_a_gap_is_the_longest_time_without_a_socket_that_is_read() -> None:
+    old = {"api_key": "k", "opened_at": 0, "closed_at": 5000}
+    new = {"api_key": "k", "opened_at": 7000, "closed_at": None}
+    assert judge.longest_gap_ms([old, new], 1000, 9000, None) == 2000
+    assert judge.longest_gap_ms([old, new], 1000, 9000, 1000) == 6000  # its owner sleeps with the socket open
+    assert judge.longest_gap_ms([old], 1000, 9000, None) == 4000
+    assert judge.opened_after([old, new], "k", 1000) == [new]
+
+
+def test_silence_is_counted_from_the_harm_on() -> None:
+    lines = [line(0, 1, "a", 800), line(1, 1, "a", 1200), line(2, 1, "a", 3000)]
+    assert judge.longest_silence_ms(lines, 1000, 4000) == {"acc": 1800}
+
+
+def test_a_proxy_cuts_freezes_and_heals() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, Proxy(server.getsockname()[1]) as proxy:
+        threading.Thread(target=echo, args=(server,), daemon=True).start()
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+            client.sendall(b"one")
+            assert client.recv(16) == b"one"
+            proxy.freeze()
+            client.settimeout(0.3)
+            client.sendall(b"two")
+            try:
+                raise AssertionError(f"a frozen way delivered {client.recv(16)!r}")
+            except TimeoutError:
+                proxy.heal()
+            client.settimeout(5)
+            assert client.recv(16) == b"two"
+            proxy.cut()
+            try:
+                assert client.recv(16) == b""
+            except ConnectionResetError:
+                pass
+
+
+def echo(server: socket.socket) -> None:
+    """Send back whatever comes on the first connection."""
+    connection, _ = server.accept()
+    with connection:
+        while data := connection.recv(64):
+            connection.sendall(data)
