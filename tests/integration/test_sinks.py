@@ -11,13 +11,13 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
 from fleet.core.errors import StoreUnavailable
-from fleet.core.events import StreamEvent
+from fleet.core.events import Balance, StreamEvent
 from fleet.runtime import clickhouse
 from fleet.runtime.kafka_io import Consumer, create_topics
 from fleet.runtime.postgres import Postgres, migrate
@@ -227,6 +227,32 @@ def test_stores_restart_under_the_sink(
     process = sink("postgres")
     assert_tables_equal(pg, trading)
     stop(process)
+
+
+def test_of_one_instant_the_sockets_state_outranks_a_lagging_read(
+    own: Services, pg: Postgres, sink: Callable[[str], subprocess.Popen[bytes]]
+) -> None:
+    """REST may show an account from before a fill and know the fill's time all the same."""
+    account = str(uuid.uuid4())
+
+    def wallet(asset: str, amount: str, at: int, source: Literal["stream", "rest"]) -> tuple[str, bytes, bytes]:
+        return as_record(
+            Balance(
+                id=f"{account}:{asset}:{at}:{amount}", exchange="binance", market="spot", symbol="", ts_event=at, ts_recv=at,
+                source=source, account_id=account, asset=asset, wallet=amount,
+            )
+        )  # fmt: skip
+
+    told = [wallet("A", "90", 5, "stream"), wallet("A", "100", 5, "rest"), wallet("B", "7", 5, "rest")]
+    later = [wallet("A", "100", 5, "rest"), wallet("B", "8", 5, "rest"), wallet("C", "1", 5, "stream")]
+    publish(own.kafka.bootstrap, told)
+    process = sink("postgres")
+    sql = "SELECT asset, wallet::text AS wallet FROM balances WHERE account_id = %s ORDER BY asset"
+    wait_until(lambda: len(pg.fetch(sql, (account,))) == 2, 20, "the first batch")
+    publish(own.kafka.bootstrap, later)
+    wait_until(lambda: len(pg.fetch(sql, (account,))) == 3, 20, "the second batch")
+    stop(process)
+    assert [row["wallet"] for row in pg.fetch(sql, (account,))] == ["90", "8", "1"]
 
 
 def test_a_gap_is_one_row_whatever_comes_last(
