@@ -231,6 +231,10 @@ class Connection:
         """Send one message. Any error kills the connection: half a frame on the wire cannot be taken back."""
         self._write(BINARY if binary else TEXT, payload)
 
+    def send_fresh(self, make: Callable[[], bytes]) -> None:
+        """Send one message that holds the time: it is made when it goes out."""
+        self.send(make())
+
     def ping(self, payload: bytes = b"") -> None:
         """Send a protocol ping; its pong shows in `last_rx`."""
         self._write(PING, payload)

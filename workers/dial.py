@@ -26,6 +26,7 @@ class Wire(Protocol):
     def last_rx(self) -> float: ...
     def read(self, timeout_s: float) -> list[bytes]: ...
     def send(self, payload: bytes) -> None: ...
+    def send_fresh(self, make: Callable[[], bytes]) -> None: ...
     def ping(self, payload: bytes = b"") -> None: ...
     def abort(self) -> None: ...
     def close(self, code: int = 1000) -> None: ...
@@ -88,9 +89,9 @@ class Dialler:
         self._opening = connection
         try:
             socket = PrivateSocket(connection, ticket, self._rest.now_ms())
-            for step in exchange.opening(self._credentials, self._rest.now_ms()):
+            for number, step in enumerate(exchange.opening(self._credentials, self._rest.now_ms())):
                 phase(step.phase)
-                socket.early += self._ask(connection, step)
+                socket.early += self._ask(connection, step, number)
         except BaseException:
             self.close(connection)
             raise
@@ -98,9 +99,15 @@ class Dialler:
             self._opening = None
         return socket
 
-    def _ask(self, connection: Wire, step: Step) -> list[UserItem]:
-        """Send one step and wait for its reply; whatever else comes meanwhile is returned."""
-        connection.send(step.frame)
+    def _ask(self, connection: Wire, step: Step, number: int) -> list[UserItem]:
+        """Send one step, signed at the time it goes out, and wait for its reply; whatever else comes meanwhile is returned."""
+        at_ms, asked_s = self._rest.now_ms(), time.monotonic()
+
+        def signed() -> bytes:
+            now_ms = at_ms + round((time.monotonic() - asked_s) * 1000)
+            return self._rest.exchange.opening(self._credentials, now_ms)[number].frame
+
+        connection.send_fresh(signed)
         others: list[UserItem] = []
         deadline_s = time.monotonic() + OPENING_TIMEOUT_S
         while time.monotonic() < deadline_s:

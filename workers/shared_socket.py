@@ -58,7 +58,11 @@ class SharedConnection:
 
     def send(self, payload: bytes) -> None:
         """Send one frame in its turn; may wait for the turns of many neighbours."""
-        self._carrier.send(self, payload, self._cancelled)
+        self.send_fresh(lambda: payload)
+
+    def send_fresh(self, make: Callable[[], bytes]) -> None:
+        """Send one frame in its turn, made then: what was signed before the wait would be too old."""
+        self._carrier.send(self, make, self._cancelled)
 
     def ping(self, payload: bytes = b"") -> None:
         self._carrier.ping()
@@ -80,8 +84,8 @@ class SharedConnection:
 class _Turn:
     """A frame waiting for its turn."""
 
-    def __init__(self, sender: SharedConnection | None, payload: bytes) -> None:
-        self.sender, self.payload = sender, payload
+    def __init__(self, sender: SharedConnection | None, make: Callable[[], bytes]) -> None:
+        self.sender, self.make = sender, make
         self.done = threading.Event()
 
 
@@ -122,10 +126,8 @@ class _Carrier:
             self.members.add(member)
             return True
 
-    def send(self, member: SharedConnection, payload: bytes, cancelled: Callable[[], bool]) -> None:
-        with self._lock:
-            self._asked[self._sharing.key_of(payload)] = member
-        turn = _Turn(member, payload)
+    def send(self, member: SharedConnection, make: Callable[[], bytes], cancelled: Callable[[], bool]) -> None:
+        turn = _Turn(member, make)
         self._turns.put(turn)
         while not turn.done.wait(0.2):
             if cancelled() or self._closing.is_set():
@@ -141,7 +143,8 @@ class _Carrier:
             if self._channels.get(member.channel) is member:
                 del self._channels[member.channel]
                 self._number += 1
-                self._turns.put(_Turn(None, self._sharing.leave(member.channel, f"leave-{self._number}")))
+                goodbye = self._sharing.leave(member.channel, f"leave-{self._number}")
+                self._turns.put(_Turn(None, lambda: goodbye))
             last = not self.members
             self.retiring = self.retiring or last
         if last:
@@ -193,8 +196,13 @@ class _Carrier:
             turn = self._turns.get_nowait()
         except queue.Empty:
             return
-        if turn.sender is None or turn.sender in self.members:
-            self._connection.send(turn.payload)
+        with self._lock:
+            due = turn.sender is None or turn.sender in self.members
+            payload = turn.make() if due else b""
+            if due and turn.sender is not None:
+                self._asked[self._sharing.key_of(payload)] = turn.sender
+        if due:
+            self._connection.send(payload)
             self._sent_s = now_s
         turn.done.set()
 

@@ -65,7 +65,7 @@ class NoDesk:
 class Shard:
     """ACCOUNTS streams that share sockets."""
 
-    def __init__(self, simulator: Simulator, most: int) -> None:
+    def __init__(self, simulator: Simulator, most: int, send_interval_s: float = SEND_INTERVAL_S) -> None:
         self.simulator, self.kafka, self.stop, self.desk = simulator, ListKafka(), threading.Event(), NoDesk()
         self.since = max((row["seq"] for row in simulator.ledger(type="fill")), default=0)
         self.keys = {
@@ -79,7 +79,7 @@ class Shard:
         self.readback = ReadBack(margin_s=3.0, second_read_s=1.0, random=random.random, stop=self.stop).start()
         venue = exchanges.for_account("binance", "spot")
         assert venue.sharing is not None
-        sharing = replace(venue.sharing, most=most, send_interval_s=SEND_INTERVAL_S)
+        sharing = replace(venue.sharing, most=most, send_interval_s=send_interval_s)
         hosts = exchanges.hosts(venue, False, settings.endpoints)
         rest = VenueRest(venue, False, Http(hosts.rest), NoLimit(), "default", self.metrics, self.stop)
         shared = SharedSockets()
@@ -178,6 +178,17 @@ def test_rotation_moves_an_account_to_another_socket(shard: Shard) -> None:
     until(lambda: len(shard.sockets()) == 1 and shard.live() and not shard.missing(), 30.0, "one socket again")
     fills = [r["id"] for r in shard.kafka.records if r["type"] == "fill"]
     assert len(set(fills)) == len(fills) and all(s.reconnects == 0 for s in shard.streams.values())
+
+
+def test_a_signature_does_not_age_while_it_waits_for_its_turn(simulator: Simulator) -> None:
+    shard = Shard(simulator, most=1000, send_interval_s=1.2)  # the last waits 8 s, the exchange takes 5 s
+    try:
+        until(shard.live, 30.0, "all accounts live")
+        assert len(shard.sockets()) == 1 and all(s.reconnects == 0 for s in shard.streams.values())
+        dials = [line for line in shard.metrics.render().decode().splitlines() if line.startswith("fleet_dials_total")]
+        assert len(dials) == 1 and dials[0].endswith(f" {ACCOUNTS}.0"), dials  # nobody was refused
+    finally:
+        shard.close()
 
 
 def test_the_cap_opens_another_socket(simulator: Simulator) -> None:
