@@ -8,7 +8,7 @@ SEED ?= 1
 MINUTES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench chaos conformance fuzz clean
+.PHONY: help setup demo test check fmt bench chaos ownership conformance fuzz clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -37,6 +37,9 @@ bench: setup ## the benchmarks, each against a baseline of the same run
 
 chaos: setup ## the loss campaign, random faults of everything, tables against the ledger: SEED=n MINUTES=m
 	@$(VENV)/python -m tests.campaigns.loss --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+
+ownership: setup ## one live owner per account, under random faults of processes and stores: SEED=n MINUTES=m
+	@$(VENV)/python -m tests.campaigns.ownership --random --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
 conformance: setup ## the Autobahn suite against our WebSocket reader and the simulator's server (needs Python 2.7)
 	@$(VENV)/python -m tests.conformance $(ARGS)
