@@ -111,7 +111,7 @@ class Campaign:
             self.simulator.cancel(self.keys[name], self.order(name, fills=0))
             if name != "unfilled":
                 self.order(name, fills=2)
-        self.simulator.fault("rest_lag", api_key=self.keys["lagging"], ms=1200)
+        self.simulator.fault("rest_lag", api_key=self.keys["lagging"], ms=1800)
         self.order("lagging", symbol="ETHUSDT")
 
     # ── what came of it ──────────────────────────────────────────────────────────────────────────────────────────
