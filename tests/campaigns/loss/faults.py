@@ -74,6 +74,7 @@ class Faults:
         }
         self._undo: list[tuple[float, Callable[[], object]]] = []
         self._outages: queue.SimpleQueue[Fault | None] = queue.SimpleQueue()
+        self._over = threading.Event()  # no further outage begins
         self._thread = threading.Thread(target=self._run_outages, name="outages")
         self._thread.start()
 
@@ -82,6 +83,8 @@ class Faults:
         for _, undo in [item for item in self._undo if item[0] <= elapsed_s]:
             undo()
         self._undo = [item for item in self._undo if item[0] > elapsed_s]
+        if not self._todo:
+            self._over.set()
         started: list[str] = []
         while self._todo and self._todo[0].at_s <= elapsed_s:
             fault = self._todo.pop(0)
@@ -93,6 +96,7 @@ class Faults:
     def end(self) -> None:
         """No more faults: undo whatever still acts, and wait until every service is back."""
         self._todo.clear()
+        self._over.set()
         self._outages.put(None)
         self._thread.join()
         for _, undo in self._undo:
@@ -128,6 +132,8 @@ class Faults:
 
     def _run_outages(self) -> None:
         while (fault := self._outages.get()) is not None:
+            if self._over.is_set():
+                continue
             action, _, name = fault.kind.partition("_")
             daemon = self._daemons[name]
             self._note(fault.kind)
