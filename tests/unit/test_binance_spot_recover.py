@@ -49,6 +49,17 @@ def refused(code: str = "-1121") -> ExchangeRefused:
     return ExchangeRefused("call", Verdict(Outcome.PERMANENT, code))
 
 
+def test_orders_that_cannot_be_asked_for_are_said_to_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    dialogue = recover(SPEC, Watermark(proven_ms=NOW - 1000, symbols={"BTCUSDT": NOW - 2000}), NOW)
+    next(dialogue)
+    call = dialogue.send(HttpReply(200, {}, msgspec.json.encode({"balances": [], "updateTime": NOW - 5000})))
+    assert call.path.endswith("allOrders")
+    with pytest.raises(StopIteration) as end:
+        dialogue.throw(refused())
+    assert end.value.value.unrecoverable == "orders of BTCUSDT: permanent(-1121)"
+
+
 @dataclass
 class Exchange:
     """One account at the exchange. `lag` hides that many of the latest trades from the account call (once)."""
