@@ -19,7 +19,6 @@ from tests.campaigns.ownership.rig import Rig
 from tests.campaigns.ownership.rows import ROWS
 from tests.campaigns.ownership.trial import Finding, NotHealthy
 
-
 COMPLETE_MINUTES = 20.0  # a campaign of this length must have reached everything at least once
 
 
