@@ -13,6 +13,7 @@ from fleet.core.names import Keys
 from tests.proof.fleet import Fleet, Trouble
 from tests.proof.network import OPEN, REFUSED, SILENT
 from tests.proof.programs import CoordinatorProgram, WorkerProgram
+from tests.proof.virtual import Process
 
 Fault = Callable[["Faults"], None]
 
@@ -92,6 +93,49 @@ class Faults:
     def pause_worker_briefly(self) -> None:
         if worker := self._worker():
             self._pause(worker, self._for(0.3, 2.2))
+
+    def _when(self, process: Process, name: str, then: Callable[[], float]) -> None:
+        """Do something at the very call `name` of a process: the worst moment. `then` says how long the request is held up."""
+        redis = self.fleet.redis
+
+        def intercept(caller: Process, called: str) -> float:
+            if caller is not process or called != name:
+                return 0.0
+            redis.intercept = None
+            return then()
+
+        redis.intercept = intercept
+
+    def pause_worker_amid_a_beat(self) -> None:
+        """SIGSTOP between the send of a heartbeat and its reply, which waits until the process wakes."""
+        worker = self._worker()
+        if worker is None:
+            return
+        seconds = self._for(8.0, 25.0)
+
+        def now() -> float:
+            if not worker.process.paused:
+                self._pause(worker, seconds)
+            return 0.0
+
+        self._when(worker.process, "heartbeat", now)
+
+    def pause_leader_amid_a_write(self) -> None:
+        """SIGSTOP of the leader while a change is on its way, which arrives when somebody else leads."""
+        leader = self._leader()
+        if leader is None:
+            return
+
+        def now() -> float:
+            if not leader.process.paused:
+                leader.process.pause()
+                self.fleet.note(f"leader {leader.process.name} SIGSTOP amid a write")
+                self._until(seconds, leader.process.resume)
+            return seconds - 0.5
+
+        seconds = self._for(7.5, 15.0)
+        self._when(leader.process, "apply", now)
+        self.add_account()
 
     def pause_every_worker(self) -> None:
         """The host of all of them stood still: the mass guard's case."""
@@ -293,6 +337,18 @@ class Faults:
 
         self._until(seconds, heal)
 
+    def cut_every_worker(self) -> None:
+        """The network between all workers and the stores is gone, while the leader sees both: the mass guard's case (R11)."""
+        workers = [w for w in self.fleet.alive_workers() if not w.process.paused]
+        seconds = self._for(8.0, 40.0)
+        before = {w.slot: len(self.fleet.troubles.get(w.slot, [])) for w in workers}
+        for worker in workers:
+            self._cut(worker, ("redis", "postgres"), seconds)
+        if len(workers) >= 3 and 2 * len(workers) > len(self.fleet.workers):
+            for slot, n in before.items():
+                for trouble in self.fleet.troubles[slot][n:]:
+                    trouble.mass = True
+
     def cut_worker_redis(self) -> None:
         if worker := self._worker():
             self._cut(worker, ("redis",), self._for(3.0, 25.0))
@@ -392,6 +448,7 @@ KINDS: dict[str, Kind] = {
     "kill -9, restarted": Kind(Faults.kill_worker, "kill -9 of a worker, restarted", True, 3.5, 4),
     "host gone": Kind(Faults.lose_host, "worker's host gone", True, 10.5, 3),
     "SIGSTOP past the lease": Kind(Faults.pause_worker, "SIGSTOP past the lease", True, NEVER, 3),
+    "SIGSTOP amid a heartbeat": Kind(Faults.pause_worker_amid_a_beat, "SIGSTOP past the lease", True, NEVER, 1),
     "SIGSTOP for a moment": Kind(Faults.pause_worker_briefly, "SIGSTOP for a moment", False, 3.0),
     "every worker stopped": Kind(Faults.pause_every_worker, "mass", True, NEVER, 1),
     "worker removed": Kind(Faults.remove_worker, "worker removed", True, 6.0),
@@ -401,6 +458,7 @@ KINDS: dict[str, Kind] = {
     "release withheld": Kind(Faults.stick, "release withheld", True, NEVER, 1),
     "leader killed": Kind(Faults.kill_leader, "leader killed or paused", False, 1.0),
     "leader paused": Kind(Faults.pause_leader, "leader killed or paused", False, 1.0),
+    "leader paused amid a write": Kind(Faults.pause_leader_amid_a_write, "leader killed or paused", False, NEVER, 1),
     "all coordinators down": Kind(Faults.no_coordinators, "all coordinators down", False, 1.0),
     "redis down": Kind(Faults.redis_down, "redis down", False, 1.0),
     "redis frozen": Kind(Faults.redis_frozen, "redis down", False, 1.0),
@@ -416,6 +474,7 @@ KINDS: dict[str, Kind] = {
     "worker cut off from redis for long": Kind(Faults.cut_worker_redis_long, "moved without overlap", True, 12.0),
     "worker cut off from postgres": Kind(Faults.cut_worker_postgres, "worker cut off from postgres", False, 1.0, 1),
     "worker cut off from both": Kind(Faults.cut_worker_both, "worker cut off from both", True, NEVER),
+    "every worker cut off": Kind(Faults.cut_every_worker, "mass partition", True, NEVER, 1),
     "leader cut off": Kind(Faults.cut_leader, "leader cut off", False, 1.0),
     "clock jump": Kind(Faults.clock_jump, "clock jump", False, 1.0),
     "account added": Kind(Faults.add_account, "account inserted", False, 1.5, 1),

@@ -27,6 +27,7 @@ class Trouble:
     kind: str
     start: float
     end: float | None = None
+    mass: bool = False  # it met at least three workers, and more than half: the mass guard's case (R11)
 
     def covers(self, now: float, slack_s: float) -> bool:
         return self.start <= now <= (now if self.end is None else self.end + slack_s)
@@ -47,6 +48,7 @@ class Fleet:
             reconcile_interval_s=20.0,
         )  # fmt: skip
         self.judge = Judge(self)
+        self.redis.written = self.judge.written
         self.counts: Counter[str] = Counter()
         self.workers: dict[str, WorkerProgram] = {}  # by slot; a dead one until its successor starts
         self.wanted: set[str] = set()  # slots that the supervisor keeps alive

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.proof.fleet import Fleet
     from tests.proof.programs import Stream, WorkerProgram
 
-BACK_S = 3.0  # one beat to ask (the former question may just have failed), one to hear
+BACK_S = 8.0  # a question may hang for the witness' 5 s; one beat to ask anew, one to hear
 VOLUNTARY = ("rebalance", "drain", "quarantine")
 
 
@@ -77,6 +77,11 @@ class Judge:
         elif event == "account quarantined":
             self.quarantined.add(fields["stream"])
 
+    def written(self, script: str, leader: str, holder: str | None) -> None:
+        """A script of the leader wrote something: R12."""
+        if leader != holder:
+            self.violate("R12", f"{script} of {leader} was carried out while {holder} led")
+
     def started(self, stream: Stream) -> None:
         self.changes += 1
         self.counts["start"] += 1
@@ -90,6 +95,9 @@ class Judge:
         left = worker.deadline_left()
         if left <= 0:
             self.violate("I3", f"{worker.slot} published {account} {-left:.3f} s past its deadline")
+        alone_s = self.fleet.world.now + worker.process.boot - worker.heartbeat._lease.answered_at
+        if alone_s > self.fleet.settings.isolation_max_s + self.fleet.settings.worker_lease_s + 1.0:
+            self.violate("I3", f"{worker.slot} published {account} {alone_s:.1f} s after the last word of a store")
         alone = True
         for other in self.fleet.workers.values():
             if other is not worker and other.process.alive:
@@ -120,10 +128,8 @@ class Judge:
 
     def _forgiven(self, worker: WorkerProgram) -> bool:
         """R5 (e): it goes on without both stores. Once it could hear the witness again, it has BACK_S to do so."""
-        if worker.isolated():
-            return True
-        heard_of = self.fleet.postgres.good_for(worker.process)
-        return bool(worker.heartbeat._lease.isolated) and heard_of < BACK_S
+        isolated = worker.isolated() or worker.heartbeat._lease.isolated
+        return bool(isolated) and self.fleet.postgres.good_for(worker.process) < BACK_S
 
     def ended(self, stream: Stream, why: str) -> None:
         self.changes += 1
@@ -172,6 +178,7 @@ class Judge:
                 return "cut off from redis for long"
             if (
                 trouble.kind == "cut redis"
+                and not trouble.mass
                 and length >= 4.0
                 and trouble.covers(now, 12.0)
                 and self._postgres_bad(trouble)

@@ -33,6 +33,7 @@ class Server:
         self.down_since: float | None = None
         self.slow = 0.0  # share of calls whose reply is late
         self.cut_since: dict[Process, float] = {}
+        self.intercept: Callable[[Process, str], float] | None = None  # (who, what) -> how long the request is held up
         self.open_since = 0.0
         self.good_since: dict[Process, float] = {}  # when its own cut ended
         self._backlog: list[Callable[[], object]] = []  # sent to a frozen server: it executes them when it thaws
@@ -75,7 +76,7 @@ class Server:
             self.cut_since.pop(process, None)
             self.good_since[process] = self.world.now
 
-    def call(self, execute: Callable[[], Any], timeout_s: float) -> Any:
+    def call(self, execute: Callable[[], Any], timeout_s: float, name: str = "") -> Any:
         """Raises Silence or Refusal, or what `execute` raises at the server."""
         world = self.world
         task, process, rng = world.task, world.process, world.rng
@@ -92,6 +93,8 @@ class Server:
             raise Silence(self.name)
         late = self.slow and rng.random() < self.slow
         there_s = rng.random() * (0.7 if late else 0.003)
+        if self.intercept is not None:
+            there_s += self.intercept(process, name)
         back_s = rng.random() * (0.7 if late else 0.003)
         box: list[Any] = [WAITING]
         turn = task.turn

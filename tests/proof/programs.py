@@ -350,10 +350,12 @@ class WorkerProgram:
             self.fleet.judge.published(stream, in_flight=True)
         self.process.resume()
         self.process.on_resume.clear()
-        if self.world.rng.random() < 0.5:
-            self.world.after(
-                0.0, lambda: self.publish_now() if self.process.alive and not self.process.paused else None
-            )
+        for _ in range(4):  # what its sockets received meanwhile is read at once, whatever thread runs first
+            self.world.after(self.world.rng.random() * 0.03, self._publish_if_awake)
+
+    def _publish_if_awake(self) -> None:
+        if self.process.alive and not self.process.paused:
+            self.publish_now()
 
 
 class CoordinatorProgram:

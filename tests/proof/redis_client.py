@@ -30,6 +30,7 @@ class RedisServer(Server):
         self.db = Db(lambda: (world.now + self.wall) * 1000)
         self.db.publish = self._publish
         self.scripts: set[str] = set()
+        self.written: Callable[[str, str, str | None], None] = lambda script, leader, holder: None
         self.subscribers: dict[str, list[FakePoke]] = {}
         self.copies: list[tuple[float, tuple[dict[str, Value], dict[str, float]]]] = []
 
@@ -48,7 +49,10 @@ class RedisServer(Server):
         self.db.flush()
 
     def script(self, name: str, keys: list[str], argv: list[str]) -> list[str]:
-        return SCRIPTS[name](self.db, keys, argv)
+        reply = SCRIPTS[name](self.db, keys, argv)
+        if name in ("apply", "fence_worker", "rebuild", "forget") and reply[0] == "OK":
+            self.written(name, argv[0], self.db.get(keys[0]))
+        return reply
 
     def _publish(self, channel: str) -> None:
         for poke in self.subscribers.get(channel, ()):
@@ -67,9 +71,9 @@ class FakeRedis:
     def __init__(self, server: RedisServer, timeout_s: float) -> None:
         self._server, self._timeout_s = server, timeout_s
 
-    def _call(self, execute: Callable[[], Any]) -> Any:
+    def _call(self, execute: Callable[[], Any], name: str = "") -> Any:
         try:
-            return self._server.call(execute, self._timeout_s)
+            return self._server.call(execute, self._timeout_s, name)
         except Silence as error:
             raise redis.exceptions.TimeoutError("Timeout reading from socket") from error
         except Refusal as error:
@@ -81,7 +85,7 @@ class FakeRedis:
                 raise redis.exceptions.NoScriptError("NOSCRIPT")
             return self._server.script(NAMES[sha], list(args[:n]), [str(a) for a in args[n:]])
 
-        return self._call(execute)
+        return self._call(execute, NAMES[sha])
 
     def eval(self, text: str, n: int, *args: Any) -> Any:
         name = next(name for name, script in redis_store.SCRIPTS.items() if script == text)
