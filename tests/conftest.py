@@ -26,6 +26,8 @@ KEPT_DIR = "FLEET_TEST_SERVICES_DIR"
 FUZZ_EXAMPLES = 10_000  # `make fuzz`: 100 times the default
 
 settings.register_profile("fuzz", max_examples=FUZZ_EXAMPLES, deadline=None)
+settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+settings.load_profile("suite")  # until --hypothesis-profile says otherwise
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -161,7 +161,8 @@ def test_socket_and_rest_tell_the_same_events(sim: Simulator) -> None:
         mark.advance(event)
     mark.prove(found.snapshot, found.snapshot.at_ms)
     again = client.read(mark)
-    assert missed(again.events, streamed) == [] and client.weight <= 8
+    assert missed(again.events, streamed) == []
+    assert client.weight <= 12  # 5 of it for orders that may have come and gone: the account is active
 
 
 def test_what_was_lost_between_two_reads_is_found_by_the_second(sim: Simulator) -> None:
