@@ -60,6 +60,19 @@ def test_orders_that_cannot_be_asked_for_are_said_to_be_lost(monkeypatch: pytest
     assert end.value.value.unrecoverable == "orders of BTCUSDT: permanent(-1121)"
 
 
+def test_an_order_that_came_and_went_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    exchange = Exchange()
+    number = exchange.order("BTCUSDT", "BUY", "1", "100", NOW - 500, "CANCELED")
+    dialogue = recover(SPEC, Watermark(proven_ms=NOW - 1000, symbols={"BTCUSDT": NOW - 2000}), NOW)
+    next(dialogue)
+    dialogue.send(HttpReply(200, {}, msgspec.json.encode({"balances": [], "updateTime": NOW - 5000})))
+    with pytest.raises(StopIteration) as end:
+        dialogue.send(HttpReply(200, {}, msgspec.json.encode([exchange.orders[number]])))
+    (order,) = end.value.value.events
+    assert isinstance(order, Order) and (order.order_id, order.status) == (str(number), "canceled")
+
+
 @dataclass
 class Exchange:
     """One account at the exchange. `lag` hides that many of the latest trades from the account call (once)."""

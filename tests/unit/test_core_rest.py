@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fleet.core import wire
 from fleet.core.budget import Bucket, spend
 from fleet.core.errors import DialRefused, WireError
-from fleet.core.frames import TEXT, FrameReader, encode_frame
+from fleet.core.frames import TEXT, FrameReader, close_payload, encode_frame
 from fleet.core.lease import Lease, Times, pause_s
 from fleet.core.lifecycle import check
 from fleet.core.model import AccountSpec, Ownership, StreamState, incarnation_of, process_of
@@ -41,6 +41,10 @@ def test_a_client_frame_is_masked_and_has_the_shortest_length(size: int) -> None
     assert frame[0] == 0x80 | TEXT and frame[1] & 0x80 and len(frame) == head + 4 + size
     body = frame[head + 4 :]
     assert frame[head : head + 4] == mask and bytes(b ^ mask[i % 4] for i, b in enumerate(body)) == payload
+
+
+def test_a_close_without_a_status_has_no_body() -> None:
+    assert close_payload(1005) == b"" and close_payload(1000, "bye") == b"\x03\xe8bye"
 
 
 def test_a_long_length_may_come_in_pieces() -> None:
@@ -186,9 +190,10 @@ def test_a_probationer_of_a_dead_incarnation_waits() -> None:
 def test_connections_a_host_holds_already_count_against_its_limit() -> None:
     workers = {f"{name}:0": Worker(f"{name}:0", "i1", Standing.UP, name, 100) for name in "ab"}
     own = {f"o{n}": Ownership("a:0", "i1", n, "run", 0, 1) for n in range(3)}
+    own["o0"] = Ownership("a:0", "i0", 0, "run", 0, 1)  # of the slot's former life
     desired = {name: spec(name) for name in (*own, "x", "y")}
     result = plan(desired, own, workers, Limits(connections_per_ip={"binance_usdm": 4}))
-    assert {a.account_id for a in result.assigns} == {"x", "y"} and {a.slot for a in result.assigns} == {"b:0"}
+    assert {a.account_id: a.slot for a in result.assigns} == {"o0": "a:0", "x": "b:0", "y": "b:0"}
 
 
 def test_a_generation_that_cannot_be_read_is_none() -> None:
