@@ -23,6 +23,8 @@ from workers.progress import Progress
 
 SAVE_INTERVAL_S = 1.0
 ALIVE_INTERVAL_S = 10.0
+FAREWELL_S = 3.0  # a stream that ends waits so long for its turn to save ...
+SILENT_S = 5.0  # ... and not at all for so long after Postgres did not answer
 FIRST_READ_MAX_S = 7 * 86400.0  # an account without a watermark is read back to its creation, but no further than this
 
 
@@ -42,6 +44,7 @@ class Accounts:
         self._pg, self._keyring, self._stop = pg, keyring, stop
         self._sql = queries("accounts", "workers.sql")
         self._lock = threading.Lock()  # guards _pg: one statement at a time
+        self._silent_until_s = 0.0
         self._log = get("accounts")
         self._live: Callable[[], Iterable[tuple[int, Progress]]] = lambda: ()
         self._thread = threading.Thread(target=self._save_loop, name="watermarks")
@@ -83,6 +86,16 @@ class Accounts:
 
     def save(self, progresses: Iterable[tuple[int, Progress]]) -> None:
         """Save the watermarks that changed. Raises StoreUnavailable; nothing is lost by that."""
+        self._save(progresses, -1)
+
+    def save_last(self, token: int, progress: Progress) -> None:
+        """Save the watermark of a stream that ends. Its release waits for this (R7), so many of them must not queue up, five
+        seconds each, before a frozen Postgres: the leader would fence the whole worker. Raises StoreUnavailable."""
+        if time.monotonic() < self._silent_until_s:
+            raise StoreUnavailable("postgres: silent a moment ago")
+        self._save([(token, progress)], FAREWELL_S)
+
+    def _save(self, progresses: Iterable[tuple[int, Progress]], turn_s: float) -> None:
         rows = []
         for token, progress in progresses:
             if progress.dirty:
@@ -92,12 +105,23 @@ class Accounts:
             return
         rows.sort(key=lambda row: row[1][0])  # one order for all writers: no deadlock
         try:
-            with self._lock, self._pg.transaction() as tx:
-                tx.execute_values(self._sql["save_watermarks"], [row for _, row in rows])
+            self._write([row for _, row in rows], turn_s)
         except FleetError:
             for progress, _ in rows:
                 progress.dirty = True
             raise
+
+    def _write(self, rows: list[tuple[str, int, str]], turn_s: float) -> None:
+        if not self._lock.acquire(timeout=turn_s):
+            raise StoreUnavailable("postgres: others are waiting for it")
+        try:
+            with self._pg.transaction() as tx:
+                tx.execute_values(self._sql["save_watermarks"], rows)
+        except StoreUnavailable:
+            self._silent_until_s = time.monotonic() + SILENT_S
+            raise
+        finally:
+            self._lock.release()
 
     def _save_loop(self) -> None:
         alive_s = time.monotonic()

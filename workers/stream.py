@@ -464,7 +464,7 @@ class AccountStream:
             time.sleep(0.01)
         self.progress.note_alive()
         try:
-            self._worker.accounts.save([(self.token, self.progress)])
+            self._worker.accounts.save_last(self.token, self.progress)
         except FleetError as error:
             self._log.warning("watermark not saved; the next read-back is longer", action="stop", error=str(error))
 

@@ -101,6 +101,9 @@ class OneAccount:
     def save(self, progresses: object) -> None:
         return None
 
+    def save_last(self, token: int, progress: object) -> None:
+        return None
+
 
 class Bench:
     """The parts of a worker around one stream; of Binance unless told otherwise."""

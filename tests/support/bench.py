@@ -120,6 +120,9 @@ class Rows:
                 progress.dirty = False
                 self.marks[progress.spec.id] = progress.watermark_json()
 
+    def save_last(self, token: int, progress: Progress) -> None:
+        self.save([(token, progress)])
+
     def deactivate(self, spec: AccountSpec, reason: str, text: str) -> bool:
         raise AssertionError(f"nobody's credentials are wrong here: {spec.id} {reason}")
 
