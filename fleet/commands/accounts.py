@@ -14,7 +14,12 @@ from fleet.commands.session import Stopped, env_file_option, json_option, sessio
 from fleet.core.errors import SettingsError
 from fleet.core.model import Credentials
 from fleet.exchanges import exchanges
-from fleet.runtime.account_rows import MARKETS, AccountRows, NewAccount, parse_credentials
+from fleet.runtime.account_rows import AccountRows, NewAccount, parse_credentials
+
+MARKETS = {
+    exchange: sorted(v.market for v in exchanges().values() if v.exchange == exchange)
+    for exchange in sorted({v.exchange for v in exchanges().values()})
+}
 
 LIST_COLUMNS = ("id", "user_id", "exchange", "market", "label", "is_testnet", "is_active", "deactivated_reason")
 
