@@ -48,7 +48,12 @@ class Verdicts:
         verdicts = observe.judge(
             suspects, self._observed.watched(), rows, self._memory, self._cut, postgres_s, read_at, self._timing
         )
+        over = self._held and not verdicts.held
         self._note(verdicts, len(suspects))
+        if over:  # the first of them are back: the others get as long as if they had just fallen silent
+            self._observed.forget("verdicts were held")
+            self._memory = {}
+            return {}
         if verdicts.condemn:
             self._condemned.update(verdicts.condemn)  # carried through even if it is heard of in Redis meanwhile
             self._assignments.fence(verdicts.condemn)

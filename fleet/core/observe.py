@@ -26,6 +26,11 @@ class Timing(msgspec.Struct, frozen=True):
     leader_gap_s: float = 2.0  # a longer step between two observations: the leader was paused
 
 
+FADE_S = (
+    2.0  # workers that were heard of last within so long of each other fell silent together: a heartbeat, calls, a tick
+)
+
+
 class Standing(enum.StrEnum):
     """What the leader may do with a slot's accounts."""
 
@@ -147,6 +152,9 @@ def judge(
     Two steps, so that a worker which only sees Postgres hears of it before anybody else starts its accounts: first its
     witness row is fenced, from when on no beat is accepted there; only when it has not beaten for longer than a lease and
     the silence Q, its lease is over for certain, and it is fenced in Redis.
+
+    Workers that fall silent together do not reach T_dead together, for each beats at its own instant: whoever is about to
+    follow the first one counts for the mass guard.
     """
     over_s = timing.witness_lease_s + timing.silence_s
     after_cut: dict[str, float] = {}
@@ -166,6 +174,9 @@ def judge(
             after_cut[slot] = cut.get(slot, read_at)
             if read_at - after_cut[slot] >= timing.partitioned_grace_s:
                 condemn[slot] = incarnation
-    if len(condemn) + len(fence) >= 3 and 2 * (len(condemn) + len(fence)) > workers:
+    together = max(
+        len(condemn) + len(fence), sum(1 for memory in watched.values() if read_at - memory.since >= over_s - FADE_S)
+    )
+    if (condemn or fence) and together >= 3 and 2 * together > workers:
         return Verdicts(cut=after_cut, held=True)
     return Verdicts(condemn, fence, after_cut)

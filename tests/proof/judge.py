@@ -47,6 +47,7 @@ class Judge:
         self.rebalanced: list[float] = []
         self.changes = 0  # starts and ends of streams so far
         self.fenced_late: set[str] = set()
+        self.condemned: dict[str, float] = {}  # slot -> when its witness row was to be fenced
         self.copied_at: list[tuple[float, float]] = []  # (when, age of the data) of stale failovers
         self.measuring_from = 0.0
         self.added_at: dict[str, float] = {}
@@ -74,6 +75,8 @@ class Judge:
             self.moves.append((self.fleet.world.now, fields["stream"], fields["reason"]))
         elif event == "worker fenced" and fields["reason"] != "silent":
             self.fenced_late.add(fields["incarnation"])
+        elif event.startswith("worker condemned"):
+            self.condemned[fields["shard"]] = self.fleet.world.now
         elif event == "account quarantined":
             self.quarantined.add(fields["stream"])
 
@@ -163,6 +166,7 @@ class Judge:
         if worker.process.born_at > now - 1.0:
             return "just started"
         troubles = fleet.troubles.get(worker.slot, [])
+        condemned = self.condemned.get(worker.slot, -1e9)
         for trouble in troubles:
             length = trouble.length(now)
             if trouble.kind == "pause" and length >= 2.4 and trouble.covers(now, 3.0):
@@ -184,6 +188,13 @@ class Judge:
                 and self._postgres_bad(trouble)
             ):
                 return "cut off from redis without a witness"
+            if (
+                trouble.kind == "cut redis"
+                and not trouble.mass
+                and trouble.covers(condemned, 1.0)
+                and now < condemned + 60.0
+            ):
+                return "condemned while it was cut off"
             if trouble.kind == "stuck" and trouble.covers(now, 15.0):
                 return "did not release"
         if now + worker.process.boot - worker.answered_at > fleet.settings.isolation_max_s - 5:
