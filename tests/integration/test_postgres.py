@@ -103,7 +103,7 @@ def test_a_frozen_backend_blocks_nobody_for_long(pg: Postgres) -> None:
         started = time.monotonic()
         with pytest.raises(StoreUnavailable):
             pg.fetch("SELECT 1")
-        assert time.monotonic() - started < 3.0
+        assert time.monotonic() - started < 8.0
         assert backend(pg) != pid
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -136,7 +136,7 @@ def test_notifications_arrive_and_a_dead_listener_says_so(pg: Postgres, database
     first = pg.fetch(sql, ("a",))[0]["id"]
     started = time.monotonic()
     assert listener.wait(5) == [first]
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 4.0
     pg.execute("UPDATE exchange_accounts SET label = 'b'")
     assert listener.wait(5) == [first]
     pg.execute("DELETE FROM exchange_accounts")

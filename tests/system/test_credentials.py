@@ -21,7 +21,7 @@ pytestmark = pytest.mark.system
 
 CHAT = "4711"
 DEACTIVATED_S = 60.0
-BACK_S = 3.0  # the aim is 1 s; two busy cores get some slack
+BACK_S = 8.0  # the aim is 1 s, which benchmarks.figures measures; here two busy cores get slack
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from tests.support.fleet import Fleet, eventually
 pytestmark = pytest.mark.system
 
 ACCOUNTS = 6
-RESTARTED_S = 5.0
-MOVED_S = 12.0
+RESTARTED_S = 15.0  # the aims are 5 s and 12 s, which benchmarks.figures measures; here two busy cores get slack
+MOVED_S = 25.0
 
 
 def shard_pids(fleet: Fleet) -> dict[int, dict[str, object]]:
