@@ -31,6 +31,8 @@ class Verdicts:
     def pass_on(self, now: float) -> dict[str, str]:
         """Slot → incarnation of the workers that were fenced. Raises StoreUnavailable or NotLeader."""
         self._condemned = {s: i for s, i in self._condemned.items() if self._observed.may_live(s, i)}
+        if self._mass(now):
+            return {}
         timing = self._timing
         early_s = timing.witness_lease_s + timing.silence_s + EARLY_S  # watched for so long when T_dead is over
         watching = {**self._condemned, **self._observed.quiet(now, timing.dead_after_s - early_s)}
@@ -48,22 +50,27 @@ class Verdicts:
         verdicts = observe.judge(
             suspects, self._observed.watched(), rows, self._memory, self._cut, postgres_s, read_at, self._timing
         )
-        over = self._held and not verdicts.held
-        self._note(verdicts, len(suspects))
-        if over:  # the first of them are back: the others get as long as if they had just fallen silent
-            self._observed.forget("verdicts were held")
-            self._memory = {}
-            return {}
+        self._note(verdicts)
         if verdicts.condemn:
             self._condemned.update(verdicts.condemn)  # carried through even if it is heard of in Redis meanwhile
             self._assignments.fence(verdicts.condemn)
         return {slot: inc for slot, inc in verdicts.fence.items() if self._dispatch.fence(slot, inc, "silent")}
 
-    def _note(self, verdicts: observe.Verdicts, silent: int) -> None:
+    def _mass(self, now: float) -> bool:
+        """R11: too many at once. When the first of them are back, the others are timed anew, as after any other failure of
+        the detector (R3)."""
+        quiet = len(self._observed.quiet(now, self._timing.dead_after_s - observe.FADE_S))
+        held, self._held = self._held, observe.mass(quiet, self._observed.watched())
+        if self._held and not held:
+            self._log.error("too many workers silent at once: verdicts held", action="alert", silent=quiet)
+        elif held and not self._held:
+            self._observed.forget("verdicts were held")
+            self._memory = {}
+        return held or self._held
+
+    def _note(self, verdicts: observe.Verdicts) -> None:
         for slot in verdicts.cut.keys() - self._cut.keys():
             self._log.warning("worker is cut off from redis, left alone", action="verdict", shard=slot)
         for slot in verdicts.condemn.keys() - self._condemned.keys():
             self._log.warning("worker condemned, waiting for its lease to end", action="verdict", shard=slot)
-        if verdicts.held and not self._held:
-            self._log.error("too many workers silent at once: verdicts held", action="alert", silent=silent)
-        self._cut, self._held = verdicts.cut, verdicts.held
+        self._cut = verdicts.cut

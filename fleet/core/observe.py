@@ -152,9 +152,6 @@ def judge(
     Two steps, so that a worker which only sees Postgres hears of it before anybody else starts its accounts: first its
     witness row is fenced, from when on no beat is accepted there; only when it has not beaten for longer than a lease and
     the silence Q, its lease is over for certain, and it is fenced in Redis.
-
-    Workers that fall silent together do not reach T_dead together, for each beats at its own instant: whoever is about to
-    follow the first one counts for the mass guard.
     """
     over_s = timing.witness_lease_s + timing.silence_s
     after_cut: dict[str, float] = {}
@@ -174,9 +171,12 @@ def judge(
             after_cut[slot] = cut.get(slot, read_at)
             if read_at - after_cut[slot] >= timing.partitioned_grace_s:
                 condemn[slot] = incarnation
-    together = max(
-        len(condemn) + len(fence), sum(1 for memory in watched.values() if read_at - memory.since >= over_s - FADE_S)
-    )
-    if (condemn or fence) and together >= 3 and 2 * together > workers:
+    if mass(len(condemn) + len(fence), workers):
         return Verdicts(cut=after_cut, held=True)
     return Verdicts(condemn, fence, after_cut)
+
+
+def mass(silent: int, workers: int) -> bool:
+    """R11: more than half of the workers, and at least three: it is the detector that broke. The leader asks with those that
+    are about to be silent, too (FADE_S): they do not reach T_dead together, for each beats at its own instant."""
+    return silent >= 3 and 2 * silent > workers

@@ -173,7 +173,7 @@ class Judge:
                 return "paused"
             if (
                 trouble.kind == "pause"
-                and length >= 1.2
+                and length >= 0.4
                 and trouble.covers(now, 6.0)
                 and self._redis_bad(worker, trouble)
             ):
