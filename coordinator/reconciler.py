@@ -231,6 +231,7 @@ class Reconciler:
         limits = Limits(
             connections_per_ip=self._connections_per_ip,
             rebalance=self._rebalance(now),
+            stay=self._assignments.up_since is None,
             hold="waiting for workers to register" if settling else "",
             overdue=frozenset(a for a, since in self._revoking.items() if now - since >= ACK_WITHIN_S),
         )
@@ -256,7 +257,7 @@ class Reconciler:
         moving = sum(1 for r in result.releases if r.reason == "rebalance")
         if not self._wished():
             self._budget.spend(moving)
-        elif not (moving or result.assigns or result.in_flight or self._settling(now)):
+        elif self._assignments.up_since and not (moving or result.assigns or result.in_flight or self._settling(now)):
             self._store.withdraw_rebalance()
             self._log.info("load is even", action="rebalance")
 
@@ -295,7 +296,8 @@ class Reconciler:
         """Everything a plan depends on, in short: if it is the same, so is the plan."""
         workers = tuple((w.slot, w.incarnation, w.standing, w.capacity) for w in self._observed.workers.values())
         held = (self._quarantine.quarantined(), self._quarantine.waiting(now))
-        return (snapshot.version if snapshot else -1, self._observed.own_version, workers, held, self._wished())
+        asked = (self._wished(), self._assignments.up_since is None)
+        return (snapshot.version if snapshot else -1, self._observed.own_version, workers, held, asked)
 
     def _forget_dead(self, now: float) -> None:
         for slot, incarnation in self._observed.expired(now, FORGET_AFTER_S).items():

@@ -78,11 +78,13 @@ class Plan(msgspec.Struct):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Hard limits and pace. `connections_per_ip` by venue. `hold` = leave orphans and new accounts unplaced for now."""
+    """Hard limits and pace. `connections_per_ip` by venue. `hold` = leave orphans and new accounts unplaced for now. `stay` =
+    nobody moves who need not: Postgres is away, and a stream that stops could not be loaded by its next owner."""
 
     connections_per_ip: dict[str, int] = {}
     rebalance: int = 0
     hold: str = ""
+    stay: bool = False
     overdue: frozenset[str] = (
         frozenset()
     )  # accounts that the leader has seen revoked for too long, by its own clock (R3)
@@ -103,9 +105,10 @@ def plan(
     draft.settle(own)
     if accounts is not None:
         draft.orphans.update((account_id, None) for account_id in accounts.keys() - own.keys() - quarantined)
-    draft.drain()
+    if not limits.stay:
+        draft.drain()
     draft.place()
-    if not draft.orphans and not result.in_flight and limits.rebalance > 0:
+    if not draft.orphans and not result.in_flight and limits.rebalance > 0 and not limits.stay:
         draft.rebalance(own)
     return result
 

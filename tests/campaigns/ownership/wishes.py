@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
-from tests.campaigns.ownership.table import row
+from tests.campaigns.ownership.table import open_since, row
 from tests.campaigns.ownership.trial import Finding, Trial
 
 MOVE_S = 2.0
@@ -91,4 +92,27 @@ def rescaled(rig: Rig, hold_s: float) -> Finding:
             f"exit codes {code} {codes}, {finding.reconnects} dials for {grown} + {counts[-1]} moves: {said[-200:]!r}"
         )
     rig.drop_host(more[0])
+    return finding
+
+
+@row
+def drained_without_postgres(rig: Rig, hold_s: float) -> Finding:
+    """A drain is asked for while Postgres is frozen: who stopped could not be started elsewhere, so it waits for Postgres."""
+    trial = Trial(rig, "drained_without_postgres")
+    host = trial.victim()
+    slot, former = host.slots()[0], rig.incarnations()
+    trial.begin(trial.of_host(host))
+    rig.services.postgres.pause()
+    try:
+        time.sleep(8.0)  # until the leader has noticed
+        rig.store.set_drain(slot, True)
+        moved = wait_for(lambda: open_since(rig, trial.victims, trial.began_ms), 5.0)
+    finally:
+        rig.services.postgres.resume()
+    trial.healed()
+    gone = wait_for(lambda: not any(o.slot == slot for o in rig.owners().values()), 40.0)
+    rig.store.set_drain(slot, False)
+    finding = trial.end(MOVE_S)
+    if moved or not gone or rig.incarnations() != former:
+        finding.blame(f"moved while Postgres was away: {moved}; drained afterwards: {gone}; lives {rig.incarnations()}")
     return finding
