@@ -20,7 +20,7 @@ from typing import Protocol
 
 from fleet.core.backoff import delay_s
 from fleet.core.errors import ConnectionFailed, ExchangeRefused, LeaseLost
-from fleet.core.events import Fill, Order
+from fleet.core.events import Fill
 from fleet.core.exchange import Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec, Credentials
 from fleet.runtime.logs import get
@@ -58,7 +58,9 @@ class Reading:
         self.reads = 0
         self.attempt = 0
         self.recovered = 0
-        self.deaf_since_ms = 0  # exchange time of the oldest order or fill that only REST told us (audits)
+        self.deaf_since_ms = (
+            0  # exchange time of the oldest fill that only REST told us (audits; order times may differ by venue)
+        )
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -170,7 +172,7 @@ class ReadBack:
         if stream.progress.overflowed:
             return  # Kafka's buffer is full again: the stream asks anew once there is room
         reading.recovered += len(published)
-        old = [e.ts_event for e in published if isinstance(e, Order | Fill) and e.ts_event < started_ms - LIVE_LAG_MS]
+        old = [e.ts_event for e in published if isinstance(e, Fill) and e.ts_event < started_ms - LIVE_LAG_MS]
         reading.deaf_since_ms = min(old, default=0)
         late_enough = started_ms >= reading.subscribed_ms + self._second_read_s * 1000
         if late_enough or reading.audit:
