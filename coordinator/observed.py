@@ -99,7 +99,7 @@ class Observed:
             for slot, worker in self.workers.items()
             if worker.standing is Standing.SILENT
             and worker.incarnation
-            and now - self._memory[slot].beat_at >= self._timing.dead_after_s
+            and self._quiet_s(slot, now) >= self._timing.dead_after_s
         }
 
     def quiet(self, now: float, for_s: float) -> dict[str, str]:
@@ -107,8 +107,12 @@ class Observed:
         return {
             slot: worker.incarnation
             for slot, worker in self.workers.items()
-            if worker.standing in ALIVE_OR_SILENT and worker.incarnation and now - self._memory[slot].beat_at >= for_s
+            if worker.standing in ALIVE_OR_SILENT and worker.incarnation and self._quiet_s(slot, now) >= for_s
         }
+
+    def _quiet_s(self, slot: str, now: float) -> float:
+        """How long its counter has not moved; 0 for one that was forgotten a moment ago."""
+        return now - self._memory[slot].beat_at if slot in self._memory else 0.0
 
     def may_live(self, slot: str, incarnation: str) -> bool:
         """Is this still the slot's incarnation, and not yet dead for certain?"""
@@ -128,6 +132,7 @@ class Observed:
             for slot, record in self.latest.workers.items()
             if self.workers[slot].standing is Standing.DEAD
             and slot not in naming
+            and slot in self._memory
             and now - self._memory[slot].state_at >= after_s
         }
 

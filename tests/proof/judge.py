@@ -182,7 +182,7 @@ class Judge:
                 return "cut off from redis for long"
             if (
                 trouble.kind == "cut redis"
-                and not trouble.mass
+                and (not trouble.mass or fleet.redis.lost_data)
                 and length >= 4.0
                 and trouble.covers(now, 12.0)
                 and self._postgres_bad(trouble)
@@ -190,7 +190,7 @@ class Judge:
                 return "cut off from redis without a witness"
             if (
                 trouble.kind == "cut redis"
-                and not trouble.mass
+                and (not trouble.mass or fleet.redis.lost_data)
                 and trouble.covers(condemned, 1.0)
                 and now < condemned + 60.0
             ):

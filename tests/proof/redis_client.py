@@ -30,6 +30,7 @@ class RedisServer(Server):
         self.db = Db(lambda: (world.now + self.wall) * 1000)
         self.db.publish = self._publish
         self.scripts: set[str] = set()
+        self.lost_data = False
         self.written: Callable[[str, str, str | None], None] = lambda script, leader, holder: None
         self.subscribers: dict[str, list[FakePoke]] = {}
         self.copies: list[tuple[float, tuple[dict[str, Value], dict[str, float]]]] = []
@@ -41,11 +42,13 @@ class RedisServer(Server):
         """The newest copy that is not younger than `copied_at` takes over; returns its instant."""
         when, copy = next((c for c in reversed(self.copies) if c[0] <= copied_at), self.copies[0])
         self.db.restore(copy)
+        self.lost_data = True
         self.scripts.clear()
         self.db.expires = {key: until for key, until in self.db.expires.items() if key in self.db.data}
         return when
 
     def flush(self) -> None:
+        self.lost_data = True
         self.db.flush()
 
     def script(self, name: str, keys: list[str], argv: list[str]) -> list[str]:
