@@ -37,7 +37,7 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def run(seed: int, *, verbose: bool = False, only: str | None = None) -> Result:
+def run(seed: int, *, verbose: bool = False, only: str | None = None, isolation_max_s: float | None = None) -> Result:
     """Raises nothing for a violation; a crash of a thread under test is one."""
     world = World(seed)
     rng = world.rng
@@ -47,7 +47,7 @@ def run(seed: int, *, verbose: bool = False, only: str | None = None) -> Result:
         slots=rng.choice((2, 3, 3, 4)),
         coordinators=rng.choice((1, 2, 2, 3)),
         accounts=rng.randint(3, 10),
-        isolation_max_s=300.0 if single else rng.choice((25.0, 60.0, 300.0)),
+        isolation_max_s=isolation_max_s or (300.0 if single else rng.choice((25.0, 60.0, 300.0))),
         verbose=verbose,
     )
     gc.disable()
@@ -76,6 +76,7 @@ class History:
         before = self.judge.ends
         self.judge.measure()
         self.fleet.note(f"── {name}")
+        self.faults.alone = True
         kind.do(self.faults)
         self.world.run_until(self.world.now + self.rng.uniform(15.0, 30.0) + (45.0 if self.faults.open else 0.0))
         self._heal()

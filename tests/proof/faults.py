@@ -33,6 +33,7 @@ class Faults:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet, self.world, self.rng = fleet, fleet.world, fleet.world.rng
         self.open: list[Callable[[], None]] = []  # ends of what is still going on
+        self.alone = False  # nothing else happens in this history
         self.length_s: float | None = None  # None = each fault draws its own
 
     def _for(self, low: float, high: float) -> float:
@@ -119,6 +120,12 @@ class Faults:
             return 0.0
 
         self._when(worker.process, "heartbeat", now)
+
+    def pause_worker_cut_off(self) -> None:
+        """SIGSTOP past the lease, and nobody to ask after SIGCONT."""
+        if worker := self._worker():
+            self._cut(worker, ("redis", "postgres"), self._for(16.0, 30.0))
+            self._pause(worker, self._for(8.0, 14.0))
 
     def pause_leader_amid_a_write(self) -> None:
         """SIGSTOP of the leader while a change is on its way, which arrives when somebody else leads."""
@@ -344,7 +351,7 @@ class Faults:
         before = {w.slot: len(self.fleet.troubles.get(w.slot, [])) for w in workers}
         for worker in workers:
             self._cut(worker, ("redis", "postgres"), seconds)
-        if len(workers) >= 3 and 2 * len(workers) > len(self.fleet.workers):
+        if self.alone and len(workers) >= 3 and 2 * len(workers) > len(self.fleet.workers):
             for slot, n in before.items():
                 for trouble in self.fleet.troubles[slot][n:]:
                     trouble.mass = True
@@ -449,6 +456,7 @@ KINDS: dict[str, Kind] = {
     "host gone": Kind(Faults.lose_host, "worker's host gone", True, 10.5, 3),
     "SIGSTOP past the lease": Kind(Faults.pause_worker, "SIGSTOP past the lease", True, NEVER, 3),
     "SIGSTOP amid a heartbeat": Kind(Faults.pause_worker_amid_a_beat, "SIGSTOP past the lease", True, NEVER, 1),
+    "SIGSTOP while cut off": Kind(Faults.pause_worker_cut_off, "SIGSTOP past the lease", True, NEVER, 1),
     "SIGSTOP for a moment": Kind(Faults.pause_worker_briefly, "SIGSTOP for a moment", False, 3.0),
     "every worker stopped": Kind(Faults.pause_every_worker, "mass", True, NEVER, 1),
     "worker removed": Kind(Faults.remove_worker, "worker removed", True, 6.0),

@@ -132,6 +132,10 @@ class Judge:
     def _forgiven(self, worker: WorkerProgram) -> bool:
         """R5 (e): it goes on without both stores. Once it could hear the witness again, it has BACK_S to do so."""
         isolated = worker.isolated() or worker.heartbeat._lease.isolated
+        answered = worker.heartbeat._lease.answered_at - worker.process.boot
+        for trouble in self.fleet.troubles.get(worker.slot, []):
+            if trouble.kind == "pause" and (trouble.end or 0.0) > answered and trouble.length(answered) > 4.0:
+                return False  # it was stopped for longer than its lease since a store spoke to it
         return bool(isolated) and self.fleet.postgres.good_for(worker.process) < BACK_S
 
     def ended(self, stream: Stream, why: str) -> None:

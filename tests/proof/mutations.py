@@ -34,6 +34,7 @@ class Mutation:
     patch: Patch
     faults: tuple[str, ...] = ()
     seeds: int = 60
+    isolation_max_s: float | None = None
 
 
 @contextlib.contextmanager
@@ -118,6 +119,14 @@ def _clocks_trusted() -> list[tuple[Any, str, Any]]:
         }
 
     return [(observe, "see", trusting)]
+
+
+def _pause_ignored() -> list[tuple[Any, str, Any]]:
+    """R5: either of these two is enough, as the proof showed: the gap that is noticed, the deadline that is final."""
+    return [
+        (lease, "observe", lambda state, now, times: msgspec.structs.replace(state, seen_at=now)),
+        (lease, "lapsed", lambda state, now: False),
+    ]
 
 
 def _gate_open() -> list[tuple[Any, str, Any]]:
@@ -235,7 +244,10 @@ MUTATIONS = (
     Mutation("R5c", "UNKNOWN stops streams", _answered(_unknown_is_fenced), ("FLUSHALL",)),
     Mutation("R5d", "the witness is never asked", _answered(_never_ask_the_witness), ("worker cut off from redis",)),
     Mutation("R5e", "no isolation", _answered(_no_isolation), ("both down",)),
-    Mutation("R5e", "isolation without end", _answered(_isolation_without_end), (), 600),
+    Mutation(
+        "R5e", "isolation without end", _answered(_isolation_without_end), ("worker cut off from both",), 60, 12.0
+    ),
+    Mutation("R5", "a pause is neither noticed nor fatal", _pause_ignored, ("SIGSTOP while cut off",)),
     Mutation("R6", "a view that is not rebuilt is obeyed", _obey_anything, ("FLUSHALL", "redis restarted empty")),
     Mutation(
         "R7", "released before the stream has ended", _released_before_it_ends, ("worker drained", "release withheld")
@@ -257,7 +269,9 @@ def caught(mutation: Mutation, first: int = 0) -> tuple[int, str]:
     with mutated(mutation):
         for n in range(mutation.seeds):
             only = mutation.faults[n % len(mutation.faults)] if mutation.faults else None
-            result = run(first + n if only is None else first + n * 3, only=only)
+            result = run(
+                first + n if only is None else first + n * 3, only=only, isolation_max_s=mutation.isolation_max_s
+            )
             if result.violations:
                 return n + 1, result.violations[0]
     return mutation.seeds, ""
