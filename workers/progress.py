@@ -58,6 +58,7 @@ class Progress:
         self.gap: Gap | None = None
         self.dirty = True
         self.overflowed = False
+        self._revoked = False  # written by the heartbeat's thread, once
         self.last_event_ms = mark.last_event_ms
         self.last_live_ms = 0  # exchange time of the newest event a socket delivered
         self._key = spec.id.encode()
@@ -108,7 +109,7 @@ class Progress:
         for event in events:
             if event.id in self._known:
                 continue
-            if not self._gate.valid():
+            if not self._may_publish():
                 raise LeaseLost(f"account {self.spec.id}: the lease is past its deadline")
             if self.overflowed or not self._offer(event):
                 self.overflowed = True  # the buffer is full: from here on everything is left to a read-back
@@ -252,6 +253,14 @@ class Progress:
             )
             return gap
 
+    def revoke(self) -> None:
+        """This token is lost for good: nothing is published any more, even when the process has a lease again (under its next
+        incarnation, before this stream's thread has noticed)."""
+        self._revoked = True
+
+    def _may_publish(self) -> bool:
+        return not self._revoked and self._gate.valid()
+
     def abandon(self) -> None:
         """The stream ends here; whoever owns the account next goes on from the watermark."""
         with self._lock:
@@ -275,5 +284,5 @@ class Progress:
             account_id=self.spec.id,
             data=data,
         )
-        if self._gate.valid():
+        if self._may_publish():
             self._publisher.offer(TOPIC_STREAMS, self._key, _encode(record), self._headers)

@@ -75,9 +75,9 @@ class Shard:
         with self._lock:
             streams = list(self._streams.values())
             self._streams.clear()
-        self._worker.publisher.clear()
         for stream in streams:
             stream.lose()
+        self._worker.publisher.clear()
         if streams:
             self._log.warning("all streams stopped", action="abort_all", reason=reason, streams=len(streams))
 

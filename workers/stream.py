@@ -111,6 +111,8 @@ class AccountStream:
     def lose(self) -> None:
         """The lease is lost: end at once, publish nothing more."""
         self._lost = True
+        if self._loaded:
+            self.progress.revoke()
         self.stop()
 
     def join(self, timeout_s: float) -> bool:
@@ -232,6 +234,8 @@ class AccountStream:
         )
         self._upkeep = Upkeep(self, self._settings, worker.readback, worker.metrics, worker.random())
         self._loaded = True
+        if self._lost:  # meanwhile: `lose` looks at these two in the opposite order, so that one of us revokes
+            self.progress.revoke()
         worker.metrics.streams(self._exchange.exchange, str(self.state)).inc()
         if loaded.known:
             self.progress.open_gap(max(mark.alive_ms, mark.last_event_ms, mark.proven_ms), "moved")

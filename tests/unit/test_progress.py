@@ -179,3 +179,14 @@ def test_orders_are_symbols_of_interest_until_they_end() -> None:
     publisher.ack(0)
     assert made.mark.open_orders == {"77": "ETHUSDT"} and made.mark.symbols == {"ETHUSDT": 3_000}
     assert json.loads(made.watermark_json())["open_orders"] == {"77": "ETHUSDT"}
+
+
+def test_a_revoked_token_publishes_nothing_though_the_process_has_a_lease_again() -> None:
+    """A fenced worker registers anew within milliseconds; the threads of its former life may wake later than that."""
+    made, publisher, lease = progress()
+    made.revoke()
+    assert lease.valid()
+    with pytest.raises(LeaseLost):
+        made.live([fill(1)])
+    made.event("connected")
+    assert publisher.records == []
