@@ -4,8 +4,9 @@ In: which accounts were given to whom and when, which of them went live, which i
 (probation), accounts that are not started any more (quarantine).
 
 A worker that dies takes all its starting accounts with it, the guilty one and the innocent. So two deaths only put an account
-on probation: those are started a quarter of them at a time, the last one alone. Who dies alone a third time within ten
-minutes is guilty. Innocents pass as soon as they are live, or have not killed anybody for PATIENCE_S.
+on probation: of those that were there most often, a quarter is started at a time, the last one alone. Who dies alone a second
+time, and a third time in all within ten minutes, is guilty; in between the worker runs for CONTROL_S without a probationer: if
+it dies all the same, it was none of them. Innocents pass as soon as they are live, or have not killed anybody for PATIENCE_S.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ STRIKES = 3
 PROBATION = 2
 WINDOW_S = 600.0
 PATIENCE_S = 30.0
+LONE = 2
+CONTROL_S = 5.0
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -37,6 +40,8 @@ class Suspicion:
     def __init__(self) -> None:
         self.starting: dict[str, Start] = {}
         self.strikes: dict[str, tuple[float, ...]] = {}
+        self.lone: dict[str, int] = {}  # deaths with nobody else to blame
+        self.control: tuple[str, float] = ("", 0.0)  # a slot that is to run without probationers, and until when
         self.quarantined: dict[str, int] = {}  # account -> revision of the row it was quarantined for
 
     def assigned(self, account_id: str, record: Ownership, now: float) -> None:
@@ -47,22 +52,32 @@ class Suspicion:
         start = self.starting.get(account_id)
         if start is not None and start.token == token:
             del self.starting[account_id]
-            self.strikes.pop(account_id, None)
+            self._pass(account_id)
 
     def died(self, slot: str, incarnation: str, now: float) -> list[str]:
         """The accounts that are guilty now."""
         with_it = [a for a, s in self.starting.items() if (s.slot, s.incarnation) == (slot, incarnation)]
         suspects = [a for a in with_it if now - self.starting[a].at < PATIENCE_S]
-        on_trial = [a for a in suspects if self._count(a, now) >= PROBATION]
         for account in with_it:
             del self.starting[account]
-        for account in on_trial or suspects:  # who starts beside a probationer is not to blame
+        if not suspects and slot == self.control[0] and now < self.control[1]:
+            for account in list(self.strikes):  # it dies without them as well
+                self._pass(account)
+        for account in suspects:
             self.strikes[account] = (*self._recent(account, now), now)
-        return [a for a in on_trial if len(on_trial) == 1 and self._count(a, now) >= STRIKES]
+        if len(suspects) != 1:
+            return []
+        alone = suspects[0]
+        self.lone[alone] = self.lone.get(alone, 0) + 1
+        if self._count(alone, now) < STRIKES:
+            return []
+        self.control = (slot, now + CONTROL_S)
+        return [alone] if self.lone[alone] >= LONE else []
 
     def quarantine(self, account_id: str, revision: int) -> None:
         self.quarantined[account_id] = revision
-        self.strikes.pop(account_id, None)
+        self.control = ("", 0.0)
+        self._pass(account_id)
 
     def forgive(self, accounts: Mapping[str, AccountSpec]) -> list[str]:
         """A row that was changed, or taken away, may be tried again."""
@@ -72,16 +87,22 @@ class Suspicion:
         return freed
 
     def waiting(self, now: float) -> frozenset[str]:
-        """The probationers that may not start yet: all while some are starting, else all but a first quarter."""
+        """The probationers that may not start yet: all while some are starting, or a worker is watched without them; else all
+        but a quarter of those with the most strikes."""
         for account, start in list(self.starting.items()):
             if now - start.at >= PATIENCE_S:
                 del self.starting[account]
-                self.strikes.pop(account, None)
-        trial = sorted(a for a in self.strikes if self._count(a, now) >= PROBATION)
+                self._pass(account)
+        trial = {a: n for a in sorted(self.strikes) if (n := self._count(a, now)) >= PROBATION}
         held = [a for a in trial if a not in self.starting]
-        if len(held) < len(trial):
+        if len(held) < len(trial) or now < self.control[1]:
             return frozenset(held)
-        return frozenset(held[-(-len(held) // 4) :])
+        group = [a for a in held if trial[a] == max(trial.values())]
+        return frozenset(held) - set(group[: -(-len(group) // 4)])
+
+    def _pass(self, account_id: str) -> None:
+        self.strikes.pop(account_id, None)
+        self.lone.pop(account_id, None)
 
     def slots(self) -> Iterable[str]:
         """Workers whose reports tell whether what they start went live."""

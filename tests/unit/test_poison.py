@@ -24,7 +24,10 @@ class Case:
             waiting = self.suspicion.waiting(self.now)
             start = [a for a in self.names if a not in waiting | self.live | set(self.suspicion.quarantined)]
             if not start:
-                return not waiting
+                self.now += 1.0
+                if not waiting:
+                    return True
+                continue
             for name in start:
                 self.token += 1
                 self.suspicion.assigned(name, Ownership("h:0", inc, self.token, "run", 0, 1), self.now)
@@ -56,6 +59,24 @@ def test_it_is_found_among_many_without_blaming_one_of_them() -> None:
         assert set(case.suspicion.quarantined) == {"poison"}
         assert len(case.live) == n
         assert case.deaths <= 10
+
+
+def test_it_is_found_whatever_its_name() -> None:
+    for guilty in ("A", "a20x", "z"):
+        case = Case(40, guilty)
+        case.settle()
+        assert set(case.suspicion.quarantined) == {guilty}
+        assert len(case.live) == 40
+
+
+def test_a_newcomer_beside_probationers_is_found() -> None:
+    case = Case(8, "p1")
+    for _ in range(2):
+        case.life()
+    case.guilty, case.names = ("p1", "p2"), [*case.names, "p2"]
+    case.settle()
+    assert set(case.suspicion.quarantined) == {"p1", "p2"}
+    assert len(case.live) == 8
 
 
 def test_two_of_them() -> None:
