@@ -442,7 +442,7 @@ class Faults:
 
     def poison_account(self) -> None:
         """An account whose start kills its worker (R13)."""
-        account = f"{self.rng.choice("0p")}{self.rng.randrange(10)}"
+        account = f"{self.rng.choice('0p')}{self.rng.randrange(10)}"
         self.fleet.poison.add(account)
         from tests.proof.postgres_db import Row
 
