@@ -6,9 +6,10 @@ ARGS ?=
 JOBS ?= 2
 SEED ?= 1
 MINUTES ?= 2
+SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench chaos ownership conformance fuzz clean
+.PHONY: help setup demo test check fmt bench chaos ownership proof conformance sdk fuzz clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -41,8 +42,16 @@ chaos: setup ## the loss campaign, random faults of everything, tables against t
 ownership: setup ## one live owner per account, under random faults of processes and stores: SEED=n MINUTES=m
 	@$(VENV)/python -m tests.campaigns.ownership --random --seed $(SEED) --minutes $(MINUTES) $(ARGS)
 
+proof: setup ## the ownership rules under a virtual clock: SEEDS=n random histories (1000), replay with ARGS="--seed n --verbose"
+	@$(VENV)/python -m tests.proof --seeds $(SEEDS) $(ARGS)
+
 conformance: setup ## the Autobahn suite against our WebSocket reader and the simulator's server (needs Python 2.7)
 	@$(VENV)/python -m tests.conformance $(ARGS)
+
+sdk: setup ## real client libraries against the simulator, in an environment of their own
+	@test -x .venv-sdk/bin/python || $(VENV)/python -m venv .venv-sdk
+	@.venv-sdk/bin/python -m pip install --quiet -e '.[demo,test,sdk]'
+	@.venv-sdk/bin/python -m pytest tests/sdk $(ARGS)
 
 fuzz: setup ## the property tests, long: every hypothesis test with 100 times its examples
 	@$(VENV)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=3600 -n $(JOBS) $(ARGS)
