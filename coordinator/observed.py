@@ -60,10 +60,13 @@ class Observed:
     def _read_own(self, version: int) -> None:
         before, (self.own, malformed) = self.own, self._store.owners()
         self.own_version = version
-        self._released.update((a, before[a].token) for a in before.keys() - self.own.keys())
-        self._appeared.update(
-            (a, r) for a, r in self.own.items() if a not in before or before[a].token != r.token
-        )  # a write of ours whose answer was lost
+        for account in before.keys() - self.own.keys():
+            self._released[account] = before[account].token
+            self._appeared.pop(account, None)
+        for account, record in self.own.items():  # also a write of ours whose answer was lost
+            if account not in before or before[account].token != record.token:
+                self._appeared[account] = record
+                self._released.pop(account, None)
         for account in malformed:
             self._log.error("ownership record unreadable", action="alert", stream=account)
 

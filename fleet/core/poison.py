@@ -80,7 +80,9 @@ class Suspicion:
         self._pass(account_id)
 
     def forgive(self, accounts: Mapping[str, AccountSpec]) -> list[str]:
-        """A row that was changed, or taken away, may be tried again."""
+        """A row that was changed, or taken away, may be tried again; who is not to be started keeps nobody waiting."""
+        for account in self.strikes.keys() - accounts.keys():
+            self._pass(account)
         freed = [a for a, r in self.quarantined.items() if a not in accounts or accounts[a].revision != r]
         for account in freed:
             del self.quarantined[account]

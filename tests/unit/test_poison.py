@@ -132,3 +132,14 @@ def test_a_changed_row_is_forgiven() -> None:
     assert suspicion.forgive({"a": AccountSpec("a", "u", "binance", "usdm", "", False, 2, 0)}) == ["a"]
     suspicion.quarantine("a", 1)
     assert suspicion.forgive({}) == ["a"]
+
+
+def test_a_probationer_that_is_taken_away_keeps_nobody_waiting() -> None:
+    suspicion = Suspicion()
+    for i in range(2):
+        for account in "ab":
+            suspicion.assigned(account, Ownership("h:0", f"i{i}", i, "run", 0, 1), float(i))
+        suspicion.died("h:0", f"i{i}", i + 0.5)
+    assert suspicion.waiting(2.0) == {"b"}
+    suspicion.forgive({"b": AccountSpec("b", "u", "binance", "usdm", "", False, 1, 0)})
+    assert suspicion.waiting(2.0) == frozenset()
