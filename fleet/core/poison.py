@@ -41,6 +41,7 @@ class Suspicion:
         self.starting: dict[str, Start] = {}
         self.strikes: dict[str, tuple[float, ...]] = {}
         self.lone: dict[str, int] = {}  # deaths with nobody else to blame
+        self.free: dict[str, float] = {}  # probationers that may start, since when
         self.control: tuple[str, float] = ("", 0.0)  # a slot that is to run without probationers, and until when
         self.quarantined: dict[str, int] = {}  # account -> revision of the row it was quarantined for
 
@@ -100,7 +101,12 @@ class Suspicion:
         if len(held) < len(trial) or now < self.control[1]:
             return frozenset(held)
         group = [a for a in held if trial[a] == max(trial.values())]
-        return frozenset(held) - set(group[: -(-len(group) // 4)])
+        chosen = group[: -(-len(group) // 4)]
+        self.free = {a: self.free.get(a, now) for a in chosen}
+        for account in chosen:  # it runs, though we did not see it start, or finds no room
+            if now - self.free[account] >= PATIENCE_S:
+                self._pass(account)
+        return frozenset(held) - set(chosen)
 
     def _pass(self, account_id: str) -> None:
         self.strikes.pop(account_id, None)

@@ -143,3 +143,15 @@ def test_a_probationer_that_is_taken_away_keeps_nobody_waiting() -> None:
     assert suspicion.waiting(2.0) == {"b"}
     suspicion.forgive({"b": AccountSpec("b", "u", "binance", "usdm", "", False, 1, 0)})
     assert suspicion.waiting(2.0) == frozenset()
+
+
+def test_a_probationer_that_does_not_start_keeps_nobody_waiting_for_long() -> None:
+    """Its start was not seen (an answer was lost), so it runs; or there is no room for it."""
+    suspicion = Suspicion()
+    for i in range(2):
+        for account in "ab":
+            suspicion.assigned(account, Ownership("h:0", f"i{i}", i, "run", 0, 1), float(i))
+        suspicion.died("h:0", f"i{i}", i + 0.5)
+    assert suspicion.waiting(2.0) == {"b"}
+    suspicion.waiting(2.0 + PATIENCE_S)
+    assert suspicion.waiting(2.5 + PATIENCE_S) == frozenset()
