@@ -50,6 +50,8 @@ class FleetGroup(click.Group):
             raise Stopped("the schema is missing: run `fleet migrate`" if missing else str(error), 1) from error
         except FleetError as error:
             raise Stopped(str(error), 1) from error
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(130) from None  # as a shell says it
 
 
 def _read_env_file(ctx: click.Context, _param: click.Parameter, path: str | None) -> None:

@@ -98,6 +98,6 @@ def test_ctrl_c_ends_it_at_any_moment(tmp: Path, after_s: float) -> None:
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode in (0, 130), output
+    assert process.returncode in (0, 130, -signal.SIGINT), output  # the last: before Python had read the command
     assert "Traceback" not in output
     assert_nothing_left(tmp)
