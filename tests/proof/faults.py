@@ -452,15 +452,15 @@ class Faults:
 
 NEVER = 1e9
 KINDS: dict[str, Kind] = {
-    "kill -9, restarted": Kind(Faults.kill_worker, "kill -9 of a worker, restarted", True, 3.5, 4),
-    "host gone": Kind(Faults.lose_host, "worker's host gone", True, 10.5, 3),
-    "SIGSTOP past the lease": Kind(Faults.pause_worker, "SIGSTOP past the lease", True, NEVER, 3),
-    "SIGSTOP amid a heartbeat": Kind(Faults.pause_worker_amid_a_beat, "SIGSTOP past the lease", True, NEVER, 1),
-    "SIGSTOP while cut off": Kind(Faults.pause_worker_cut_off, "SIGSTOP past the lease", True, NEVER, 1),
+    "kill -9, restarted": Kind(Faults.kill_worker, "kill -9 of a worker, restarted", True, 3.0, 4),
+    "host gone": Kind(Faults.lose_host, "worker's host gone", True, 10.0, 3),
+    "SIGSTOP past the lease": Kind(Faults.pause_worker, "SIGSTOP past the lease", True, 10.0, 3),
+    "SIGSTOP amid a heartbeat": Kind(Faults.pause_worker_amid_a_beat, "SIGSTOP past the lease", True, 10.0, 1),
+    "SIGSTOP while cut off": Kind(Faults.pause_worker_cut_off, "SIGSTOP past the lease", True, 10.0, 1),
     "SIGSTOP for a moment": Kind(Faults.pause_worker_briefly, "SIGSTOP for a moment", False, 3.0),
     "every worker stopped": Kind(Faults.pause_every_worker, "mass", True, NEVER, 1),
     "worker removed": Kind(Faults.remove_worker, "worker removed", True, 6.0),
-    "worker restarted": Kind(Faults.restart_worker, "worker restarted", True, 3.5),
+    "worker restarted": Kind(Faults.restart_worker, "worker restarted", True, 3.0),
     "worker added": Kind(Faults.add_worker, "worker added", True, 3.0),
     "worker drained": Kind(Faults.drain_worker, "worker drained", True, 3.0),
     "release withheld": Kind(Faults.stick, "release withheld", True, NEVER, 1),

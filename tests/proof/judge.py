@@ -46,7 +46,6 @@ class Judge:
         self.moves: list[tuple[float, str, str]] = []
         self.rebalanced: list[float] = []
         self.changes = 0  # starts and ends of streams so far
-        self.fenced_late: set[str] = set()
         self.condemned: dict[str, float] = {}  # slot -> when its witness row was to be fenced
         self.copied_at: list[tuple[float, float]] = []  # (when, age of the data) of stale failovers
         self.measuring_from = 0.0
@@ -74,7 +73,9 @@ class Judge:
         if event == "account assigned":
             self.moves.append((self.fleet.world.now, fields["stream"], fields["reason"]))
         elif event == "worker fenced" and fields["reason"] != "silent":
-            self.fenced_late.add(fields["incarnation"])
+            self.counts["fenced: not released"] += 1
+        elif event == "released" and fields.get("given_back"):
+            self.counts["given back"] += 1
         elif event.startswith("worker condemned"):
             self.condemned[fields["shard"]] = self.fleet.world.now
         elif event == "account quarantined":
