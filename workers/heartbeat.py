@@ -21,9 +21,10 @@ from fleet.core import wire
 from fleet.core.errors import FleetError, StoreUnavailable
 from fleet.core.lease import Answer, Order
 from fleet.core.model import Desired, StreamStatus, WorkerView, incarnation_of
+from fleet.core.wire import Generation
 from fleet.runtime.logs import get
 from fleet.runtime.postgres import Postgres
-from fleet.runtime.redis_store import RedisStore
+from fleet.runtime.redis_store import Beat, RedisStore
 from fleet.runtime.settings import Settings
 from workers.witness import Witness
 
@@ -95,7 +96,8 @@ class Heartbeat:
         self._clock = clock
         self._times = rules.Times(settings.heartbeat_s, settings.worker_lease_s, settings.isolation_max_s)
         self._lease = rules.fresh(clock())
-        self._seq = 0
+        self._seq = self._acknowledged = 0  # this beat, and the last one that Redis is known to have
+        self.distrusted: Generation | None = None  # data that are older than what we have seen (R10): not to be obeyed
         self._state = wire.UP
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -203,7 +205,23 @@ class Heartbeat:
             self._log.info("drain requested" if beat.drain else "drain ended", action="drain", shard=self._slot)
         if beat.standing == "OK":
             self._rotate(beat.rotate)
+            self._look_back(beat)
         return Answer(beat.standing.lower())
+
+    def _look_back(self, beat: Beat) -> None:
+        """A failover may bring back an older copy of the data, in which a beat is missing that was acknowledged. No counter of
+        the leader's shows that for certain, because a new leader goes on counting: so the worker says it."""
+        if beat.former < self._acknowledged:
+            self.distrusted = beat.generation
+            self._log.warning("redis shows older data than before: rebuild", action="distrust", shard=self._slot)
+        self._acknowledged = self._seq
+        if self.distrusted is not None:
+            try:
+                if beat.generation == self.distrusted:
+                    self._redis().distrust(self.distrusted)
+                self.distrusted = None
+            except StoreUnavailable:
+                return  # the next beat tries again
 
     def _rotate(self, wish: str) -> None:
         """An operator wants new sockets. What was asked for before this process began is fulfilled: its sockets are newer."""
@@ -232,7 +250,7 @@ class Heartbeat:
             self.gate.deadline = 0.0
             self._shard.incarnation = self.incarnation
             self._shard.abort_all("fenced")
-        self._seq = 0
+        self._seq = self._acknowledged = 0
         self._log.warning(
             "fenced: all streams stopped",
             action="fenced",

@@ -100,6 +100,8 @@ class Inbox:
             return False
         if view.generation != self._generation:
             self._heartbeat.upload.set()  # whoever rebuilds goes by what we run
+        if view.generation is not None and view.generation == self._heartbeat.distrusted:
+            return False
         if view.desired is not None:
             rebuilt = view.generation is not None and view.generation.ready
             self._current = obey(self._current, self._seen, view.desired, rebuilt=rebuilt)

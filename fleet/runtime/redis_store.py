@@ -40,13 +40,14 @@ Standing = Literal["OK", "FENCED", "UNKNOWN"]
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """Answer to a heartbeat. Only an OK carries the rest."""
+    """Answer to a heartbeat. Only an OK carries the rest. `former` is the beat that Redis knew before this one."""
 
     standing: Standing
     generation: wire.Generation | None = None
     version: int = 0
     drain: bool = False
     rotate: str = ""  # id of an operator's wish for new sockets
+    former: int = 0
 
 
 class View(msgspec.Struct, frozen=True):
@@ -129,7 +130,8 @@ class RedisStore:
         standing = _standing(reply)
         if standing != "OK":
             return Beat(standing)
-        return Beat(standing, wire.parse_generation(reply[1]), int(reply[2]), reply[3] == "1", reply[4])
+        generation = wire.parse_generation(reply[1])
+        return Beat(standing, generation, int(reply[2]), reply[3] == "1", reply[4], int(reply[5]))
 
     def pull(self, slot: str, incarnation: str, generation: wire.Generation | None, version: int) -> View:
         known = wire.pack_generation(generation) if generation else ""

@@ -144,6 +144,7 @@ def heartbeat(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     answer = standing(db, w, argv[0])
     if answer != "OK":
         return [answer]
+    former = db.hget(w, "seq") or "0"
     db.hset(w, "seq", argv[1], *argv[2:])
     return [
         "OK",
@@ -151,6 +152,7 @@ def heartbeat(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
         db.hget(w, "version") or "0",
         db.hget(w, "drain") or "",
         db.hget(w, "rotate") or "",
+        former,
     ]
 
 

@@ -1,11 +1,12 @@
 -- One beat: moves the counter observers time (R3) and renews the lease (R5a) if this incarnation is still the slot's.
 -- KEYS w, gen    ARGV incarnation, seq, field, value, ...
--- Returns {OK, gen, version, drain, rotate}, {FENCED} or {UNKNOWN} (the record is gone: data loss).
+-- Returns {OK, gen, version, drain, rotate, former seq}, {FENCED} or {UNKNOWN} (the record is gone: data loss).
 if redis.call('HGET', KEYS[1], 'fenced_inc') == ARGV[1] then return {'FENCED'} end
 local inc = redis.call('HGET', KEYS[1], 'inc')
 if not inc then return {'UNKNOWN'} end
 if inc ~= ARGV[1] then return {'FENCED'} end
+local former = redis.call('HGET', KEYS[1], 'seq') or '0'
 redis.call('HSET', KEYS[1], 'seq', ARGV[2])
 for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 return {'OK', redis.call('GET', KEYS[2]) or '', redis.call('HGET', KEYS[1], 'version') or '0',
-        redis.call('HGET', KEYS[1], 'drain') or '', redis.call('HGET', KEYS[1], 'rotate') or ''}
+        redis.call('HGET', KEYS[1], 'drain') or '', redis.call('HGET', KEYS[1], 'rotate') or '', former}
