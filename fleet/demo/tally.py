@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from fleet.core.events import plain
-from fleet.core.names import HEADER_INCARNATION, HEADER_TOKEN, MARKET_TOPICS, TOPIC_FILLS, USER_TOPICS
+from fleet.core.names import HEADER_INCARNATION, HEADER_TOKEN, MARKET_TOPICS, TOPIC_FILLS, TOPIC_ORDERS, USER_TOPICS
 from fleet.demo.ledger import FillKey, MarketKey, market_key
 
 SILENCE_MS = 50  # one message may be on its way between the gate's check and the record
@@ -84,7 +84,11 @@ class Tally:
             key = (f"{seen.exchange}:{seen.market}", account, seen.symbol, f"{seen.trade_id}/{seen.order_id}")
             self.fills.setdefault(key, seen.source)
         if seen.source == "stream":
-            self.latencies_ms.append(record.timestamp_ms - seen.ts_event)
+            if record.topic in (
+                TOPIC_FILLS,
+                TOPIC_ORDERS,
+            ):  # a login's snapshot of balances tells when they last changed
+                self.latencies_ms.append(record.timestamp_ms - seen.ts_event)
             owner = (int(record.headers.get(HEADER_TOKEN, 0)), record.headers.get(HEADER_INCARNATION, ""))
             span = self._owners.setdefault(account, {}).setdefault(owner, [seen.ts_recv, seen.ts_recv])
             span[0] = min(span[0], seen.ts_recv)
