@@ -46,6 +46,7 @@ class Rebuild:
         self._generation = Generation(uuid.uuid4().hex[:12], False)
         self._has_term = False
         self._restored: dict[str, Ownership] | None = None
+        self._durable: dict[str, Ownership] = {}
         self._since = 0.0
         self._log = get("rebuild")
 
@@ -78,7 +79,7 @@ class Rebuild:
         durable = self._assignments.restore()
         if durable is None:
             return
-        self._restored = newest(durable, self._mirror)
+        self._durable, self._restored = durable, newest(durable, self._mirror)
         written = self._store.rebuild(self._leadership.leader, self._generation, self._restored)
         self._since = now
         self._log.warning("rebuild: records restored", action="rebuild", records=len(self._restored), written=written)
@@ -86,7 +87,10 @@ class Rebuild:
     def _finish(self, observed: Observed, observation: Observation) -> Generation:
         own, _ = self._store.owners()
         assert self._restored is not None
-        self._assignments.record({}, {a: r.token for a, r in self._restored.items() if a not in own})
+        self._assignments.record(
+            {a: r for a, r in own.items() if a not in self._durable or self._durable[a].token < r.token},
+            {a: r.token for a, r in self._restored.items() if a not in own},
+        )
         changes: list[Change] = []
         for slot in observation.workers:
             if reported(observation, slot):

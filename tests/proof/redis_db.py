@@ -145,7 +145,8 @@ def heartbeat(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     if answer != "OK":
         return [answer]
     former = db.hget(w, "seq") or "0"
-    db.hset(w, "seq", argv[1], *argv[2:])
+    if int(argv[1]) >= int(former):
+        db.hset(w, "seq", argv[1], *argv[2:])
     return [
         "OK",
         db.get(gen) or "",

@@ -65,7 +65,8 @@ class Model:
         standing = self.standing(slot, inc)
         if standing != "OK":
             return (standing,)
-        self.w[slot].seq, self.w[slot].state = seq, "up"
+        if seq >= self.w[slot].seq:
+            self.w[slot].seq, self.w[slot].state = seq, "up"
         return ("OK", self.gen, self.w[slot].version, self.w[slot].drain)
 
     def pull(self, slot: str, inc: str) -> tuple[Any, ...]:

@@ -6,7 +6,9 @@ local inc = redis.call('HGET', KEYS[1], 'inc')
 if not inc then return {'UNKNOWN'} end
 if inc ~= ARGV[1] then return {'FENCED'} end
 local former = redis.call('HGET', KEYS[1], 'seq') or '0'
-redis.call('HSET', KEYS[1], 'seq', ARGV[2])
-for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if tonumber(ARGV[2]) >= tonumber(former) then -- one that was overtaken by a later beat says nothing new
+  redis.call('HSET', KEYS[1], 'seq', ARGV[2])
+  for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
 return {'OK', redis.call('GET', KEYS[2]) or '', redis.call('HGET', KEYS[1], 'version') or '0',
         redis.call('HGET', KEYS[1], 'drain') or '', redis.call('HGET', KEYS[1], 'rotate') or '', former}
