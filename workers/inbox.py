@@ -41,6 +41,7 @@ class Inbox:
         self._incarnation = ""
         self._generation: Generation | None = None
         self._version = 0
+        self._past: set[str] = set()  # generations that were replaced
         self._current: dict[str, Desired] = {}
         self._seen: dict[str, int] = {}  # highest token met per account, by this process, under any incarnation
         self._reported: dict[str, StreamStatus] = {}
@@ -93,20 +94,18 @@ class Inbox:
         if view.standing != "OK":
             self._heartbeat.beat_now()
             return False
-        if view.generation == self._generation and view.version < self._version:
-            # an older copy of the data (a failover), which a new leader may not notice: it is to begin a new generation (R10)
-            if view.generation is not None and store.distrust(view.generation):
+        if view.generation is not None and self._older(view.generation, view.version):
+            # a copy from before a failover, which a new leader may not notice: it is to begin a new generation (R10)
+            if store.distrust(view.generation):
                 self._log.warning("redis shows older data than before: rebuild", action="distrust", shard=self._slot)
             return False
         if view.generation != self._generation:
             self._heartbeat.upload.set()  # whoever rebuilds goes by what we run
-        if view.generation is not None and view.generation == self._heartbeat.distrusted:
-            return False
         if view.desired is not None:
             rebuilt = view.generation is not None and view.generation.ready
             self._current = obey(self._current, self._seen, view.desired, rebuilt=rebuilt)
             self._seen.update((account, wish.token) for account, wish in self._current.items())
-            self._generation, self._version = view.generation, view.version
+            self._follow(view.generation, view.version)
         if not self._apply(incarnation):
             return False
         self._heartbeat.applied = self._version
@@ -114,6 +113,18 @@ class Inbox:
         self._acknowledge(store, incarnation, statuses)
         self._report(store, incarnation, statuses)
         return True
+
+    def _older(self, generation: Generation, version: int) -> bool:
+        """Have we seen newer data than these (R6)?"""
+        if generation.id in self._past or generation == self._heartbeat.distrusted:
+            return True
+        return generation == self._generation and version < self._version
+
+    def _follow(self, generation: Generation | None, version: int) -> None:
+        known = self._generation
+        if known is not None and (generation is None or generation.id != known.id):
+            self._past.add(known.id)  # it never comes back, but in an older copy
+        self._generation, self._version = generation, version
 
     def _begin(self, incarnation: str) -> None:
         self._incarnation = incarnation
