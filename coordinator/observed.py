@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fleet.core import observe, wire
+from fleet.core.errors import StoreUnavailable
 from fleet.core.model import Ownership, process_of
 from fleet.core.observe import Seen, Standing, Timing
 from fleet.core.plan import Worker
@@ -50,16 +51,18 @@ class Observed:
         for slot in observation.malformed:
             self._log.error("worker record unreadable", action="alert", shard=slot)
         if observation.version != self.own_version:
-            self._read_own(observation.version)
+            self._read_own(observation)
         self.latest = observation
         self._memory = observe.see(self._memory, observation.workers, {r.slot for r in self.own.values()}, now)
         before, self.workers = self.workers, {slot: self._worker(slot, now) for slot in self._memory}
         self._note(before)
         return observation
 
-    def _read_own(self, version: int) -> None:
-        before, (self.own, malformed) = self.own, self._store.owners()
-        self.own_version = version
+    def _read_own(self, observation: Observation) -> None:
+        generation, own, malformed = self._store.ownership()
+        if generation != observation.generation:
+            raise StoreUnavailable("redis: its data were lost while they were read")
+        before, self.own, self.own_version = self.own, own, observation.version
         for account in before.keys() - self.own.keys():
             self._released[account] = before[account].token
             self._appeared.pop(account, None)

@@ -22,7 +22,7 @@ from fleet.core.lifecycle import ENDED
 from fleet.core.model import Ownership, StreamStatus
 from fleet.core.wire import REVOKE, RUN, Generation
 from fleet.runtime.logs import get
-from fleet.runtime.redis_store import BATCH, Change, Observation, RedisStore
+from fleet.runtime.redis_store import BATCH, Change, NotLeader, Observation, RedisStore
 
 COME_BACK_S = 2.5  # within this time every live worker has met the new data: two beats and a call
 
@@ -85,12 +85,14 @@ class Rebuild:
         self._log.warning("rebuild: records restored", action="rebuild", records=len(self._restored), written=written)
 
     def _finish(self, observed: Observed, observation: Observation) -> Generation:
-        own, _ = self._store.owners()
+        """The durable copy is touched only when Redis has confirmed that these records are the generation's to the end: data
+        that are lost once more meanwhile must not be taken for accounts without an owner."""
+        generation, own, _ = self._store.ownership()
+        if generation != self._generation:
+            raise NotLeader("redis has lost its data again")
         assert self._restored is not None
-        self._assignments.record(
-            {a: r for a, r in own.items() if a not in self._durable or self._durable[a].token < r.token},
-            {a: r.token for a, r in self._restored.items() if a not in own},
-        )
+        kept = {a: r for a, r in own.items() if a not in self._durable or self._durable[a].token < r.token}
+        removed = {a: r.token for a, r in self._restored.items() if a not in own}
         changes: list[Change] = []
         for slot in observation.workers:
             if reported(observation, slot):
@@ -100,21 +102,19 @@ class Rebuild:
         for start in range(0, len(changes), BATCH):
             batch = changes[start : start + BATCH]
             done = self._store.apply(self._leadership.leader, self._generation, batch)
-            self._record([change for change, ok in zip(batch, done, strict=True) if ok])
-        ready = Generation(self._generation.id, True)
-        self._store.rebuild(self._leadership.leader, ready, {})
+            for change in (change for change, ok in zip(batch, done, strict=True) if ok):
+                if change.new is not None:
+                    kept[change.account_id] = change.new
+                elif change.expected is not None:
+                    kept.pop(change.account_id, None)
+                    removed[change.account_id] = change.expected.token
+        ready = self._store.complete(self._leadership.leader, self._generation)
+        self._assignments.record(kept, removed)
         for slot in observation.workers:
             self._store.poke(slot)
         self._log.warning("rebuild: done", action="rebuild", generation=ready.id, adopted=len(changes))
         observed.own_version = -1
         return ready
-
-    def _record(self, changes: list[Change]) -> None:
-        """The durable copy follows."""
-        self._assignments.record(
-            {c.account_id: c.new for c in changes if c.new is not None},
-            {c.account_id: c.expected.token for c in changes if c.new is None and c.expected is not None},
-        )
 
 
 def newest(*sources: Mapping[str, Ownership]) -> dict[str, Ownership]:

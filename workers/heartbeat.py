@@ -105,7 +105,7 @@ class Heartbeat:
         self._rotation, self._rotation_wish = rotation, ""
         self._beaten = False  # has any life of this process heard a wish, or that there is none?
         self._log = get("heartbeat")
-        self._witness = Witness(postgres, slot) if postgres else None
+        self._witness = Witness(postgres, slot, clock) if postgres else None
         self._store: RedisStore | None = None
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         shard.incarnation = self.incarnation
@@ -238,7 +238,7 @@ class Heartbeat:
             if self._register():
                 self.upload.set()
         elif order is Order.ASK_WITNESS and self._witness:
-            self._witness.ask(self._clock(), self.incarnation)
+            self._witness.ask(self.incarnation)
 
     def _abort(self) -> None:
         """R5 (b). The lock makes sure that no view pulled under the old incarnation is applied afterwards."""

@@ -20,9 +20,9 @@ from fleet.runtime.postgres import Postgres, queries
 class Witness:
     """Beats in Postgres on request; `ask` and `answers` never block."""
 
-    def __init__(self, postgres: Callable[[], Postgres], slot: str) -> None:
-        self._factory, self._slot = postgres, slot
-        self._questions: queue.Queue[tuple[float, str] | None] = queue.Queue(maxsize=1)
+    def __init__(self, postgres: Callable[[], Postgres], slot: str, clock: Callable[[], float]) -> None:
+        self._factory, self._slot, self._clock = postgres, slot, clock
+        self._questions: queue.Queue[str | None] = queue.Queue(maxsize=1)
         self._answers: queue.SimpleQueue[tuple[float, str, Answer]] = queue.SimpleQueue()
         self._sql = queries("witness")
         self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
@@ -33,9 +33,9 @@ class Witness:
     def stop(self) -> None:
         self._put(None)
 
-    def ask(self, asked_at: float, incarnation: str) -> None:
+    def ask(self, incarnation: str) -> None:
         """Never blocks: while one question is on its way, further ones are dropped."""
-        self._put((asked_at, incarnation))
+        self._put(incarnation)
 
     def answers(self, incarnation: str) -> list[tuple[float, Answer]]:
         """(asked_at, answer) of the questions answered since the last call; those of a former incarnation are dropped."""
@@ -46,7 +46,7 @@ class Witness:
                 found.append((asked_at, answer))
         return found
 
-    def _put(self, question: tuple[float, str] | None) -> None:
+    def _put(self, question: str | None) -> None:
         try:
             self._questions.put_nowait(question)
         except queue.Full:
@@ -55,8 +55,8 @@ class Witness:
     def _run(self) -> None:
         pg: Postgres | None = None
         silent = False
-        while (question := self._questions.get()) is not None:
-            asked_at, incarnation = question
+        while (incarnation := self._questions.get()) is not None:
+            asked_at = self._clock()  # before the send (R4); a question may have waited for the one before it
             try:
                 pg = pg or self._factory()
                 rows: list[dict[str, Any]] = pg.fetch(

@@ -241,14 +241,19 @@ class RedisStore:
 
     def owners(self) -> tuple[dict[str, Ownership], list[str]]:
         """Every ownership record, and the accounts whose record is unreadable."""
-        records: dict[str, Ownership] = {}
-        malformed: list[str] = []
-        for account, text in self._call(self._client.hgetall, self.keys.own).items():
-            try:
-                records[account] = wire.parse_own(text)
-            except WireError:
-                malformed.append(account)
-        return records, malformed
+        return _records(self._call(self._client.hgetall, self.keys.own))
+
+    def ownership(self) -> tuple[wire.Generation | None, dict[str, Ownership], list[str]]:
+        """The generation that the records belong to, the records, and the accounts whose record is unreadable."""
+
+        def read() -> list[Any]:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.hgetall(self.keys.own)
+                pipe.get(self.keys.gen)  # read last: data that are lost in between have another generation, or none
+                return list(pipe.execute())
+
+        texts, generation = self._call(read)
+        return wire.parse_generation(generation), *_records(texts)
 
     def owner(self, account_id: str) -> Ownership | None:
         text = self._call(self._client.hget, self.keys.own, account_id)
@@ -339,6 +344,13 @@ class RedisStore:
             _check_leader(reply)
             written += int(reply[1])
         return written
+
+    def complete(self, leader: str, building: wire.Generation) -> wire.Generation:
+        """The generation that was being built is ready. Raises NotLeader where its data are gone, or somebody else leads."""
+        ready = wire.Generation(building.id, True)
+        packed = [wire.pack_generation(building), wire.pack_generation(ready)]
+        _check_leader(self._run("complete", [self.keys.leader, self.keys.gen, self.keys.version], [leader, *packed]))
+        return ready
 
     def poke(self, slot: str) -> None:
         """Shorten a worker's wait; losing it costs a tick."""
@@ -455,6 +467,17 @@ class Poke:
             except (redis.RedisError, OSError):  # the connection is gone either way
                 self._client.connection_pool.disconnect()
         self._client.close()
+
+
+def _records(texts: Mapping[str, str]) -> tuple[dict[str, Ownership], list[str]]:
+    records: dict[str, Ownership] = {}
+    malformed: list[str] = []
+    for account, text in texts.items():
+        try:
+            records[account] = wire.parse_own(text)
+        except WireError:
+            malformed.append(account)
+    return records, malformed
 
 
 def _standing(reply: Sequence[Any]) -> Standing:

@@ -221,6 +221,16 @@ class Scripts(RuleBasedStateMachine):
         else:
             assert self.store.apply(pack_leader(*leader), Generation(*gen), packed) == expected
 
+    @rule(leader=leaders, present=st.booleans(), gen=gens)
+    def complete(self, leader: tuple[str, int], present: bool, gen: tuple[str, bool]) -> None:
+        leader = self.model.leader if present and self.model.leader else leader
+        expected = self.model.complete(leader, gen[0])
+        if isinstance(expected, str):
+            with pytest.raises(NotLeader):
+                self.store.complete(pack_leader(*leader), Generation(gen[0], False))
+        else:
+            assert self.store.complete(pack_leader(*leader), Generation(gen[0], False)) == Generation(gen[0], True)
+
     @rule(gen=gens)
     def distrust(self, gen: tuple[str, bool]) -> None:
         assert self.store.distrust(Generation(*gen)) == self.model.distrust(gen)

@@ -53,7 +53,7 @@ class RedisServer(Server):
 
     def script(self, name: str, keys: list[str], argv: list[str]) -> list[str]:
         reply = SCRIPTS[name](self.db, keys, argv)
-        if name in ("apply", "fence_worker", "rebuild", "forget") and reply[0] == "OK":
+        if name in ("apply", "fence_worker", "rebuild", "complete", "forget") and reply[0] == "OK":
             self.written(name, argv[0], self.db.get(keys[0]))
         return reply
 

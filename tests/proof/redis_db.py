@@ -329,6 +329,20 @@ def rebuild(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     return ["OK", str(written)]
 
 
+def complete(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
+    leader_key, gen_key, ver = keys
+    if db.get(leader_key) != argv[0]:
+        return ["NOTLEADER"]
+    gen = db.get(gen_key)
+    if gen == argv[2]:
+        return ["OK"]
+    if gen != argv[1]:
+        return ["GEN"]
+    db.set(gen_key, argv[2])
+    db.incr(ver)
+    return ["OK"]
+
+
 def _token(record: str) -> str:
     parts = record.split("|")
     return parts[2] if len(parts) > 3 and parts[2].isdigit() else ""
@@ -359,5 +373,5 @@ def bucket_take(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
 SCRIPTS: dict[str, Script] = {
     "register": register, "heartbeat": heartbeat, "pull": pull, "report": report, "ack_release": ack_release,
     "lead": lead, "resign": resign, "apply": apply, "fence_worker": fence_worker, "forget": forget,
-    "rebuild": rebuild, "distrust": distrust, "bucket_take": bucket_take,
+    "rebuild": rebuild, "distrust": distrust, "complete": complete, "bucket_take": bucket_take,
 }  # fmt: skip

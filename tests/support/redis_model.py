@@ -147,6 +147,17 @@ class Model:
             self.w.setdefault(slot, Hash()).version += 1
         return done
 
+    def complete(self, leader: tuple[str, int], gen: str) -> bool | str:
+        if self.leader != leader:
+            return "NOTLEADER"
+        if self.gen == (gen, True):
+            return True
+        if self.gen != (gen, False):
+            return "GEN"
+        self.gen = (gen, True)
+        self.ver += 1
+        return True
+
     def distrust(self, gen: tuple[str, bool]) -> bool:
         if self.gen != gen:
             return False
