@@ -65,6 +65,11 @@ class Assignments:
         if account not in self._pending or self._pending[account][1] <= token:
             self._pending[account] = (record, token)
 
+    def drop(self) -> None:
+        """No longer leading: what waits here may be over by now, and whoever leads compares and writes it anew."""
+        with self._condition:
+            self._pending.clear()
+
     def fence(self, fences: Mapping[str, str]) -> None:
         """The verdict also for workers that only see Postgres."""
         with self._condition:

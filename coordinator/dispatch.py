@@ -6,6 +6,7 @@ loop; nothing here waits for Postgres or Kafka. A change that Redis refuses is s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from coordinator.assignments import Assignments
 from coordinator.events import Moves
 from coordinator.lease import Leadership
 from coordinator.observed import Observed
+from fleet.core.errors import StoreUnavailable
 from fleet.core.model import AccountSpec, Ownership
 from fleet.core.plan import Assign, Plan, Release
 from fleet.core.wire import REVOKE, RUN, Generation
@@ -23,6 +25,7 @@ from fleet.runtime.metrics import Metrics
 from fleet.runtime.redis_store import BATCH, Change, RedisStore
 
 T = TypeVar("T")
+PAUSED_S = 2.0  # no call takes that long
 
 
 class Dispatch:
@@ -109,7 +112,12 @@ class Dispatch:
         return moved
 
     def _apply(self, generation: Generation, changes: Sequence[Change]) -> list[bool]:
+        started_s = time.monotonic()
         results = self._store.apply(self._leadership.leader, generation, changes)
+        if (
+            time.monotonic() - started_s > PAUSED_S
+        ):  # somebody else may lead by now: the next reading tells what came of it
+            raise StoreUnavailable("the leader was paused amid a write")
         self._observed.applied(changes, results)
         return results
 

@@ -130,6 +130,7 @@ class Reconciler:
             self._leading.set()
         elif led and not leads:
             self._leading.clear()
+            self._assignments.drop()
         self._metrics.leader().set(1 if leads else 0)
         observation = self._observed.read(now)
         lost = self._generation is not None and (
