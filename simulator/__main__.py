@@ -34,7 +34,7 @@ def options(argv: list[str]) -> Options:
     parser.add_argument(
         "--exchanges",
         default="",
-        help=f"comma-separated; default: all of {', '.join(venue.names())} (`binance` = both)",
+        help=f"comma-separated; default: `all` of {', '.join(venue.names())} (`binance` = both)",
     )
     parser.add_argument("--plain", action="store_true", help="http and ws instead of https and wss")
     parser.add_argument("--seed", type=int, default=1)
@@ -66,7 +66,7 @@ def options(argv: list[str]) -> Options:
     parser.add_argument("--endpoints", type=Path, required=True, metavar="FILE", help="written once every port listens")
     given = parser.parse_args(argv)
     asked = [name for name in given.exchanges.split(",") if name]
-    if not asked and given.echo_port is None:
+    if asked == ["all"] or (not asked and given.echo_port is None):
         asked = venue.names()
     matching = {ask: [name for name in venue.names() if name == ask or name.startswith(ask + "_")] for ask in asked}
     names = tuple(dict.fromkeys(name for found in matching.values() for name in found))

@@ -17,7 +17,7 @@ SIMULATED = Path(__file__).resolve().parents[2] / "simulator" / "venues"
 @click.command()
 @click.option("--accounts", default=20, show_default=True, type=click.IntRange(min=1), help="Accounts to stream.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1), help="User-data worker processes.")
-@click.option("--exchanges", "names", default="", help="Simulated venues, comma-separated; default: all there are.")
+@click.option("--exchanges", "names", default="", help="Simulated venues, comma-separated; default: `all` there are.")
 @click.option(
     "--for",
     "seconds",
@@ -81,9 +81,9 @@ def demo(
 
 
 def venues_of(names: str) -> tuple[str, ...]:
-    """Names of exchange folders: `binance_usdm`, or `binance` for every market of it."""
+    """Names of exchange folders: `binance_usdm`, `binance` for every market of it, or `all`."""
     known = [name for name in exchanges() if (SIMULATED / name / "__init__.py").is_file()]
-    if not names:
+    if names.strip() in ("", "all"):
         return tuple(known)
     chosen: list[str] = []
     for name in filter(None, (part.strip() for part in names.split(","))):

@@ -8,8 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
+from fleet.commands.demo import venues_of
 from fleet.demo.chaos import LASTING, PROCESS_FAULTS, SIMULATOR_FAULTS, SPAN, Chaos, schedule
 from fleet.demo.compare import dials
 from fleet.demo.ledger import LAST_MOMENT_MS, Ledger
@@ -260,3 +262,10 @@ def test_a_place_is_removed_and_those_of_killed_demos_are_swept(
     for each in (other, place):
         each.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("names", "count"), [("", 4), ("all", 4), ("binance", 2), ("okx, bybit", 2), ("okx,okx", 1)])
+def test_the_simulated_venues_are_named_one_by_one_by_family_or_all(names: str, count: int) -> None:
+    assert len(venues_of(names)) == count
+    with pytest.raises(click.UsageError, match="'kraken' is not known"):
+        venues_of("okx,kraken")
