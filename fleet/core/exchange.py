@@ -124,12 +124,13 @@ MarketItem = MarketRecord | Control
 # ── Facts about limits and liveness ──────────────────────────────────────────────────────────────────────────────
 class Rate(msgspec.Struct, frozen=True):
     """A limit. Steady (`window_s` 0): a token bucket, at most `burst` at once, refilled at `per_s`; burst + per_s × window never
-    exceeds the documented limit. Windowed: at most `burst` in each UTC clock window of `window_s`, as some venues count; `per_s`
-    is its average."""
+    exceeds the documented limit. Windowed: at most `burst` in each UTC clock window of `window_s`, as some venues count, or, when
+    `sliding`, in any span of that length; `per_s` is its average."""
 
     burst: float
     per_s: float
     window_s: float = 0.0
+    sliding: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -400,7 +400,7 @@ class RedisStore:
         """Take from the shared bucket, leaving `reserve` in it: 0.0 = granted, else seconds until it is worth asking again."""
         key = self.keys.budget(kind, exchange, egress_ip)
         args = [amount, rate.burst, rate.per_s, 0, rate.window_s, reserve]
-        return int(self._run("bucket_take", [key], args)[0]) / 1000
+        return int(self._run("sliding_take" if rate.sliding else "bucket_take", [key], args)[0]) / 1000
 
     def bucket_block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
         """Nobody takes from this bucket for `seconds`; a shorter block never shortens a longer one."""
@@ -515,7 +515,11 @@ def _bucket_row(name: str, fields: Mapping[str, str], now: float) -> dict[str, A
     exchange, _, rest = name.partition(":")
     egress_ip, kind = (rest[: -len(":weight")], "weight") if rest.endswith(":weight") else (rest, "dial")
     burst, per_s = float(fields.get("burst", 0)), float(fields.get("per_s", 0))
-    tokens = min(burst, float(fields.get("tokens", burst)) + max(0.0, now - float(fields.get("at", now))) * per_s)
+    if "window" in fields:  # sliding: what the last window's parts left
+        oldest = now // (float(fields["window"]) / 60) - 60
+        tokens = burst - sum(float(n) for part, n in fields.items() if part[1:].isdigit() and int(part[1:]) >= oldest)
+    else:
+        tokens = min(burst, float(fields.get("tokens", burst)) + max(0.0, now - float(fields.get("at", now))) * per_s)
     blocked_s = max(0.0, float(fields.get("blocked_until", 0)) - now)
     return {
         "kind": kind, "exchange": exchange, "egress_ip": egress_ip, "tokens": round(tokens, 3),

@@ -432,6 +432,27 @@ def test_a_windowed_bucket_keeps_the_limit_of_every_clock_window(store: RedisSto
     assert store.bucket_take("weight", "y", "ip", 6, Rate(5, 5, 1.0)) <= 1.2  # more than a window: the whole of one
 
 
+def test_a_sliding_bucket_keeps_the_limit_of_every_span(store: RedisStore) -> None:
+    """Twenty in any second: eighteen at once, two more evenly, and again once the eighteen are a second old."""
+    rate = Rate(20, 20, window_s=1.0, sliding=True)
+    granted: list[float] = []
+    waits: list[float] = []
+    started = time.monotonic()
+    while time.monotonic() - started < 2.5:
+        asked = time.monotonic()
+        wait_s = store.bucket_take("dial", "x", "ip", 1, rate)
+        if wait_s == 0.0:
+            granted.append(asked)
+        waits.append(wait_s)
+    assert sum(at < granted[0] + 0.3 for at in granted) >= 18
+    assert all(sum(at <= other <= at + 1.0 for other in granted) <= 20 for at in granted)
+    assert len(granted) >= 40 and max(waits) <= 1.1
+    [row] = [row for row in store.budgets() if row["exchange"] == "x"]
+    assert 0 <= row["tokens"] <= 20 and row["burst"] == 20
+    store.bucket_block("dial", "x", "ip", 30)
+    assert store.bucket_take("dial", "x", "ip", 1, rate) > 29
+
+
 def test_budget_lives_on_its_share_while_redis_is_away(own_services: Callable[..., Services]) -> None:
     server = own_services("redis").redis
     now = [100.0]

@@ -25,7 +25,7 @@ LIMITS = Limits(
     subscribe_chunk=1,
     subscribe_interval_s=0.01,
     connections_per_ip=1000,  # of each public category (1.3)
-    dial=Rate(burst=250, per_s=0.8),  # 500 per 5 min and WS domain (1.3): 250 + 0.8 × 300 = 490
+    dial=Rate(burst=490, per_s=490 / 300, window_s=300.0, sliding=True),  # 500 per 5 min and WS domain (1.3)
     weight=Rate(burst=100, per_s=95),  # 600 calls per 5 s and address (6.2), each weighs 1: 100 + 95 × 5 = 575
     lifetime_s=7 * 86_400,  # no lifetime is documented (2): a week, so that even a quiet socket is renewed
     rotate_after_s=6 * 86_400,
