@@ -17,6 +17,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import unquote
 
+from simulator import keys
 from simulator.http1 import BadRequest, Request, Response, parse, reply
 from simulator.listener import LOOPBACK
 from simulator.load import Load
@@ -93,6 +94,7 @@ class Admin:
         for name in ("api_key", "secret"):
             if not isinstance(spec.get(name), str) or not spec[name]:
                 raise BadRequest(f"{name}: a string is expected")
+        keys.kind(spec["secret"])  # raises ValueError for PEM that is no key
         account = self._venue(spec).add_account(spec)
         return reply({"api_key": account.api_key, "state": account.state})
 

@@ -12,8 +12,9 @@ import msgspec
 from fleet.commands.output import emit
 from fleet.commands.session import Stopped, env_file_option, json_option, session
 from fleet.core.errors import SettingsError
+from fleet.core.exchange import Exchange
 from fleet.core.model import Credentials
-from fleet.exchanges import exchanges
+from fleet.exchanges import exchanges, for_account
 from fleet.runtime.account_rows import AccountRows, NewAccount, parse_credentials
 
 MARKETS = {
@@ -73,11 +74,7 @@ def add(
     """Add an account; it streams within a second. Prints its id."""
     if market not in MARKETS[exchange]:
         raise click.UsageError(f"{exchange} has no market {market!r}; it has: {', '.join(MARKETS[exchange])}")
-    if f"{exchange}_{market}" not in exchanges():
-        click.echo(
-            f"fleet: note: this version has no adapter for {exchange} {market}; the account waits for one", err=True
-        )
-    credentials = read_credentials(source, exchange)
+    credentials = read_credentials(source, for_account(exchange, market))
     here = session()
     keyring = here.keyring()
     account = NewAccount(user_id, exchange, market, label, testnet, chat)
@@ -131,8 +128,9 @@ def set_credentials(account_id: str, source: str | None) -> None:
     here = session()
     keyring = here.keyring()
     rows = AccountRows(here.postgres())
-    exchange = str(rows.show(account_id)["exchange"])
-    rows.set_credentials(account_id, read_credentials(source, exchange), keyring)
+    row = rows.show(account_id)
+    venue = for_account(str(row["exchange"]), str(row["market"]))
+    rows.set_credentials(account_id, read_credentials(source, venue), keyring)
 
 
 @accounts.command("remove")
@@ -143,7 +141,7 @@ def remove(account_id: str) -> None:
     AccountRows(session().postgres()).remove(account_id)
 
 
-def read_credentials(source: str | None, exchange: str) -> Credentials:
+def read_credentials(source: str | None, venue: Exchange) -> Credentials:
     """From FILE, from standard input for `-`, or by prompt on a terminal. Raises a usage error where none of them is there."""
     if source is None:
         if not sys.stdin.isatty():
@@ -153,13 +151,13 @@ def read_credentials(source: str | None, exchange: str) -> Credentials:
         asked = Credentials(
             api_key=click.prompt("API key", hide_input=True, err=True),
             secret=click.prompt("Secret", hide_input=True, err=True),
-            passphrase=click.prompt("Passphrase", hide_input=True, err=True) if exchange == "okx" else None,
+            passphrase=click.prompt("Passphrase", hide_input=True, err=True) if venue.needs_passphrase else None,
         )
-        return parse_credentials(msgspec.json.encode(asked), exchange)
+        return parse_credentials(msgspec.json.encode(asked), venue)
     if source == "-":
-        return parse_credentials(sys.stdin.buffer.read(), exchange)
+        return parse_credentials(sys.stdin.buffer.read(), venue)
     try:
         text = Path(source).read_bytes()
     except OSError as error:
         raise Stopped(str(SettingsError(f"{source}: {error.strerror}")), 2) from error
-    return parse_credentials(text, exchange)
+    return parse_credentials(text, venue)

@@ -17,7 +17,7 @@ import msgspec
 
 from fleet.core.book import Rules
 from fleet.core.events import Depth, Kline, MarketRecord, Trade, UserRecord
-from fleet.core.model import AccountSpec, Credentials
+from fleet.core.model import AccountSpec, Credentials, KeyKind
 from fleet.core.recovery import Snapshot, Watermark
 from fleet.core.sharing import Sharing
 
@@ -315,5 +315,7 @@ class Exchange:
     renewal: Renewal | None = None
     # Do fills, position events and snapshots name a position alike ("SYMBOL|side")? Then a fill lost from a living socket shows.
     books_positions: bool = False
+    needs_passphrase: bool = False  # its API keys come with a third secret
+    key_kinds: tuple[KeyKind, ...] = ("hmac",)  # which API keys this adapter signs with, recognised from the secret
     sharing: Sharing | None = None  # several accounts on one private socket, where the venue lets them
     extra_codes: dict[str, str] = field(default_factory=dict)  # documented codes and what they mean, for docs and tests

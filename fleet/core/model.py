@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from typing import Literal
 
 import msgspec
+
+KeyKind = Literal["hmac", "ed25519", "rsa"]
 
 
 class AccountSpec(msgspec.Struct, frozen=True):
@@ -36,10 +40,27 @@ class Credentials(msgspec.Struct, frozen=True):
     secret: str
     passphrase: str | None = None
 
+    @property
+    def kind(self) -> KeyKind:
+        """A shared secret, unless it is a KeyPair."""
+        return "hmac"
+
     def __repr__(self) -> str:
         return "Credentials(…)"
 
     __str__ = __repr__
+
+
+class KeyPair(Credentials, frozen=True, kw_only=True):
+    """Credentials whose `secret` is a private key in PEM. `sign_with` is that key's signature; the one door to cryptography
+    (fleet.runtime.secrets) makes it, so that exchange folders sign without knowing how."""
+
+    pair: Literal["ed25519", "rsa"]
+    sign_with: Callable[[bytes], bytes]
+
+    @property
+    def kind(self) -> KeyKind:
+        return self.pair
 
 
 class StreamState(enum.StrEnum):

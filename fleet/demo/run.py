@@ -33,13 +33,14 @@ from fleet.exchanges import exchanges
 from fleet.runtime.account_rows import AccountRows, NewAccount
 from fleet.runtime.postgres import Postgres
 from fleet.runtime.redis_store import RedisStore
-from fleet.runtime.secrets import Keyring
+from fleet.runtime.secrets import Keyring, new_ed25519
 from fleet.runtime.settings import Settings
 from fleet.services import Services
 
 LIVE_S = 60.0
 LIVE_PER_ACCOUNT_S = 1.0  # dialling is paced by the exchange's limits
 SETTLE_S = 90.0
+KEY_PAIR_EACH = 5  # of a venue that takes them, one account in so many has an Ed25519 key
 AUDIT_S, AUDIT_PER_ACCOUNT_S = 20.0, 0.4  # an audit costs about 7 of the 20 weight a second
 TICK_S = 0.25
 INTERRUPTED = 130
@@ -179,10 +180,12 @@ class Demo:
         known = exchanges()
         for number in range(self.options.accounts):
             venue = known[self.options.venues[number % len(self.options.venues)]]
+            turn = number // len(self.options.venues)
+            paired = "ed25519" in venue.key_kinds and turn % KEY_PAIR_EACH == 0
             credentials = Credentials(
                 api_key=secrets.token_hex(32),
-                secret=secrets.token_hex(32),
-                passphrase=secrets.token_hex(8) if venue.exchange == "okx" else None,
+                secret=new_ed25519() if paired else secrets.token_hex(32),
+                passphrase=secrets.token_hex(8) if venue.needs_passphrase else None,
             )
             control.add_account(venue.exchange, venue.market, credentials)
             account = NewAccount(f"user-{number:05d}", venue.exchange, venue.market, "demo")

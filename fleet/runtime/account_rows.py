@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from fleet.core.errors import FleetError
+from fleet.core.exchange import Exchange
 from fleet.core.model import Credentials
 from fleet.runtime.postgres import Postgres, queries
-from fleet.runtime.secrets import Keyring
+from fleet.runtime.secrets import Keyring, with_signer
 
 
 class NoSuchAccount(FleetError):
@@ -40,8 +41,9 @@ class NewAccount(msgspec.Struct, frozen=True):
     telegram_chat_id: str | None = None
 
 
-def parse_credentials(text: bytes | str, exchange: str) -> Credentials:
-    """JSON `{"api_key", "secret", "passphrase"?}` → Credentials. Raises BadAccount; its text never quotes the input."""
+def parse_credentials(text: bytes | str, venue: Exchange) -> Credentials:
+    """JSON `{"api_key", "secret", "passphrase"?}` → Credentials of a kind that `venue` takes. Raises BadAccount; its text never
+    quotes the input."""
     try:
         credentials = msgspec.json.decode(text, type=Credentials)
     except msgspec.MsgspecError:
@@ -51,8 +53,16 @@ def parse_credentials(text: bytes | str, exchange: str) -> Credentials:
         ) from None
     if not credentials.api_key.strip() or not credentials.secret.strip():
         raise BadAccount("credentials: api_key and secret must not be empty")
-    if exchange == "okx" and not credentials.passphrase:
-        raise BadAccount("credentials: okx needs a passphrase")
+    if venue.needs_passphrase and not credentials.passphrase:
+        raise BadAccount(f"credentials: {venue.exchange} needs a passphrase")
+    try:
+        kind = with_signer(credentials).kind
+    except ValueError as error:
+        raise BadAccount(f"credentials: {error}") from None
+    if kind not in venue.key_kinds:
+        raise BadAccount(
+            f"credentials: {venue.exchange} keys of kind {kind} are not known; {', '.join(venue.key_kinds)} are"
+        )
     return credentials
 
 

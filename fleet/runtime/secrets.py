@@ -1,8 +1,8 @@
 """The only door to cryptography: a keyring file and AES-256-GCM for the credentials in `exchange_accounts`.
 
-In: a keyring file (mode 0600) and ciphertext columns. Out: Credentials, only in the process that dials; ciphertext for the
-CLI that stores them. Nothing here puts a key or a plaintext into a repr, a log or an exception; where the original error
-could carry one (a JSON error keeps its document) it is not chained.
+In: a keyring file (mode 0600) and ciphertext columns. Out: Credentials, only in the process that dials, with their signer where
+the secret is a private key; ciphertext for the CLI that stores them. Nothing here puts a key or a plaintext into a repr, a log
+or an exception; where the original error could carry one (a JSON error keeps its document) it is not chained.
 
 Form of a ciphertext: one byte format version, 12 bytes nonce, then AES-GCM output. Its associated data names the purpose,
 the key id and the account id, so a ciphertext copied to another row or under another key id does not open.
@@ -19,11 +19,15 @@ import time
 from pathlib import Path
 
 import msgspec
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fleet.core.errors import SecretsError
-from fleet.core.model import Credentials
+from fleet.core.model import Credentials, KeyPair
 
 FORMAT = b"\x01"
 NONCE_BYTES = 12
@@ -129,7 +133,8 @@ class Keyring:
         return key_id, FORMAT + nonce + self._ciphers[key_id].encrypt(nonce, plaintext, _bound_to(key_id, account_id))
 
     def decrypt(self, key_id: str, ciphertext: bytes, account_id: str) -> Credentials:
-        """Open what `encrypt` made for the same row. Raises SecretsError for a missing key, another row or a changed byte."""
+        """Open what `encrypt` made for the same row. Raises SecretsError for a missing key, another row, a changed byte or a
+        private key that cannot be used."""
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise SecretsError(f"account {account_id}: the keyring has no key {key_id!r}")
@@ -138,9 +143,36 @@ class Keyring:
         if ciphertext[:1] != FORMAT or len(sealed) < 16:
             raise SecretsError(f"account {account_id}: credentials are not in a known form")
         try:
-            return msgspec.json.decode(cipher.decrypt(nonce, sealed, _bound_to(key_id, account_id)), type=Credentials)
+            plaintext = cipher.decrypt(nonce, sealed, _bound_to(key_id, account_id))
+            return with_signer(msgspec.json.decode(plaintext, type=Credentials))
         except (InvalidTag, msgspec.MsgspecError):
             raise SecretsError(f"account {account_id}: credentials do not belong to this row or were changed") from None
+        except ValueError as error:
+            raise SecretsError(f"account {account_id}: {error}") from None
+
+
+def with_signer(credentials: Credentials) -> Credentials:
+    """The same, able to sign where the secret is a private key in PEM; a shared secret stays as it is. Raises ValueError for PEM
+    that is not an unencrypted private key of a kind exchanges take; its text quotes nothing of it."""
+    if not credentials.secret.lstrip().startswith("-----BEGIN "):
+        return credentials
+    known = msgspec.structs.asdict(credentials)
+    try:
+        key = serialization.load_pem_private_key(credentials.secret.strip().encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if isinstance(key, Ed25519PrivateKey):
+        return KeyPair(**known, pair="ed25519", sign_with=key.sign)
+    if isinstance(key, RSAPrivateKey):
+        rsa = key  # PKCS #1 v1.5 with SHA-256, as the exchanges that take RSA keys document it
+        return KeyPair(**known, pair="rsa", sign_with=lambda data: rsa.sign(data, padding.PKCS1v15(), hashes.SHA256()))
+    raise ValueError("the secret is not an unencrypted Ed25519 or RSA private key in PEM")
+
+
+def new_ed25519() -> str:
+    """A new private key in PEM, for simulated accounts."""
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return Ed25519PrivateKey.generate().private_bytes(*form).decode()
 
 
 def _bound_to(key_id: str, account_id: str) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from typing import Any, get_args
+from urllib.parse import quote
 
 import jsonschema
 import msgspec
@@ -25,7 +27,7 @@ from fleet.core.exchange import (
     Recovered,
     Unknown,
 )
-from fleet.core.model import AccountSpec
+from fleet.core.model import AccountSpec, KeyPair
 from fleet.core.recovery import Watermark
 from fleet.exchanges import exchanges, hosts
 from tests.contract.samples import Pair, Sample, Samples, samples_of
@@ -296,6 +298,30 @@ def test_signed_calls_show_no_secret(venue: Exchange) -> None:
         else:
             assert credentials.api_key in sent
     assert venue.probe.auth == "signed"
+
+
+@each_venue
+def test_a_private_key_signs_in_place_of_the_secret(venue: Exchange) -> None:
+    """The signer gets what is to be signed, its answer is sent as base64, and the PEM stays here."""
+    assert "hmac" in venue.key_kinds
+    signed: list[bytes] = []
+
+    def sign_with(payload: bytes) -> bytes:
+        signed.append(payload)
+        return b"\xfb\xff" * 32  # its base64 has + and /
+
+    proof = base64.b64encode(b"\xfb\xff" * 32).decode()
+    for kind in venue.key_kinds:
+        if kind == "hmac":
+            continue
+        pair = KeyPair("key-canary-1", "-----BEGIN PRIVATE KEY-----canary", pair=kind, sign_with=sign_with)
+        assert (pair.kind, repr(pair), str(pair)) == (kind, "Credentials(…)", "Credentials(…)")
+        request = venue.sign(venue.probe, pair, 1_790_000_000_000, False)
+        sent = request.target + "".join(value for _, value in request.headers)
+        assert quote(proof, safe="") in request.target or proof in sent
+        assert b"1790000000000" in signed[-1] and "PRIVATE" not in sent
+        frames = b"".join(step.frame for step in venue.opening(pair, 1_790_000_000_000))
+        assert b"PRIVATE" not in frames and (venue.ticket is not None or proof.encode() in frames)
 
 
 @each_venue

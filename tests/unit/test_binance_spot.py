@@ -12,6 +12,7 @@ from fleet.core.book import Book
 from fleet.core.events import Depth
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Reply
 from fleet.core.model import Credentials
+from fleet.core.signing import signature
 from fleet.exchanges.binance_spot import EXCHANGE, assets, limits, parse, session
 
 SECRET = "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
@@ -38,7 +39,7 @@ def test_frame_signature_is_over_the_sorted_parameters() -> None:
         "symbol": "BTCUSDT", "side": "SELL", "type": "LIMIT", "timeInForce": "GTC", "quantity": "0.01000000", "price": "52000.00",
         "recvWindow": 100, "timestamp": 1645423376532, "apiKey": KEY,
     }  # fmt: skip
-    assert session.sign_frame(params, SECRET) == "aa1b5712c094bc4e57c05a1a5c1fd8d88dcd628338ea863fec7b88e59fe2db24"
+    assert session.sign_frame(params, CREDENTIALS) == "aa1b5712c094bc4e57c05a1a5c1fd8d88dcd628338ea863fec7b88e59fe2db24"
 
 
 def test_the_private_socket_is_subscribed_by_one_signed_frame() -> None:
@@ -61,7 +62,7 @@ def test_non_ascii_is_signed_as_it_is_sent() -> None:
     call = HttpCall("GET", "/api/v3/openOrders", (("symbol", "币安人生USDT"),), 6, "signed")
     query = session.sign(call, CREDENTIALS, 1, False).target.partition("?")[2]
     payload, _, signed = query.rpartition("&signature=")
-    assert "%E5%B8%81" in payload and signed == session.signature(SECRET, payload)
+    assert "%E5%B8%81" in payload and signed == signature(CREDENTIALS, payload)
 
 
 def test_public_call_is_not_signed() -> None:

@@ -7,8 +7,9 @@ import pytest
 from fleet.core.errors import ConnectionFailed, FleetError
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, Outcome, Verdict
 from fleet.core.model import Credentials
+from fleet.core.signing import signature
 from fleet.exchanges import exchanges, for_account, hosts
-from fleet.exchanges.binance_usdm import ids, session
+from fleet.exchanges.binance_usdm import ids
 
 X = exchanges()["binance_usdm"]
 SAMPLE_SECRET = "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
@@ -42,7 +43,7 @@ SAMPLE_KEY = "vmPUZE6mv9SD5VNHk4HlWFsOr6aKE2zvsw0MuIgwCIPy6utIco14y7Ju91duEh8A"
     ],
 )
 def test_signature_vectors(secret: str, payload: str, expected: str) -> None:
-    assert session.signature(secret, payload) == expected
+    assert signature(Credentials("k", secret), payload) == expected
 
 
 def test_signed_call_is_the_documented_one() -> None:
@@ -62,9 +63,9 @@ def test_the_percent_encoded_text_is_signed() -> None:
     request = X.sign(
         HttpCall("GET", "/p", (("symbol", "币安 人生/USDT"),), auth="signed"), Credentials("k", "s"), 1, True
     )
-    query, _, signature = request.target.partition("?")[2].partition("&signature=")
+    query, _, proof = request.target.partition("?")[2].partition("&signature=")
     assert query == "symbol=%E5%B8%81%E5%AE%89%20%E4%BA%BA%E7%94%9F%2FUSDT&timestamp=1"
-    assert signature == session.signature("s", query)
+    assert proof == signature(Credentials("k", "s"), query)
 
 
 def test_key_only_calls_carry_no_signature() -> None:

@@ -12,6 +12,7 @@ from fleet.core.errors import ConnectionFailed
 from fleet.core.events import AccountEvent, Depth, Fill, Kline, Liquidation, MarkPrice, Order, Ticker, Trade
 from fleet.core.exchange import HttpCall, HttpReply, Malformed, Outcome, Pong, Reply, Unknown, Verdict
 from fleet.core.model import Credentials
+from fleet.core.signing import signature
 from fleet.exchanges import hosts
 from fleet.exchanges.bybit import EXCHANGE, rows, session, subscribe
 from fleet.exchanges.bybit.parse import parse_market, parse_user
@@ -23,7 +24,7 @@ KEY = Credentials("demo-key", "demo-secret")
 # ── Session ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_signature_vectors_of_the_sheet() -> None:
     assert (
-        session.signature("demo-secret", "GET/realtime1662350400000")
+        signature(KEY, "GET/realtime1662350400000")
         == "527dd30dfa1fcb23158358f744fef2f1a83228db537a1f5177138f1ee67bd8cc"
     )
     call = HttpCall("GET", "/v5/position/list", (("category", "linear"), ("settleCoin", "USDT")), auth="signed")
@@ -44,7 +45,7 @@ def test_login_looks_ahead_and_then_subscribes() -> None:
     login, topics = session.opening(KEY, 1662350390000)
     frame = json.loads(login.frame)
     assert (login.phase, login.key, frame["op"], frame["req_id"]) == ("authenticating", "auth", "auth", "auth")
-    assert frame["args"] == ["demo-key", 1662350400000, session.signature("demo-secret", "GET/realtime1662350400000")]
+    assert frame["args"] == ["demo-key", 1662350400000, signature(KEY, "GET/realtime1662350400000")]
     frame = json.loads(topics.frame)
     assert (topics.phase, topics.key, frame["op"]) == ("subscribing", "subscribe", "subscribe")
     assert frame["args"] == ["order", "execution", "position", "wallet"] and "dcp" not in str(frame)

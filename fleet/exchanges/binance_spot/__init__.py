@@ -39,6 +39,7 @@ EXCHANGE = Exchange(
         candle_history=history.CANDLES,
     ),
     sharing=sharing.SHARING,
+    key_kinds=("hmac", "ed25519", "rsa"),
     extra_codes=session.CODE_TEXTS,
 )
 

@@ -2,7 +2,7 @@
 
 In: calls, replies, credentials, exchange time. Out: requests ready to send, frames, verdicts. Run by the processes that dial.
 There is no listen key (gone since 2026-02-20) and nothing to renew: the socket is subscribed by one signed frame.
-HMAC keys only: `session.logon` and RSA or Ed25519 signatures need another library behind another door.
+Keys of every kind subscribe alike, Ed25519 ones too: `session.logon` holds one account a socket, this frame many.
 Sources: exchanges/binance.md sections 1.2, 2.3 (statuses), 4.3 (user data), 5.1 (signing), 6 (codes).
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
-import hmac
 import re
 from urllib.parse import quote, urlencode
 
@@ -19,6 +18,7 @@ import msgspec
 from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Step, Verdict
 from fleet.core.model import Credentials
+from fleet.core.signing import signature
 
 CLOCK = HttpCall("GET", "/api/v3/time", weight=1)
 # Cheaper signed calls need an order or a symbol to ask for. Not the call of a read-back (rows.ACCOUNT): that one waits in line.
@@ -67,26 +67,22 @@ class _ServerTime(msgspec.Struct):
     server_ms: int = msgspec.field(name="serverTime")
 
 
-def signature(secret: str, payload: str) -> str:
-    """hex(HMAC-SHA256(secret, payload)); over REST `payload` is exactly what is sent, percent-encoded."""
-    return hmac.new(secret.encode(), payload.encode(), hashlib.sha256).hexdigest()
-
-
 def sign(call: HttpCall, credentials: Credentials, now_ms: int, is_testnet: bool) -> HttpRequest:
-    """The call with its key header, and for a signed one `timestamp` and, last, `signature` in the query."""
+    """The call with its key header, and for a signed one `timestamp` and, last, `signature` in the query. Signed is exactly
+    what is sent, percent-encoded."""
     if call.auth == "none":
         query = urlencode(call.params, quote_via=quote, safe="")
         return HttpRequest(call.method, f"{call.path}?{query}" if query else call.path, ())
     stamp = (("timestamp", str(now_ms)),) if call.auth == "signed" else ()
     query = urlencode((*call.params, *stamp), quote_via=quote, safe="")
     if stamp:
-        query += f"&signature={signature(credentials.secret, query)}"
+        query += f"&signature={quote(signature(credentials, query), safe='')}"
     return HttpRequest(call.method, f"{call.path}?{query}", (("X-MBX-APIKEY", credentials.api_key),))
 
 
-def sign_frame(params: dict[str, str | int], secret: str) -> str:
+def sign_frame(params: dict[str, str | int], credentials: Credentials) -> str:
     """Signature of a WebSocket API request: over its parameters in order of name, as they are (5.1)."""
-    return signature(secret, "&".join(f"{name}={params[name]}" for name in sorted(params)))
+    return signature(credentials, "&".join(f"{name}={params[name]}" for name in sorted(params)))
 
 
 def classify(reply: HttpReply) -> Verdict:
@@ -134,7 +130,7 @@ def user_url(hosts: Hosts, ticket: str) -> str:
 def subscription(credentials: Credentials, now_ms: int, request_id: str) -> bytes:
     """The frame that subscribes the account of `credentials` on an open socket; its Reply's key is `request_id`."""
     params: dict[str, str | int] = {"apiKey": credentials.api_key, "timestamp": now_ms}
-    params["signature"] = sign_frame(params, credentials.secret)
+    params["signature"] = sign_frame(params, credentials)
     return msgspec.json.encode({"id": request_id, "method": "userDataStream.subscribe.signature", "params": params})
 
 

@@ -42,6 +42,7 @@ EXCHANGE = Exchange(
     ticket_of=session.ticket_of,
     books_positions=True,
     renewal=session.RENEWAL,
+    key_kinds=("hmac", "ed25519", "rsa"),
     extra_codes=session.CODE_TEXTS,
 )
 

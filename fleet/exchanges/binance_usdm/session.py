@@ -7,8 +7,6 @@ Sources: exchanges/binance.md sections 1.1 (private URL), 2.3 (statuses), 4.1 (l
 from __future__ import annotations
 
 import email.utils
-import hashlib
-import hmac
 import re
 from urllib.parse import quote, urlencode
 
@@ -17,6 +15,7 @@ import msgspec
 from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Renewal, Step, Verdict
 from fleet.core.model import Credentials
+from fleet.core.signing import signature
 
 CLOCK = HttpCall("GET", "/fapi/v1/time", weight=1)
 # Signed: POST listenKey checks no signature, so it cannot tell whether the secret is right.
@@ -74,20 +73,16 @@ class _ListenKey(msgspec.Struct):
     key: str = msgspec.field(name="listenKey", default="")
 
 
-def signature(secret: str, payload: str) -> str:
-    """hex(HMAC-SHA256(secret, payload)); `payload` is exactly what is sent, percent-encoded."""
-    return hmac.new(secret.encode(), payload.encode(), hashlib.sha256).hexdigest()
-
-
 def sign(call: HttpCall, credentials: Credentials, now_ms: int, is_testnet: bool) -> HttpRequest:
-    """The call with its key header, and for a signed one `timestamp` and, last, `signature` in the query."""
+    """The call with its key header, and for a signed one `timestamp` and, last, `signature` in the query. Signed is exactly
+    what is sent, percent-encoded."""
     params = list(call.params)
     headers = () if call.auth == "none" else (("X-MBX-APIKEY", credentials.api_key),)
     if call.auth == "signed":
         params.append(("timestamp", str(now_ms)))
     query = urlencode(params, quote_via=quote, safe="")
     if call.auth == "signed":
-        query += f"&signature={signature(credentials.secret, query)}"
+        query += f"&signature={quote(signature(credentials, query), safe='')}"
     return HttpRequest(call.method, f"{call.path}?{query}" if query else call.path, headers)
 
 

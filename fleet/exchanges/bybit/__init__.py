@@ -40,6 +40,7 @@ EXCHANGE = Exchange(
         candle_history=history.CANDLES,
         examples=subscribe.EXAMPLES,
     ),
+    key_kinds=("hmac", "rsa"),
     extra_codes=session.CODE_TEXTS,
 )
 

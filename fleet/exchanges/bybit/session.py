@@ -6,8 +6,6 @@ Sources: exchanges/bybit.md sections 3.1 (login), 3.3 (codes), 5 (private topics
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from urllib.parse import quote
 
@@ -16,6 +14,7 @@ import msgspec
 from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Step, Verdict
 from fleet.core.model import Credentials
+from fleet.core.signing import signature
 from fleet.exchanges.bybit import wire
 
 CLOCK = HttpCall("GET", "/v5/market/time")
@@ -52,11 +51,6 @@ BAN_WAIT_S = 600.0  # "access too frequent": at least ten minutes (6.2)
 RATE_WAIT_S = {10006: 1.0, 10018: 5.0, 10009: BAN_WAIT_S}  # rolling windows of 1 s and 5 s
 
 
-def signature(secret: str, payload: str) -> str:
-    """hex(HMAC-SHA256(secret, payload))."""
-    return hmac.new(secret.encode(), payload.encode(), hashlib.sha256).hexdigest()
-
-
 def sign(call: HttpCall, credentials: Credentials, now_ms: int, is_testnet: bool) -> HttpRequest:
     """The call with its headers. The query is signed as sent; `%` stays as it is, because a page's cursor comes escaped."""
     query = "&".join(f"{name}={quote(value, safe='%:,')}" for name, value in call.params)
@@ -66,7 +60,7 @@ def sign(call: HttpCall, credentials: Credentials, now_ms: int, is_testnet: bool
     payload = f"{now_ms}{credentials.api_key}{RECV_WINDOW_MS}{query}"
     return HttpRequest(call.method, target, (
         ("X-BAPI-API-KEY", credentials.api_key), ("X-BAPI-TIMESTAMP", str(now_ms)), ("X-BAPI-RECV-WINDOW", str(RECV_WINDOW_MS)),
-        ("X-BAPI-SIGN", signature(credentials.secret, payload)),
+        ("X-BAPI-SIGN", signature(credentials, payload)),
     ))  # fmt: skip
 
 
@@ -120,7 +114,7 @@ def user_url(hosts: Hosts, ticket: str) -> str:
 def opening(credentials: Credentials, now_ms: int) -> tuple[Step, ...]:
     """Log in, wait, subscribe: the answer to a subscription before the login is not known (3.1)."""
     expires = now_ms + LOGIN_AHEAD_MS
-    proof = signature(credentials.secret, f"GET/realtime{expires}")
+    proof = signature(credentials, f"GET/realtime{expires}")
     login = {"req_id": "auth", "op": "auth", "args": [credentials.api_key, expires, proof]}
     return (
         Step("authenticating", "auth", msgspec.json.encode(login)),

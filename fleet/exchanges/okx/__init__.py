@@ -39,6 +39,7 @@ EXCHANGE = Exchange(
         trade_history=history.TRADES,
         candle_history=history.CANDLES,
     ),
+    needs_passphrase=True,
     extra_codes=session.CODE_TEXTS,
 )
 

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from simulator import keys
 from simulator.account import Account
 from simulator.http1 import Request, Response
 from simulator.venues.binance_spot.rest_market import MarketCalls
@@ -147,8 +146,7 @@ class Rest:
             raise mandatory("signature")
         self.check_time(params, now_ms)
         payload = SIGNATURE.sub("", request.query) + SIGNATURE.sub("", request.body.decode("utf-8", "replace"))
-        expected = hmac.new(account.secret.encode(), payload.lstrip("&").encode(), hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(expected.encode(), params["signature"].lower().encode()):
+        if not keys.signed(account.secret, payload.lstrip("&").encode(), params["signature"]):
             raise ApiError(400, -1022, "Signature for this request is not valid.")
         return account
 

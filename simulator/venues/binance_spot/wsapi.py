@@ -1,20 +1,19 @@
 """The WebSocket API of Binance Spot: requests by JSON, and the user data of any number of accounts on one socket. In: messages;
 out: replies and subscriptions (sheet 4.3, 5.1, 6).
 
-A request is served by the REST route of the same meaning; only its authentication is of its own. The twin's accounts have HMAC
-keys, so `session.logon` (Ed25519 only) is refused for them as the exchange refuses it.
+A request is served by the REST route of the same meaning; only its authentication is of its own: signed, or without a
+signature on a socket that an Ed25519 key logged on (`session.logon` refuses keys of another kind).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from simulator import keys
 from simulator.account import Account
 from simulator.venues.binance_spot.rules import ApiError, mandatory, text_of
 
@@ -38,9 +37,12 @@ GONE = ("userDataStream.start", "userDataStream.ping", "userDataStream.stop")
 
 @dataclass(slots=True)
 class Session:
-    """State of one socket: the accounts subscribed on it by subscription id."""
+    """State of one socket: the accounts subscribed on it by subscription id, and who is logged on since when."""
 
     subscriptions: dict[int, Account] = field(default_factory=dict)
+    account: Account | None = None
+    since_ms: int | None = None
+    logon_subscription: int | None = None  # made without a signature: it ends with the session
     next_id: int = 0
 
 
@@ -116,9 +118,12 @@ class WsApi:
         return request
 
     def _perform(self, socket: StreamSocket, method: str, params: dict[str, str], now_ms: int) -> Any:
+        session: Session = socket.session
         route = METHODS.get(method)
         if route is not None:
             account = self._account if params.get("signature") else None
+            if account is None and session.account is not None:
+                account = lambda params, now_ms: self._logged_on(session, params, now_ms)  # noqa: E731
             return self._venue.api.serve(*route, params, socket.ip, now_ms, account)
         self._venue.spend(socket.ip, 2, now_ms)
         if method in GONE:
@@ -130,16 +135,41 @@ class WsApi:
         if method == "session.subscriptions":
             return [{"subscriptionId": ident} for ident in socket.session.subscriptions]
         if method == "session.logon":
-            self._account(params, now_ms)
-            raise ApiError(400, -4056, "HMAC_SHA256 API key is not supported for this method.")
-        if method in ("session.status", "session.logout"):
-            return {
-                "apiKey": None, "authorizedSince": None, "connectedSince": socket.opened_at, "returnRateLimits": True,
-                "serverTime": now_ms, "userDataStream": False,
-            }  # fmt: skip
+            who = self._account(params, now_ms)
+            if keys.kind(who.secret) != "ed25519":
+                raise ApiError(400, -4056, "HMAC_SHA256 API key is not supported for this method.")
+            session.account, session.since_ms = who, now_ms
+            return self._status(socket, now_ms)
+        if method == "session.logout":
+            ident = session.logon_subscription
+            if ident in session.subscriptions:
+                self._venue.later(lambda: self._end(socket, ident))
+            session.account = session.since_ms = session.logon_subscription = None
+            return self._status(socket, now_ms)
+        if method == "session.status":
+            return self._status(socket, now_ms)
         if method == "userDataStream.subscribe":
-            raise ApiError(401, -1002, "The session is not authenticated; use session.logon.")
+            if session.account is None:
+                raise ApiError(401, -1002, "The session is not authenticated; use session.logon.")
+            self._venue.api.account_of(session.account.api_key, "ws", now_ms)
+            session.logon_subscription = self._subscribe(socket, session.account)
+            return {"subscriptionId": session.logon_subscription}
         raise ApiError(400, -1000, f"Unknown method {method}")
+
+    @staticmethod
+    def _status(socket: StreamSocket, now_ms: int) -> dict[str, Any]:
+        session: Session = socket.session
+        return {
+            "apiKey": session.account.api_key if session.account else None, "authorizedSince": session.since_ms,
+            "connectedSince": socket.opened_at, "returnRateLimits": True, "serverTime": now_ms,
+            "userDataStream": session.logon_subscription in session.subscriptions,
+        }  # fmt: skip
+
+    def _logged_on(self, session: Session, params: dict[str, str], now_ms: int) -> Account:
+        """Whose request without a signature it is. Raises -2015 once the key is revoked."""
+        assert session.account is not None
+        self._venue.api.check_time(params, now_ms)
+        return self._venue.api.account_of(session.account.api_key, "ws", now_ms)
 
     def _subscribe(self, socket: StreamSocket, account: Account) -> int:
         session, settings = socket.session, self._venue.settings
@@ -184,7 +214,6 @@ class WsApi:
         account = self._venue.api.account_of(params["apiKey"], "ws", now_ms)
         self._venue.api.check_time(params, now_ms)
         payload = "&".join(f"{name}={params[name]}" for name in sorted(params) if name != "signature")
-        expected = hmac.new(account.secret.encode(), payload.encode(), hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(expected.encode(), params.get("signature", "").lower().encode()):
+        if not keys.signed(account.secret, payload.encode(), params.get("signature", "")):
             raise ApiError(400, -1022, "Signature for this request is not valid.")
         return account

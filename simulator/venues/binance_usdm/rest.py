@@ -4,8 +4,6 @@ status and code (sheet 2.2, 2.3, 5.1, 6).
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from simulator import keys
 from simulator.account import Account
 from simulator.http1 import Request, Response
 from simulator.venues.binance_usdm.algo import AlgoCalls
@@ -202,6 +201,5 @@ class Rest:
             raise ApiError(400, -1021, "Timestamp for this request is outside of the recvWindow.")
         body = request.body.decode("utf-8", "replace")
         payload = SIGNATURE.sub("", request.query) + SIGNATURE.sub("", body)
-        expected = hmac.new(account.secret.encode(), payload.lstrip("&").encode(), hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(expected, params["signature"].lower()):
+        if not keys.signed(account.secret, payload.lstrip("&").encode(), params["signature"]):
             raise ApiError(400, -1022, "Signature for this request is not valid.")

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from simulator import keys
 from simulator.account import Account
 from simulator.frames import encode as frame
 from simulator.venues.bybit.messages import encode, uuid_of
@@ -174,8 +173,7 @@ class Control:
         account = self._accounts.get(api_key)
         if account is None or account.state != "active" or not expires.isdigit() or int(expires) <= self._now_ms():
             return None
-        expected = hmac.new(account.secret.encode(), f"GET/realtime{expires}".encode(), hashlib.sha256).hexdigest()
-        return account if hmac.compare_digest(expected, proof) else None
+        return account if keys.signed(account.secret, f"GET/realtime{expires}".encode(), proof) else None
 
     def _private(self, socket: StreamSocket, op: str, request: dict[str, Any], names: list[str]) -> None:
         session: Session = socket.session

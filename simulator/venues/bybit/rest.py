@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from simulator import keys
 from simulator.engine import Account
 from simulator.http1 import BadRequest, Request, Response
 from simulator.venues.bybit.messages import encode
@@ -129,8 +128,7 @@ class Rest:
                 f"req_timestamp[{stamp}],server_timestamp[{now_ms}],recv_window[{window}]",
             )
         payload = stamp + api_key + window + (request.query if request.method == "GET" else request.body.decode())
-        expected = hmac.new(account.secret.encode(), payload.encode(), hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(expected, proof.lower()):
+        if not keys.signed(account.secret, payload.encode(), proof):
             raise ApiError(10004, f"error sign! origin_string[{payload}]")
         if account.state == "ip_banned":
             raise ApiError(10010, "Unmatched IP, please check your API key's bound IP addresses.")
