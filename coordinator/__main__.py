@@ -82,7 +82,7 @@ class Coordinator:
             self.assignments,
             dispatch,
             self.metrics,
-            {name: venue.limits.connections_per_ip for name, venue in venues.items()},
+            {name: venue.limits.connections_per_ip for name, venue in venues.items()} | settings.connection_limits(),
             self.leading,
             self.wake,
         )

@@ -152,7 +152,7 @@ class Assignments:
 
     def _write(self, tx: Transaction, pending: Mapping[str, tuple[Ownership | None, int]]) -> None:
         kept = [
-            (account, r.slot, r.incarnation, str(r.token), r.since_ms, r.revision)
+            (account, r.slot, r.incarnation, str(r.token), r.since_ms, r.revision, r.egress_ip)
             for account, (r, _) in pending.items()
             if r is not None
         ]
@@ -175,7 +175,7 @@ class Assignments:
             try:
                 found[str(row["account_id"])] = Ownership(
                     str(row["slot"]), str(row["incarnation"]), int(row["token"]), RUN,
-                    int(row["since_ms"]), int(row["revision"]),
+                    int(row["since_ms"]), int(row["revision"]), str(row["egress_ip"]),
                 )  # fmt: skip
             except (ValueError, WireError) as error:
                 self._log.error("assignment row skipped", action="alert", error=str(error))

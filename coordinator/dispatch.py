@@ -89,7 +89,7 @@ class Dispatch:
             Change(
                 a.account_id,
                 a.expected,
-                Ownership(a.slot, a.incarnation, self._leadership.next_token(), RUN, now_ms, a.revision),
+                Ownership(a.slot, a.incarnation, self._leadership.next_token(), RUN, now_ms, a.revision, a.egress_ip),
             )
             for a in assigns
         ]
@@ -106,6 +106,7 @@ class Dispatch:
                 shard=assign.slot,
                 former=assign.expected.slot if assign.expected else "",
                 token=change.new.token,
+                egress_ip=assign.egress_ip,
                 reason=assign.reason,
             )
         self._assignments.record(moved, {})

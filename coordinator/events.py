@@ -108,6 +108,7 @@ def encode(assign: Assign, record: Ownership, spec: AccountSpec | None, now_ms: 
             "to": record.slot,
             "incarnation": record.incarnation,
             "token": format_token(record.token),
+            "egress_ip": record.egress_ip,
         },
     )
     headers = [

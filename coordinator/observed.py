@@ -150,7 +150,7 @@ class Observed:
             incarnation = self._owning_incarnation(slot) if standing is Standing.SILENT else ""
             return Worker(slot, incarnation, standing, slot.rpartition(":")[0], 0)
         view = record.view
-        return Worker(slot, view.incarnation, standing, view.host, view.capacity, max(1, len(record.egress_ips)))
+        return Worker(slot, view.incarnation, standing, view.host, view.capacity, record.egress_ips)
 
     def _owning_incarnation(self, slot: str) -> str:
         """Which life of a worker without a record to wait for: the one that was given accounts last."""

@@ -143,7 +143,8 @@ def settle(
     for account, status in reports.items():
         record = own.get(account)
         if record is None or status.token > record.token:
-            adopted = Ownership(slot, incarnation, status.token, RUN, now_ms, -1)
+            egress_ip = record.egress_ip if record and record.slot == slot else ""
+            adopted = Ownership(slot, incarnation, status.token, RUN, now_ms, -1, egress_ip)
             changes.append(Change(account, record, adopted))
     for account, record in own.items():
         if (record.slot, record.incarnation) == (slot, incarnation) and account not in reports:

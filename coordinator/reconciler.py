@@ -83,6 +83,7 @@ class Reconciler:
         self._plan_again_at = 0.0
         self._known: dict[str, AccountSpec] | None = None  # active accounts as of the last plan
         self._unplaced: dict[str, str] = {}
+        self._shown: tuple[object, ...] = ()  # leader, generation and unplaced accounts as Redis has them
         self._budget = Allowance()
         self._silent = False
         self._log = get("reconciler")
@@ -283,6 +284,7 @@ class Reconciler:
                 self._log.warning("account unplaced", action="alert", stream=account, reason=why)
         self._unplaced = result.unplaced
         self._metrics.accounts("unplaced").set(len(result.unplaced))
+        self._show_unplaced()
         self._metrics.accounts("owned").set(len(self._observed.own))
         if not result.empty:
             self._log.info(
@@ -293,9 +295,18 @@ class Reconciler:
                 unplaced=len(result.unplaced),
             )
 
+    def _show_unplaced(self) -> None:
+        """For `fleet account`, `fleet shards` and `fleet doctor`."""
+        state = (self._leadership.leader, self._generation, self._unplaced)
+        if state != self._shown:
+            self._store.set_unplaced(self._leadership.leader, self._unplaced)
+            self._shown = state
+
     def _state(self, snapshot: Snapshot | None, now: float) -> tuple[object, ...]:
         """Everything a plan depends on, in short: if it is the same, so is the plan."""
-        workers = tuple((w.slot, w.incarnation, w.standing, w.capacity) for w in self._observed.workers.values())
+        workers = tuple(
+            (w.slot, w.incarnation, w.standing, w.capacity, w.addresses) for w in self._observed.workers.values()
+        )
         held = (self._quarantine.quarantined(), self._quarantine.waiting(now))
         asked = (self._wished(), self._assignments.up_since is None)
         return (snapshot.version if snapshot else -1, self._observed.own_version, workers, held, asked)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fleet.core.model import Desired, StreamStatus
 from fleet.runtime.logs import get
@@ -22,9 +22,12 @@ STACK_BYTES = 512 * 1024
 class Shard:
     """All streams of this process. `_lock` guards the two dicts; streams guard themselves."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(
+        self, worker: Worker, note_address: Callable[[str, str], None] = lambda account, address: None
+    ) -> None:
+        """`note_address` hears, before an account starts, which source address the leader gave it ("" = none)."""
         self.incarnation = ""  # set by the heartbeat: one life of this process as the fleet knows it
-        self._worker = worker
+        self._worker, self._note_address = worker, note_address
         self._lock = threading.Lock()
         self._streams: dict[str, AccountStream] = {}
         self._highest: dict[str, int] = {}  # highest token seen for an account, running or not
@@ -47,6 +50,7 @@ class Shard:
                     and account_id not in self._streams
                     and want.token > self._highest.get(account_id, -1)
                 ):
+                    self._note_address(account_id, want.egress_ip)
                     self._start(account_id, want.token)
 
     def _start(self, account_id: str, token: int) -> None:

@@ -10,7 +10,6 @@ import random
 import ssl
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -33,6 +32,7 @@ from workers.accounts import Accounts
 from workers.connection import Connection, tls_context
 from workers.credentials import CredentialDesk
 from workers.dial import Wire
+from workers.egress import Egress
 from workers.health import HealthCheck
 from workers.heartbeat import Heartbeat, LeaseGate
 from workers.inbox import Inbox
@@ -77,7 +77,10 @@ class UserData:
         self.keys = Keys(settings.fleet)
         self.gate = LeaseGate()
         self.tls = tls_context(settings.tls_ca_file)
-        self.rests = VenueRests(settings, Budget(self._store(), 1 / (settings.workers + 1)), self.metrics, self.halt)
+        self.egress = Egress(settings.egress_ips)
+        self.rests = VenueRests(
+            settings, self.egress, Budget(self._store(), 1 / (settings.workers + 1)), self.metrics, self.halt
+        )
         self.publisher = Publisher(
             lambda: Producer(settings.kafka_bootstrap, slot).prepare((*USER_TOPICS, TOPIC_STREAMS)),
             self.gate,
@@ -91,7 +94,7 @@ class UserData:
             stop=self.halt,
         )
         self.accounts = Accounts(self._postgres("accounts"), keyring, self.halt)
-        self.shard = Shard(self._worker())
+        self.shard = Shard(self._worker(), self.egress.note)
         self.rotation = Rotation(self.shard.streams)
         self.heartbeat = Heartbeat(
             settings,
@@ -129,7 +132,7 @@ class UserData:
             metrics=self.metrics,
             venue=self.rests.of,
             user_url=user_url,
-            connect=Sockets(settings, self.tls, self.metrics).connect,
+            connect=Sockets(settings, self.egress, self.tls, self.metrics).connect,
             shares=partial(shares, settings),
             random=random.random,
         )
@@ -186,13 +189,13 @@ class UserData:
 class Sockets:
     """Opens connections for account streams: each its own, or a place on a shared one where venue and settings say so."""
 
-    def __init__(self, settings: Settings, tls: ssl.SSLContext, metrics: Metrics) -> None:
-        self._settings, self._tls, self._metrics = settings, tls, metrics
+    def __init__(self, settings: Settings, egress: Egress, tls: ssl.SSLContext, metrics: Metrics) -> None:
+        self._settings, self._egress, self._tls, self._metrics = settings, egress, tls, metrics
         self._shared = SharedSockets()
 
     def connect(self, rest: VenueRest, url: str, account_id: str, cancelled: Callable[[], bool]) -> Wire:
         """Raises ConnectionFailed or DialRefused."""
-        source_ip = egress_ip(self._settings, account_id)
+        source_ip = self._egress.of(account_id)
         exchange = rest.exchange
         sharing = exchange.sharing
         gauge = self._metrics.userdata_connections(exchange.exchange)
@@ -221,15 +224,18 @@ def shares(settings: Settings, exchange: Exchange) -> bool:
 class VenueRests:
     """The REST doors of this process: one per venue, environment and egress address, made when first needed."""
 
-    def __init__(self, settings: Settings, permits: Budget, metrics: Metrics, stop: threading.Event) -> None:
-        self._settings, self._permits, self._metrics, self._stop = settings, permits, metrics, stop
+    def __init__(
+        self, settings: Settings, egress: Egress, permits: Budget, metrics: Metrics, stop: threading.Event
+    ) -> None:
+        self._settings, self._egress = settings, egress
+        self._permits, self._metrics, self._stop = permits, metrics, stop
         self._lock = threading.Lock()  # guards _made
         self._made: dict[tuple[str, bool, str | None], VenueRest] = {}
 
     def of(self, spec: AccountSpec) -> VenueRest:
         """The door for one account. Raises KeyError if no exchange folder serves its (exchange, market)."""
         exchange = exchanges.for_account(spec.exchange, spec.market)
-        source_ip = egress_ip(self._settings, spec.id)
+        source_ip = self._egress.of(spec.id)
         with self._lock:
             key = (exchange.name, spec.is_testnet, source_ip)
             if key not in self._made:
@@ -247,9 +253,3 @@ class VenueRests:
                     self._stop,
                 )
             return self._made[key]
-
-
-def egress_ip(settings: Settings, account_id: str) -> str | None:
-    """Source address of an account: spread evenly and the same in every process; None = the system's choice."""
-    ips = settings.egress_ips
-    return ips[zlib.crc32(account_id.encode()) % len(ips)] if ips else None

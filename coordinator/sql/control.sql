@@ -20,18 +20,19 @@ UPDATE fleet_term SET term = term + 1 RETURNING term;
 
 -- name: assignments
 -- The durable copy of ownership, for rebuilding Redis (R10).
-SELECT account_id::text, slot, incarnation, token::text, revision,
+SELECT account_id::text, slot, incarnation, token::text, revision, egress_ip,
        (extract(epoch FROM since) * 1000)::bigint AS since_ms
 FROM fleet_assignment;
 
 -- name: store_assignments
 -- One row per move; a stale leader's row never replaces one under a higher token.
-INSERT INTO fleet_assignment (account_id, slot, incarnation, token, since, revision)
-SELECT v.account_id::uuid, v.slot, v.incarnation, v.token::numeric, to_timestamp(v.since_ms / 1000.0), v.revision
-FROM (VALUES %s) AS v (account_id, slot, incarnation, token, since_ms, revision)
+INSERT INTO fleet_assignment (account_id, slot, incarnation, token, since, revision, egress_ip)
+SELECT v.account_id::uuid, v.slot, v.incarnation, v.token::numeric, to_timestamp(v.since_ms / 1000.0), v.revision,
+       v.egress_ip
+FROM (VALUES %s) AS v (account_id, slot, incarnation, token, since_ms, revision, egress_ip)
 ON CONFLICT (account_id) DO UPDATE
 SET slot = excluded.slot, incarnation = excluded.incarnation, token = excluded.token, since = excluded.since,
-    revision = excluded.revision
+    revision = excluded.revision, egress_ip = excluded.egress_ip
 WHERE fleet_assignment.token <= excluded.token;
 
 -- name: delete_assignments

@@ -82,9 +82,10 @@ class StreamState(enum.StrEnum):
 
 
 class Ownership(msgspec.Struct, frozen=True):
-    """The one record per account (R1): `own[account] = slot|incarnation|token|state|since_ms|revision`.
+    """The one record per account (R1): `own[account] = slot|incarnation|token|state|since_ms|revision[|egress_ip]`.
 
-    `revision` is that of the account row the token was given for (-1 = not known): a newer row needs a new token.
+    `revision` is that of the account row the token was given for (-1 = not known): a newer row needs a new token. `egress_ip`
+    is the source address its worker dials from ("" = the worker's choice).
     """
 
     slot: str
@@ -93,13 +94,16 @@ class Ownership(msgspec.Struct, frozen=True):
     state: str  # run | revoke
     since_ms: int
     revision: int = -1
+    egress_ip: str = ""
 
 
 class Desired(msgspec.Struct, frozen=True):
-    """What a worker is to do with one account: run it under this token, or stop it (revoke) and say so."""
+    """What a worker is to do with one account: run it under this token, from this source address ("" = its own choice), or stop
+    it (revoke) and say so."""
 
     token: int
     state: str  # run | revoke
+    egress_ip: str = ""
 
 
 class StreamStatus(msgspec.Struct, frozen=True):

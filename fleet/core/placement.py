@@ -1,9 +1,9 @@
 """Where orphans go: greedy sticky placement with a rendezvous tie-break. Pure; used by fleet/core/plan.py.
 
-In: workers with their capacity and current load, accounts without an owner. Out: account → slot, or why it fits nowhere.
-Every feasible owner stays (the caller passes orphans only); heaviest first, each goes to the feasible worker with the
-lowest normalised load, ties by rendezvous hash. Hard limits are never broken: a worker's capacity, and the connections one
-host may hold to a venue (limit per egress address × its addresses).
+In: workers with their capacity, current load and source addresses, accounts without an owner. Out: account → slot and address,
+or why it fits nowhere. Every feasible owner stays (the caller passes orphans only); heaviest first, each goes to the feasible
+worker with the lowest normalised load, there to the address with the fewest connections to its venue, ties by rendezvous hash.
+Hard limits are never broken: a worker's capacity, and the connections that one address may hold to a venue.
 
 Cost: O(log m) per account. Workers are kept in buckets of equal load; among many ties the rendezvous hash is taken over a
 window of them, chosen by the account's own hash.
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import islice
+from zlib import crc32
 
 import msgspec
 
@@ -27,11 +29,12 @@ IN_FLIGHT = 20
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A worker that may take accounts. `used` counts the accounts it has, `weight` is their sum."""
+    """A worker that may take accounts. `used` counts the accounts it has, `weight` is their sum; `addresses` are those it may
+    dial from, at least one."""
 
     slot: str
     incarnation: str
-    host: str
+    addresses: tuple[str, ...]
     capacity: int
     used: int = 0
     weight: float = 0.0
@@ -45,40 +48,81 @@ class Orphan(msgspec.Struct, frozen=True):
     weight: float = 1.0
 
 
-class HostRoom(msgspec.Struct, frozen=True):
-    """How many more connections each (host, venue) may hold; a pair that is missing has no limit."""
+class Place(msgspec.Struct, frozen=True):
+    """Where an account goes."""
 
-    left: dict[tuple[str, str], int]
+    slot: str
+    address: str
 
 
-NO_LIMIT = HostRoom({})
+class Room:
+    """Connections that each (address, venue) holds, and how many it may; a venue that is missing in `limits` has no limit."""
+
+    def __init__(
+        self, limits: Mapping[str, int] | None = None, held: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
+        self._limits = dict(limits or {})
+        self._held = dict(held or {})
+        self.full: dict[str, set[str]] = {}  # venue -> addresses that may hold no more
+        for (address, venue), n in self._held.items():
+            if venue in self._limits and n >= self._limits[venue]:
+                self.full.setdefault(venue, set()).add(address)
+        self.closed = {venue for venue, limit in self._limits.items() if limit <= 0}
+
+    def take(self, addresses: tuple[str, ...], orphan: Orphan, preferred: str = "") -> str | None:
+        """The address for one more connection, which counts from now on: the preferred one if it is there and has room, else
+        the one with the fewest. None = all are full."""
+        venue, held = orphan.venue, self._held
+        full = self.full.get(venue, ())
+        free = [a for a in addresses if a not in full] if venue not in self.closed else []
+        if not free:
+            return None
+        if preferred in free:
+            chosen = preferred
+        elif len(free) == 1:
+            chosen = free[0]
+        else:
+            account = point(orphan.account_id)
+            chosen = min(free, key=lambda a: (held.get((a, venue), 0), -score(account, point(a)), a))
+        n = held[chosen, venue] = held.get((chosen, venue), 0) + 1
+        if n >= self._limits.get(venue, n + 1):
+            self.full.setdefault(venue, set()).add(chosen)
+        return chosen
+
+    def why(self, venue: str) -> str:
+        return f"no address may hold another {venue} connection (limit {self._limits.get(venue, 0)} each)"
 
 
 def place(
-    orphans: Iterable[Orphan], targets: Iterable[Target], room: HostRoom = NO_LIMIT
-) -> tuple[dict[str, str], dict[str, str]]:
-    """(account → slot, account → why it is unplaced). Deterministic: the order of the inputs does not matter."""
+    orphans: Iterable[Orphan], targets: Iterable[Target], room: Room | None = None
+) -> tuple[dict[str, Place], dict[str, str]]:
+    """(account → place, account → why it is unplaced). Deterministic: the order of the inputs does not matter. `room` is kept
+    up to date."""
+    room = room or Room()
     index = _Index(targets)
-    left = dict(room.left)
-    blocked: dict[str, set[str]] = {}  # venue -> hosts that may not open another connection to it
-    for (host, venue), n in left.items():
-        if n <= 0:
-            blocked.setdefault(venue, set()).add(host)
-    placed: dict[str, str] = {}
+    index.close(room)
+    placed: dict[str, Place] = {}
     unplaced: dict[str, str] = {}
     for orphan in sorted(orphans, key=lambda o: (-o.weight, o.account_id)):
-        slot = index.lowest(orphan.account_id, blocked.get(orphan.venue))
+        slot = index.lowest(orphan.account_id, orphan.venue)
         if slot is None:
-            unplaced[orphan.account_id] = index.why(orphan.venue)
+            unplaced[orphan.account_id] = index.why() or room.why(orphan.venue)
             continue
-        placed[orphan.account_id] = slot
+        addresses = index.addresses[slot]
+        address = room.take(addresses, orphan)
+        if address is None:
+            raise AssertionError(f"{slot} has no room for {orphan.venue}")
+        placed[orphan.account_id] = Place(slot, address)
         index.add(slot, orphan.weight)
-        pair = (index.host[slot], orphan.venue)
-        if pair in left:
-            left[pair] -= 1
-            if left[pair] <= 0:
-                blocked.setdefault(orphan.venue, set()).add(pair[0])
+        if address in room.full.get(orphan.venue, ()):
+            index.filled(address, orphan.venue, room)
     return placed, unplaced
+
+
+def fallback_address(account_id: str, addresses: Sequence[str]) -> str:
+    """The address of an account that was assigned without one (by an older release, or found running): spread evenly, the same
+    for whoever asks. "" where there is no choice to make."""
+    return addresses[crc32(account_id.encode()) % len(addresses)] if addresses else ""
 
 
 def surplus(targets: Iterable[Target], allowance: int) -> dict[str, int]:
@@ -134,33 +178,52 @@ class _Index:
     """Workers in buckets of equal normalised load; each bucket is sorted by the workers' own hashes."""
 
     def __init__(self, targets: Iterable[Target]) -> None:
-        self.host: dict[str, str] = {}
+        self.addresses: dict[str, tuple[str, ...]] = {}
         self._capacity: dict[str, int] = {}
         self._used: dict[str, int] = {}
         self._weight: dict[str, float] = {}
         self._point: dict[str, int] = {}
         self._buckets: dict[float, list[tuple[int, str]]] = {}
         self._loads: list[float] = []
+        self._blocked: dict[str, set[str]] = {}  # venue -> workers all of whose addresses are full
+        self._at: dict[str, list[str]] = {}  # address -> workers that dial from it
         for target in targets:
             slot = target.slot
-            self.host[slot], self._capacity[slot] = target.host, target.capacity
+            self.addresses[slot], self._capacity[slot] = target.addresses, target.capacity
             self._used[slot], self._weight[slot] = target.used, target.weight
             self._point[slot] = point(slot)
             self._insert(slot)
-        self._hosts = set(self.host.values())
+            for address in target.addresses:
+                self._at.setdefault(address, []).append(slot)
 
-    def lowest(self, account_id: str, blocked: set[str] | None) -> str | None:
-        """The feasible worker with the lowest load outside the blocked hosts; None where none is."""
+    def close(self, room: Room) -> None:
+        """Take note of what is full from the beginning."""
+        for venue in room.closed:
+            self._blocked[venue] = set(self._capacity)
+        for venue, full in room.full.items():
+            for address in full:
+                self.filled(address, venue, room)
+
+    def filled(self, address: str, venue: str, room: Room) -> None:
+        """An address holds all that it may: its workers are blocked for this venue where no other address is left."""
+        full = room.full[venue]
+        for slot in self._at.get(address, ()):
+            if full.issuperset(self.addresses[slot]):
+                self._blocked.setdefault(venue, set()).add(slot)
+
+    def lowest(self, account_id: str, venue: str) -> str | None:
+        """The feasible worker with the lowest load; None where none is."""
+        blocked = self._blocked.get(venue)
         if not blocked:
             while self._loads and self._loads[0] not in self._buckets:
                 heapq.heappop(self._loads)
-            return self._pick(account_id, self._buckets[self._loads[0]]) if self._loads else None
-        if blocked >= self._hosts:
+            return self._pick(account_id, self._buckets[self._loads[0]], ()) if self._loads else None
+        if len(blocked) == len(self._capacity):
             return None
         for load in sorted(self._buckets):
-            free = [pair for pair in self._buckets[load] if self.host[pair[1]] not in blocked]
-            if free:
-                return self._pick(account_id, free)
+            slot = self._pick(account_id, self._buckets[load], blocked)
+            if slot is not None:
+                return slot
         return None
 
     def add(self, slot: str, weight: float) -> None:
@@ -173,10 +236,11 @@ class _Index:
         self._weight[slot] += weight
         self._insert(slot)
 
-    def why(self, venue: str) -> str:
+    def why(self) -> str:
+        """Why nobody is feasible, if it is not for the addresses' limits."""
         if not self._capacity:
             return "no worker is up"
-        return "every worker is full" if not self._buckets else f"no host may open another {venue} connection"
+        return "" if self._buckets else "every worker is full"
 
     def _insert(self, slot: str) -> None:
         if self._used[slot] >= self._capacity[slot]:
@@ -190,11 +254,12 @@ class _Index:
     def _load(self, slot: str) -> float:
         return round(self._weight[slot] / self._capacity[slot], 9)
 
-    def _pick(self, account_id: str, bucket: list[tuple[int, str]]) -> str:
+    def _pick(self, account_id: str, bucket: list[tuple[int, str]], blocked: Collection[str]) -> str | None:
         if len(bucket) == 1:
-            return bucket[0][1]
+            return bucket[0][1] if bucket[0][1] not in blocked else None
         account = point(account_id)
-        if len(bucket) > WINDOW:
+        if len(bucket) > WINDOW or blocked:
             start = bisect_left(bucket, (account, ""))
-            bucket = [bucket[(start + i) % len(bucket)] for i in range(WINDOW)]
-        return max((score(account, slot_point), slot) for slot_point, slot in bucket)[1]
+            around = (bucket[(start + i) % len(bucket)] for i in range(len(bucket)))
+            bucket = list(islice((pair for pair in around if pair[1] not in blocked), WINDOW))
+        return max(((score(account, slot_point), slot) for slot_point, slot in bucket), default=(0, None))[1]

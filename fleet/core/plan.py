@@ -23,26 +23,33 @@ import msgspec
 from fleet.core import placement
 from fleet.core.model import AccountSpec, Ownership, venue_name
 from fleet.core.observe import Standing
-from fleet.core.placement import HostRoom, Orphan, Target
+from fleet.core.placement import Orphan, Room, Target, fallback_address
 from fleet.core.wire import REVOKE, RUN
 
 PROBATION = "on probation: its worker died twice while starting it"
+HOST = "@"  # before a host's name: its only address, which has no name of its own
 ALIVE = (Standing.UP, Standing.LEAVING, Standing.DRAIN)
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """What the plan needs to know of one slot. `addresses` = egress addresses of its host."""
+    """What the plan needs to know of one slot. `addresses` = source addresses it may dial from; () = the system's choice."""
 
     slot: str
     incarnation: str
     standing: Standing
     host: str
     capacity: int
-    addresses: int = 1
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def dials_from(self) -> tuple[str, ...]:
+        """What limits are counted by: its addresses, or its host as a whole where the system chooses."""
+        return self.addresses or (HOST + self.host,)
 
 
 class Assign(msgspec.Struct, frozen=True):
-    """Give an account to a worker under a new token. `expected` is the record it replaces."""
+    """Give an account to a worker under a new token. `expected` is the record it replaces; `egress_ip` the source address it
+    dials from ("" = the worker's choice)."""
 
     account_id: str
     expected: Ownership | None
@@ -50,6 +57,7 @@ class Assign(msgspec.Struct, frozen=True):
     incarnation: str
     revision: int
     reason: str
+    egress_ip: str = ""
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -78,8 +86,9 @@ class Plan(msgspec.Struct):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Hard limits and pace. `connections_per_ip` by venue. `hold` = leave orphans and new accounts unplaced for now. `stay` =
-    nobody moves who need not: Postgres is away, and a stream that stops could not be loaded by its next owner."""
+    """Hard limits and pace. `connections_per_ip` by venue: what one source address may hold. `hold` = leave orphans and new
+    accounts unplaced for now. `stay` = nobody moves who need not: Postgres is away, and a stream that stops could not be loaded
+    by its next owner."""
 
     connections_per_ip: dict[str, int] = {}
     rebalance: int = 0
@@ -133,16 +142,18 @@ class _Draft:
         self.healthy = {
             w.slot: w.incarnation for w in workers.values() if w.standing in (Standing.UP, Standing.LEAVING)
         }
-        self.limited = self._limited()
-        self.count_hosts = {host for host, _ in self.limited}
-        self.by_kind: dict[tuple[str, str, str], int] = {}  # (slot, exchange, market) on hosts where a limit may bind
+        self.named = self._counted()
+        self.by_kind: dict[tuple[str, str, str, str], int] = {}  # (slot, address, exchange, market) of slots in `named`
+        self.returning: list[
+            tuple[str, Ownership]
+        ] = []  # to start again on the same slot, from the same address if it may
 
     def settle(self, own: Mapping[str, Ownership]) -> None:
         """Pass over every record. The settled case is a few operations, because it is met a million times; the rest is
         sorted by `look_at`."""
         spec_of = (self.accounts or {}).get
         incarnation_of, used, quarantined = self.healthy.get, self.used, self.quarantined
-        counted = {slot for slot, w in self.workers.items() if w.host in self.count_hosts}
+        named_of = self.named.get
         for account_id, record in own.items():
             spec = spec_of(account_id)
             slot = record.slot
@@ -154,8 +165,12 @@ class _Draft:
                 and not (quarantined and account_id in quarantined)
             ):
                 used[slot] += 1
-                if slot in counted:
-                    kind = (slot, spec.exchange, spec.market)
+                named = named_of(slot)
+                if named is not None:
+                    ip = record.egress_ip
+                    if named and not ip:
+                        ip = fallback_address(account_id, self.workers[slot].addresses)
+                    kind = (slot, ip, spec.exchange, spec.market)
                     self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
             else:
                 self.look_at(account_id, record, spec)
@@ -164,9 +179,9 @@ class _Draft:
         """Sort one record that is not simply settled into its case."""
         wanted = (self.accounts is None or spec is not None) and account_id not in self.quarantined
         if wanted and self.healthy.get(record.slot) == record.incarnation and record.state == RUN:
-            self._count(record.slot, spec)
+            self._count(account_id, record, spec)
             if spec is not None and self.workers[record.slot].standing is Standing.UP:  # a leaving one starts nothing
-                self._assign(account_id, record, record.slot, record.incarnation, "credentials")
+                self._assign(account_id, record, record.slot, "credentials", record.egress_ip)
             return
         self._unsettled(account_id, record, spec, wanted)
 
@@ -182,14 +197,24 @@ class _Draft:
             if account_id in self.waiting:
                 self.result.unplaced[account_id] = PROBATION
             elif standing is Standing.UP:
-                self._count(record.slot, spec)
-                self._assign(account_id, record, record.slot, worker.incarnation, "restart")
+                self._come_back(account_id, record, worker)
+            else:
+                self._hold_place(account_id, record, spec)
         elif standing not in (Standing.SILENT, Standing.RESTING):
             self.orphans[account_id] = record
+        else:
+            self._hold_place(account_id, record, spec)
+
+    def _come_back(self, account_id: str, record: Ownership, worker: Worker) -> None:
+        self.used[worker.slot] += 1
+        if worker.slot in self.named or record.egress_ip:
+            self.returning.append((account_id, record))
+        else:
+            self._assign(account_id, record, worker.slot, "restart", "")
 
     def _with_owner(self, account_id: str, record: Ownership, wanted: bool, standing: Standing) -> None:
         """The owner is, or may be, alive: the connection counts until it is released."""
-        self._count(record.slot, self.accounts.get(account_id) if self.accounts is not None else None)
+        self._count(account_id, record, self.accounts.get(account_id) if self.accounts is not None else None)
         if record.state == REVOKE:
             if wanted:
                 self.result.in_flight += 1
@@ -212,20 +237,31 @@ class _Draft:
             self.result.in_flight += 1
 
     def place(self) -> None:
-        if not self.orphans:
+        if not (self.orphans or self.returning):
             return
+        room = self._room()
+        for account_id, record in sorted(self.returning, key=self._who_keeps_first):
+            worker = self.workers[record.slot]
+            address = room.take(worker.dials_from, Orphan(account_id, self._venue(account_id)), record.egress_ip)
+            if address is None:
+                self.used[worker.slot] -= 1
+                self.orphans[account_id] = record
+            else:
+                self._assign(account_id, record, worker.slot, "restart", address)
         unplaced = self.result.unplaced
         if self.limits.hold:
             unplaced.update(dict.fromkeys(self.orphans, self.limits.hold))
             return
         unplaced.update(dict.fromkeys(self.orphans.keys() & self.waiting, PROBATION))
         orphans = [Orphan(a, self._venue(a)) for a in self.orphans if a not in self.waiting]
-        placed, left = placement.place(orphans, self._targets(), self._room())
+        placed, left = placement.place(orphans, self._targets(), room)
         unplaced.update(left)
-        for account_id, slot in placed.items():
+        for account_id, spot in placed.items():
             former = self.orphans[account_id]
-            reason = "new" if former is None else "dead"
-            self._assign(account_id, former, slot, self.workers[slot].incarnation, reason)
+            self._assign(account_id, former, spot.slot, "new" if former is None else "dead", spot.address)
+
+    def _who_keeps_first(self, row: tuple[str, Ownership]) -> tuple[bool, str]:
+        return row[1].egress_ip not in self.workers[row[1].slot].addresses, row[0]
 
     def rebalance(self, own: Mapping[str, Ownership]) -> None:
         give = placement.surplus(self._targets(), min(self.limits.rebalance, placement.IN_FLIGHT))
@@ -240,47 +276,56 @@ class _Draft:
 
     def _targets(self) -> list[Target]:
         return [
-            Target(w.slot, w.incarnation, w.host, w.capacity, self.used[w.slot], float(self.used[w.slot]))
+            Target(w.slot, w.incarnation, w.dials_from, w.capacity, self.used[w.slot], float(self.used[w.slot]))
             for w in self.workers.values()
             if w.standing is Standing.UP
         ]
 
-    def _limited(self) -> dict[tuple[str, str], int]:
-        """(host, venue) → connections allowed, where the workers of the host could hold more than that."""
+    def _counted(self) -> dict[str, bool]:
+        """The slots whose connections are counted by address, and whether their addresses have names: where there is one to
+        choose, or where the workers of an address could hold more than a venue allows it."""
         capacity: dict[str, int] = {}
-        addresses: dict[str, int] = {}
         for worker in self.workers.values():
-            capacity[worker.host] = capacity.get(worker.host, 0) + worker.capacity
-            addresses[worker.host] = max(addresses.get(worker.host, 1), worker.addresses)
+            for address in worker.dials_from:
+                capacity[address] = capacity.get(address, 0) + worker.capacity
+        least = min(self.limits.connections_per_ip.values(), default=0) if self.accounts is not None else 0
+        tight = {address for address, n in capacity.items() if self.limits.connections_per_ip and n > least}
         return {
-            (host, venue): limit * addresses[host]
-            for venue, limit in self.limits.connections_per_ip.items()
-            for host in capacity
-            if self.accounts is not None and capacity[host] > limit * addresses[host]
+            worker.slot: bool(worker.addresses)
+            for worker in self.workers.values()
+            if len(worker.addresses) > 1 or not tight.isdisjoint(worker.dials_from)
         }
 
-    def _room(self) -> HostRoom:
-        left = dict(self.limited)
-        for (slot, exchange, market), n in self.by_kind.items():
-            pair = (self.workers[slot].host, venue_name(exchange, market))
-            if pair in left:
-                left[pair] -= n
-        return HostRoom(left)
+    def _room(self) -> Room:
+        held: dict[tuple[str, str], int] = {}
+        for (slot, ip, exchange, market), n in self.by_kind.items():
+            pair = (ip or HOST + self.workers[slot].host, venue_name(exchange, market))
+            held[pair] = held.get(pair, 0) + n
+        return Room(self.limits.connections_per_ip if self.accounts is not None else {}, held)
 
     def _venue(self, account_id: str) -> str:
         spec = self.accounts.get(account_id) if self.accounts is not None else None
         return spec.venue if spec else ""
 
-    def _count(self, slot: str, spec: AccountSpec | None) -> None:
-        self.used[slot] += 1
-        if spec is not None and self.workers[slot].host in self.count_hosts:
-            kind = (slot, spec.exchange, spec.market)
-            self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
+    def _count(self, account_id: str, record: Ownership, spec: AccountSpec | None) -> None:
+        self.used[record.slot] += 1
+        self._hold_place(account_id, record, spec)
 
-    def _assign(self, account_id: str, former: Ownership | None, slot: str, incarnation: str, reason: str) -> None:
+    def _hold_place(self, account_id: str, record: Ownership, spec: AccountSpec | None) -> None:
+        """Count it at its address only: there it is, or there it will be again."""
+        named = self.named.get(record.slot)
+        if spec is None or named is None:
+            return
+        ip = record.egress_ip or (fallback_address(account_id, self.workers[record.slot].addresses) if named else "")
+        kind = (record.slot, ip, spec.exchange, spec.market)
+        self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
+
+    def _assign(self, account_id: str, former: Ownership | None, slot: str, reason: str, address: str) -> None:
         spec = self.accounts.get(account_id) if self.accounts is not None else None
         revision = spec.revision if spec else (former.revision if former else -1)
-        self.result.assigns.append(Assign(account_id, former, slot, incarnation, revision, reason))
+        incarnation = self.workers[slot].incarnation
+        egress_ip = "" if address.startswith(HOST) else address
+        self.result.assigns.append(Assign(account_id, former, slot, incarnation, revision, reason, egress_ip))
 
     def _release(self, account_id: str, record: Ownership, *, revoke: bool, reason: str) -> None:
         self.result.releases.append(Release(account_id, record, revoke, reason))

@@ -3,14 +3,16 @@
 In: strings as Redis holds them. Out: frozen values, or WireError where a string has another form (it is then skipped with
 an alert by whoever read it; one bad value never hides the others). Fields are separated by `|`, so no name holds one.
 
-    own[account]   slot|incarnation|token|state|since_ms|revision
-    d:<slot>[account]   token|state
+    own[account]   slot|incarnation|token|state|since_ms|revision[|egress_ip]
+    d:<slot>[account]   token|state          (the pull script appends the record's |egress_ip)
     r:<slot>[account]   token|status|last_event_ms|reconnects|gap
+    unplaced[account]   why it runs nowhere; of many only some, and unplaced[*] = {"why": how many} of all
     gen   id|building or id|ready       leader   holder|term
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -25,6 +27,8 @@ DRAINING = "draining"
 GONE = "gone"
 FENCED = "fenced"
 OWN_STATES = (RUN, REVOKE)
+ALL = "*"  # field of `unplaced` that holds the numbers by reason
+UNPLACED_NAMED = 1000  # accounts that `unplaced` names, at most
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -59,18 +63,19 @@ def check_name(name: str) -> str:
 
 
 def pack_own(record: Ownership) -> str:
-    return f"{record.slot}|{record.incarnation}|{format_token(record.token)}|{record.state}|{record.since_ms}|{record.revision}"
+    text = f"{record.slot}|{record.incarnation}|{format_token(record.token)}|{record.state}|{record.since_ms}|{record.revision}"
+    return f"{text}|{record.egress_ip}" if record.egress_ip else text
 
 
 def parse_own(text: str) -> Ownership:
-    """Raises WireError. A record of five fields (no revision) is read as revision -1."""
+    """Raises WireError. A record of five fields (no revision) is read as revision -1, one without an address as ""."""
     parts = text.split("|")
     if len(parts) == 5:
         parts.append("-1")
-    if len(parts) != 6 or parts[3] not in OWN_STATES or not parts[0]:
+    if len(parts) not in (6, 7) or parts[3] not in OWN_STATES or not parts[0]:
         raise WireError(f"not an ownership record: {text[:120]!r}")
     try:
-        return Ownership(parts[0], parts[1], _token(parts[2]), parts[3], int(parts[4]), int(parts[5]))
+        return Ownership(parts[0], parts[1], _token(parts[2]), parts[3], int(parts[4]), int(parts[5]), *parts[6:])
     except ValueError as error:
         raise WireError(f"not an ownership record: {text[:120]!r}") from error
 
@@ -80,11 +85,13 @@ def pack_desired(wish: Desired) -> str:
 
 
 def parse_desired(text: str) -> Desired:
-    token, sep, state = text.partition("|")
-    if not sep or state not in OWN_STATES:
+    """Raises WireError. As the pull script tells it: with the address that the record names, if it does."""
+    token, _, rest = text.partition("|")
+    state, _, egress_ip = rest.partition("|")
+    if state not in OWN_STATES or "|" in egress_ip:
         raise WireError(f"not a desired entry: {text[:120]!r}")
     try:
-        return Desired(_token(token), state)
+        return Desired(_token(token), state, egress_ip)
     except ValueError as error:
         raise WireError(f"not a desired entry: {text[:120]!r}") from error
 
@@ -147,6 +154,23 @@ def parse_worker(slot: str, fields: Mapping[str, str]) -> WorkerRecord:
         )
     except ValueError as error:
         raise WireError(f"not a worker record: {slot}") from error
+
+
+def pack_unplaced(reasons: Mapping[str, str]) -> dict[str, str]:
+    """{} where every account has its place."""
+    if not reasons:
+        return {}
+    named = {account: reasons[account] for account in sorted(reasons)[:UNPLACED_NAMED]}
+    return {**named, ALL: msgspec.json.encode(Counter(reasons.values())).decode()}
+
+
+def parse_unplaced(fields: Mapping[str, str]) -> tuple[dict[str, str], dict[str, int]]:
+    """(account → why, of some; why → how many, of all). Raises WireError."""
+    try:
+        numbers = msgspec.json.decode(fields[ALL], type=dict[str, int]) if fields else {}
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise WireError("not a list of unplaced accounts") from error
+    return {account: why for account, why in fields.items() if account != ALL}, numbers
 
 
 def pack_generation(generation: Generation) -> str:

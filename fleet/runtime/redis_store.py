@@ -302,6 +302,15 @@ class RedisStore:
         _check_leader(reply)
         return [done == "1" for done in reply[1:]]
 
+    def set_unplaced(self, leader: str, reasons: Mapping[str, str]) -> None:
+        """The leader's word on accounts that run nowhere. Raises NotLeader."""
+        fields = _flat(wire.pack_unplaced(reasons))
+        _check_leader(self._run("unplaced", [self.keys.leader, self.keys.unplaced], [leader, *fields]))
+
+    def unplaced(self) -> tuple[dict[str, str], dict[str, int]]:
+        """(account → why it runs nowhere, of some; why → how many, of all), as the leader said last."""
+        return wire.parse_unplaced(self._call(self._client.hgetall, self.keys.unplaced))
+
     def fence_worker(self, leader: str, slot: str, incarnation: str) -> bool:
         """True once the incarnation is fenced; False where another one has registered meanwhile."""
         keys = self.keys

@@ -57,6 +57,11 @@ class Settings:
     console_port: int = _setting("FLEET_CONSOLE_PORT", 9090, "port of the console and the aggregated /metrics")
     metrics_namespace: str = _setting("FLEET_METRICS_NAMESPACE", "prometheus", "prefix of the six original metrics")
     egress_ips: tuple[str, ...] = _setting("FLEET_EGRESS_IPS", (), "source addresses to dial from, comma-separated")
+    connections_per_ip: tuple[str, ...] = _setting(
+        "FLEET_CONNECTIONS_PER_IP",
+        (),
+        "venue=N, comma-separated: connections one source address may hold, if not the venue's",
+    )
     health_check_interval_s: float = _setting("FLEET_HEALTH_CHECK_INTERVAL_S", 60.0, "health check sweep", "s")
     max_consecutive_failures: int = _setting(
         "FLEET_MAX_CONSECUTIVE_FAILURES", 3, "failed health checks before a warning"
@@ -133,6 +138,7 @@ class Settings:
             raise SettingsError(
                 f"FLEET_DEAD_AFTER_S={self.dead_after_s:g}: must be at least FLEET_WORKER_LEASE_S + 1 + FLEET_LEADER_TICK_S"
             )
+        self.connection_limits()
         self.symbols_by_venue()
         self.market_kinds()
         if self.tls_ca_file and not os.access(self.tls_ca_file, os.R_OK):
@@ -162,6 +168,16 @@ class Settings:
             if symbol not in symbols:
                 symbols.append(symbol)
         return by_venue
+
+    def connection_limits(self) -> dict[str, int]:
+        """FLEET_CONNECTIONS_PER_IP as {venue: connections}."""
+        limits: dict[str, int] = {}
+        for entry in self.connections_per_ip:
+            venue, _, number = entry.partition("=")
+            if not re.fullmatch(r"[a-z0-9_]+", venue) or not re.fullmatch(r"[0-9]{1,9}", number):
+                raise SettingsError(f"FLEET_CONNECTIONS_PER_IP: {entry!r} is not venue=N, e.g. okx=100")
+            limits[venue] = int(number)
+        return limits
 
     def market_kinds(self) -> tuple[str, ...]:
         """FLEET_MARKET_STREAMS in the core's words (`fleet.core.exchange.MarketKind`), without repetitions."""

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
@@ -66,7 +67,8 @@ names = st.sampled_from(["a", "b", "c"])
 tokens = st.integers(1, 6)
 leaders = st.tuples(st.sampled_from(["c1", "c2"]), st.integers(1, 4))
 gens = st.tuples(st.sampled_from(["g1", "g2"]), st.booleans())
-owns = st.tuples(slots, incs, tokens, st.sampled_from(["run", "revoke"]), st.integers(1, 2), st.just(1))
+ips = st.sampled_from(["", "", "127.0.0.2", "::1"])
+owns = st.tuples(slots, incs, tokens, st.sampled_from(["run", "revoke"]), st.integers(1, 2), st.just(1), ips)
 
 
 def record(own: Own | None) -> Ownership | None:
@@ -92,7 +94,7 @@ class Scripts(RuleBasedStateMachine):
         self.register("h:0", "i1", False)
         self.register("h:1", "i1", False)
         self.lead(("c1", 1))
-        everyone: dict[str, Own] = dict.fromkeys(("a", "b", "c"), ("h:0", "i1", 1, "run", 1, 1))
+        everyone: dict[str, Own] = dict.fromkeys(("a", "b", "c"), ("h:0", "i1", 1, "run", 1, 1, ""))
         self.rebuild(("c1", 1), ("g1", True), everyone)
 
     def teardown(self) -> None:
@@ -127,7 +129,7 @@ class Scripts(RuleBasedStateMachine):
         assert got.standing == expected[0]
         if got.standing == "OK":
             gen = (got.generation.id, got.generation.ready) if got.generation else None
-            desired = {a: (e.token, e.state) for a, e in (got.desired or {}).items()}
+            desired = {a: (e.token, e.state, e.egress_ip) for a, e in (got.desired or {}).items()}
             assert (gen, got.version, desired) == expected[1:]
             assert self.store.pull(slot, inc, got.generation, got.version).desired is None or got.generation is None
 
@@ -191,20 +193,24 @@ class Scripts(RuleBasedStateMachine):
 
     @rule(
         picks=st.lists(
-            st.tuples(names, st.none() | st.tuples(slots, tokens, st.sampled_from(["run", "revoke"]))),
+            st.tuples(names, st.none() | st.tuples(slots, tokens, st.sampled_from(["run", "revoke"]), ips)),
             min_size=1,
             max_size=4,
         ),
         twice=st.booleans(),
     )
-    def apply_soundly(self, picks: list[tuple[str, tuple[str, int, str] | None]], twice: bool) -> None:
+    def apply_soundly(self, picks: list[tuple[str, tuple[str, int, str, str] | None]], twice: bool) -> None:
         """What a leader with a fresh picture does."""
         if self.model.leader is None or self.model.gen is None:
             return
         unique = dict(picks)
         changes: list[tuple[str, Own | None, Own | None]] = []
         for account, pick in unique.items():
-            new = (pick[0], self.model.w.get(pick[0], Hash()).inc or "i9", pick[1], pick[2], 1, 1) if pick else None
+            new = (
+                (pick[0], self.model.w.get(pick[0], Hash()).inc or "i9", pick[1], pick[2], 1, 1, pick[3])
+                if pick
+                else None
+            )
             changes.append((account, self.model.own.get(account), new))
         self._apply(self.model.leader, self.model.gen, changes)
         if twice:
@@ -311,6 +317,32 @@ def test_a_batch_is_at_most_500_and_500_are_quick(store: RedisStore) -> None:
     assert time.perf_counter() - started < 2.0
     with pytest.raises(ValueError, match="501"):
         store.apply(leader, generation, [*changes, Change("one more", None, owned(1))])
+
+
+def test_who_is_unplaced_is_told_by_the_leader_alone(store: RedisStore) -> None:
+    leader, _ = led(store)
+    store.set_unplaced(leader, {f"a{n:04d}": "full" if n % 2 else "nobody" for n in range(3000)})
+    named, numbers = store.unplaced()
+    assert (
+        len(named) == wire.UNPLACED_NAMED and named["a0000"] == "nobody" and numbers == {"full": 1500, "nobody": 1500}
+    )
+    with pytest.raises(NotLeader):
+        store.set_unplaced(pack_leader("other", 1), {"a": "b"})
+    store.set_unplaced(leader, {})
+    assert store.unplaced() == ({}, {})
+
+
+def test_a_worker_hears_of_its_accounts_addresses_and_an_older_one_of_none(store: RedisStore) -> None:
+    leader, generation = led(store)
+    store.register(view(), beat_ms=1)
+    records = {"a": msgspec.structs.replace(owned(1), egress_ip="127.0.0.2"), "b": owned(2)}
+    assert all(store.apply(leader, generation, [Change(a, None, record) for a, record in records.items()]))
+    desired = store.pull("h:0", "i1", None, -1).desired
+    assert desired == {"a": Desired(token_of(1, 1), "run", "127.0.0.2"), "b": Desired(token_of(1, 2), "run")}
+    raw: Any = store._client
+    entries = raw.hgetall(store.keys.desired("h:0"))  # what the release before this one reads
+    assert [text.count("|") for text in entries.values()] == [1, 1]
+    assert store.ack_release("h:0", "i1", {"a": token_of(1, 1)}) == "OK" and set(store.owners()[0]) == {"b"}
 
 
 def test_a_stale_leader_is_refused(store: RedisStore) -> None:

@@ -44,7 +44,7 @@ class Witnessed:
 class Tables:
     accounts: dict[str, Row] = field(default_factory=dict)
     term: int = 0
-    assignment: dict[str, tuple[str, str, int, int, int]] = field(default_factory=dict)
+    assignment: dict[str, tuple[str, str, int, int, int, str]] = field(default_factory=dict)
     witness: dict[str, Witnessed] = field(default_factory=dict)
 
 
@@ -89,15 +89,23 @@ class PostgresServer(Server):
 
     def _assignments(self, _: Any) -> list[dict[str, Any]]:
         return [
-            {"account_id": a, "slot": s, "incarnation": i, "token": str(t), "since_ms": ms, "revision": r}
-            for a, (s, i, t, ms, r) in self.tables.assignment.items()
+            {
+                "account_id": a,
+                "slot": s,
+                "incarnation": i,
+                "token": str(t),
+                "since_ms": ms,
+                "revision": r,
+                "egress_ip": ip,
+            }
+            for a, (s, i, t, ms, r, ip) in self.tables.assignment.items()
         ]
 
     def _store_assignments(self, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
         table = self.tables.assignment
-        for account, slot, incarnation, token, since_ms, revision in rows:
+        for account, slot, incarnation, token, since_ms, revision, egress_ip in rows:
             if account not in table or table[account][2] <= int(token):
-                table[account] = (slot, incarnation, int(token), since_ms, revision)
+                table[account] = (slot, incarnation, int(token), since_ms, revision, egress_ip)
         return []
 
     def _delete_assignments(self, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:

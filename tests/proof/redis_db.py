@@ -170,7 +170,8 @@ def pull(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     own = db.hash(own_key)
     for account, entry in db.hash(d).items():
         if own.get(account, "").startswith(f"{slot}|{incarnation}|{entry}|"):
-            reply += [account, entry]
+            address = own[account].split("|")[6:7]
+            reply += [account, "|".join([entry, *address])]
     return reply
 
 
@@ -307,6 +308,15 @@ def forget(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     return ["OK"]
 
 
+def unplaced(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
+    if db.get(keys[0]) != argv[0]:
+        return ["NOTLEADER"]
+    db.delete(keys[1])
+    if argv[1:]:
+        db.hset(keys[1], *argv[1:])
+    return ["OK"]
+
+
 def rebuild(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     leader_key, gen_key, own_key, ver = keys[:4]
     if db.get(leader_key) != argv[0]:
@@ -373,5 +383,5 @@ def bucket_take(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
 SCRIPTS: dict[str, Script] = {
     "register": register, "heartbeat": heartbeat, "pull": pull, "report": report, "ack_release": ack_release,
     "lead": lead, "resign": resign, "apply": apply, "fence_worker": fence_worker, "forget": forget,
-    "rebuild": rebuild, "distrust": distrust, "complete": complete, "bucket_take": bucket_take,
+    "rebuild": rebuild, "distrust": distrust, "complete": complete, "unplaced": unplaced, "bucket_take": bucket_take,
 }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-Own = tuple[str, str, int, str, int, int]  # slot, incarnation, token, state, since_ms, revision
+Own = tuple[str, str, int, str, int, int, str]  # slot, incarnation, token, state, since_ms, revision, egress_ip
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Model:
         if standing != "OK":
             return (standing,)
         view = {
-            account: entry
+            account: (*entry, self.own[account][6])
             for account, entry in self.d.get(slot, {}).items()
             if account in self.own and self.own[account][:4] == (slot, inc, *entry)
         }

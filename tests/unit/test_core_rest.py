@@ -15,7 +15,7 @@ from fleet.core.lifecycle import check
 from fleet.core.model import AccountSpec, Ownership, StreamState, incarnation_of, process_of
 from fleet.core.names import Keys
 from fleet.core.observe import Standing
-from fleet.core.placement import Allowance, HostRoom, Orphan, Target, place, surplus
+from fleet.core.placement import Allowance, Orphan, Room, Target, place, surplus
 from fleet.core.plan import PROBATION, Limits, Worker, plan
 from fleet.core.poison import Suspicion
 from fleet.core.recovery import Snapshot, Watermark
@@ -93,11 +93,11 @@ def test_rebalancing_is_paced() -> None:
 
 
 def test_a_full_host_takes_no_more_of_that_venue() -> None:
-    targets = [Target("a:0", "i", "a", 10), Target("b:0", "i", "b", 10)]
-    room = HostRoom({("a", "okx"): 0, ("b", "okx"): 1})
+    targets = [Target("a:0", "i", ("a",), 10), Target("b:0", "i", ("b",), 10)]
+    room = Room({"okx": 2}, {("a", "okx"): 2, ("b", "okx"): 1})
     placed, unplaced = place([Orphan("x", "okx"), Orphan("y", "okx"), Orphan("z", "bybit")], targets, room)
     assert len(placed) == 2 and placed["z"] and len(unplaced) == 1
-    assert {slot for account, slot in placed.items() if account != "z"} == {"b:0"}
+    assert {spot.slot for account, spot in placed.items() if account != "z"} == {"b:0"}
 
 
 def test_who_is_starting_where() -> None:
@@ -167,13 +167,13 @@ def test_nothing_missing_is_nothing_to_give_up() -> None:
 
 
 def test_a_lonely_or_idle_fleet_gives_nothing_up() -> None:
-    assert surplus([Target("a:0", "i", "a", 10, 9)], 5) == {}
-    assert surplus([Target("a:0", "i", "a", 10), Target("b:0", "i", "b", 10)], 5) == {}
+    assert surplus([Target("a:0", "i", ("a",), 10, 9)], 5) == {}
+    assert surplus([Target("a:0", "i", ("a",), 10), Target("b:0", "i", ("b",), 10)], 5) == {}
 
 
 def test_an_unblocked_host_that_is_full_is_no_place_either() -> None:
-    targets = [Target("a:0", "i", "a", 10), Target("b:0", "i", "b", 1, used=1)]
-    placed, unplaced = place([Orphan("x", "okx")], targets, HostRoom({("a", "okx"): 0}))
+    targets = [Target("a:0", "i", ("a",), 10), Target("b:0", "i", ("b",), 1, used=1)]
+    placed, unplaced = place([Orphan("x", "okx")], targets, Room({"okx": 1}, {("a", "okx"): 1}))
     assert placed == {} and set(unplaced) == {"x"}
 
 

@@ -26,8 +26,10 @@ def accounts(*names: str) -> dict[str, AccountSpec]:
     return {name: account(name) for name in names}
 
 
-def worker(slot: str, standing: Standing = UP, inc: str = "i1", capacity: int = 100) -> Worker:
-    return Worker(slot, inc, standing, slot.partition(":")[0], capacity)
+def worker(
+    slot: str, standing: Standing = UP, inc: str = "i1", capacity: int = 100, addresses: tuple[str, ...] = ()
+) -> Worker:
+    return Worker(slot, inc, standing, slot.partition(":")[0], capacity, addresses)
 
 
 def fleet(**standings: Standing) -> dict[str, Worker]:
@@ -50,7 +52,9 @@ def done(own: dict[str, Ownership], result: Plan, token: int) -> tuple[dict[str,
     for assign in result.assigns:
         assert after.get(assign.account_id) == assign.expected
         token += 1
-        after[assign.account_id] = Ownership(assign.slot, assign.incarnation, token, "run", 1000, assign.revision)
+        after[assign.account_id] = Ownership(
+            assign.slot, assign.incarnation, token, "run", 1000, assign.revision, assign.egress_ip
+        )
     return after, token
 
 
@@ -148,7 +152,85 @@ def test_connections_of_a_host_count_what_is_there() -> None:
     limits = Limits(connections_per_ip={"binance_usdm": 7})
     result = plan(accounts(*own, "y1", "y2", "y3"), own, {"a:0": worker("a:0")}, limits)
     assert len(result.assigns) == 2
-    assert list(result.unplaced.values()) == ["no host may open another binance_usdm connection"]
+    assert list(result.unplaced.values()) == ["no address may hold another binance_usdm connection (limit 7 each)"]
+
+
+IPS = ("127.0.0.2", "127.0.0.3")
+
+
+def dealt(names: list[str], workers: dict[str, Worker], limits: Limits = Limits()) -> dict[str, Ownership]:  # noqa: B008
+    return done({}, plan(accounts(*names), {}, workers, limits), 0)[0]
+
+
+def test_a_restarted_worker_keeps_its_accounts_and_their_addresses() -> None:
+    names = [f"x{n}" for n in range(21)]
+    own = dealt(names, {"a:0": worker("a:0", addresses=IPS)})
+    assert Counter(r.egress_ip for r in own.values()).most_common()[0][1] == 11
+    more = (*IPS, "127.0.0.4")  # and nobody moves because there is one more
+    again = {"a:0": worker("a:0", inc="i2", addresses=more), "b:0": worker("b:0", addresses=("127.0.0.9",))}
+    after, _ = done(own, plan(accounts(*names), own, again, Limits(connections_per_ip={"binance_usdm": 11})), 100)
+    assert {a: (r.slot, r.egress_ip) for a, r in after.items()} == {a: (r.slot, r.egress_ip) for a, r in own.items()}
+
+
+def test_an_address_that_is_gone_is_replaced_on_the_same_worker_where_there_is_room() -> None:
+    names = [f"x{n}" for n in range(10)]
+    own = dealt(names, {"a:0": worker("a:0", addresses=IPS)})
+    again = {"a:0": worker("a:0", inc="i2", addresses=IPS[:1]), "b:0": worker("b:0", addresses=("127.0.0.9",))}
+    result = plan(accounts(*names), own, again, Limits(connections_per_ip={"binance_usdm": 8}))
+    kept = {n for n in names if own[n].egress_ip == IPS[0]}
+    places = {a.account_id: (a.slot, a.egress_ip) for a in result.assigns}
+    assert Counter(places.values()) == {("a:0", IPS[0]): 8, ("b:0", "127.0.0.9"): 2}
+    assert all(places[name] == ("a:0", IPS[0]) for name in kept) and not result.unplaced
+
+
+def test_what_will_come_back_keeps_its_place_at_its_address() -> None:
+    own = {f"x{n}": msgspec.structs.replace(owned("a:0", inc="i0"), egress_ip=IPS[0]) for n in range(4)}
+    workers = {"a:0": worker("a:0", RESTING, addresses=IPS[:1]), "b:0": worker("b:0", addresses=IPS[:1])}
+    result = plan(accounts(*own, "y1", "y2"), own, workers, Limits(connections_per_ip={"binance_usdm": 5}))
+    assert len(result.assigns) == 1 and len(result.unplaced) == 1
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(st.sets(st.integers(2, 5)), st.integers(0, 8)), min_size=1, max_size=5),
+    st.integers(1, 4),
+    st.integers(0, 30),
+    st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["restart", "die", "come", "add", "lose"])), max_size=12),
+)
+def test_through_any_history_no_address_holds_more_than_it_may(
+    rows: list[tuple[set[int], int]], limit: int, n: int, history: list[tuple[int, str]]
+) -> None:
+    limits = Limits(connections_per_ip={"binance_usdm": limit})
+    workers = {
+        f"w{i}:0": worker(f"w{i}:0", capacity=capacity, addresses=tuple(f"10.0.0.{a}" for a in sorted(addresses)))
+        for i, (addresses, capacity) in enumerate(rows)
+    }
+    desired, own, token = accounts(*(f"x{i}" for i in range(n))), {}, 0
+    for life, (which, what) in enumerate([(0, "start"), *history]):
+        slot = f"w{which % len(rows)}:0"
+        here, inc = workers[slot], f"i{life + 2}"
+        if what == "die":
+            workers[slot] = msgspec.structs.replace(here, standing=DEAD)
+        elif what == "add":
+            more = tuple(sorted({*here.addresses, f"10.0.0.{which + 2}"}))
+            workers[slot] = msgspec.structs.replace(here, standing=UP, incarnation=inc, addresses=more)
+        elif what == "lose":
+            workers[slot] = msgspec.structs.replace(here, standing=UP, incarnation=inc, addresses=here.addresses[1:])
+        elif what in ("restart", "come"):
+            workers[slot] = msgspec.structs.replace(here, standing=UP, incarnation=inc)
+        before = own
+        result = plan(desired, own, workers, limits)
+        shuffled = dict(reversed(list(own.items())))
+        assert plan(desired, shuffled, dict(reversed(list(workers.items()))), limits).unplaced == result.unplaced
+        own, token = done(own, result, token)
+        own = {a: r for a, r in own.items() if workers[r.slot].standing is UP}
+        runs = [r for r in own.values() if workers[r.slot].incarnation == r.incarnation]
+        held = Counter(r.egress_ip or f"@{workers[r.slot].host}" for r in runs)
+        assert all(count <= limit for count in held.values())
+        if what == "restart":  # nobody else moves, and who comes back keeps worker and address
+            for account, record in before.items():
+                if record.slot != slot or record.egress_ip in here.addresses:
+                    assert (own[account].slot, own[account].egress_ip) == (record.slot, record.egress_ip)
 
 
 def test_rebalance_waits_until_nothing_else_is_to_do() -> None:

@@ -14,8 +14,9 @@ names = st.text(st.characters(blacklist_characters="|\n", blacklist_categories=(
 tokens = st.integers(0, (1 << 64) - 1)
 clock_ms = st.integers(0, 1 << 45)
 
+addresses = st.sampled_from(["", "127.0.0.2", "::1"])
 ownerships = st.builds(
-    Ownership, names, names, tokens, st.sampled_from(wire.OWN_STATES), clock_ms, st.integers(-1, 1 << 40)
+    Ownership, names, names, tokens, st.sampled_from(wire.OWN_STATES), clock_ms, st.integers(-1, 1 << 40), addresses
 )
 statuses = st.builds(
     StreamStatus,
@@ -53,6 +54,16 @@ def test_an_ownership_of_the_five_documented_fields_is_read() -> None:
 @given(tokens, st.sampled_from(wire.OWN_STATES))
 def test_desired(token: int, state: str) -> None:
     assert wire.parse_desired(wire.pack_desired(Desired(token, state))) == Desired(token, state)
+
+
+def test_a_desired_entry_with_an_address() -> None:
+    assert wire.parse_desired(f"{format_token(7)}|run|127.0.0.2") == Desired(7, "run", "127.0.0.2")
+
+
+@given(st.dictionaries(st.text(st.characters(blacklist_characters="*"), min_size=1), st.text()))
+def test_unplaced(reasons: dict[str, str]) -> None:
+    named, numbers = wire.parse_unplaced(wire.pack_unplaced(reasons))
+    assert named == reasons and sum(numbers.values()) == len(reasons)
 
 
 @given(statuses)

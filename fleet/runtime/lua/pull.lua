@@ -1,6 +1,7 @@
 -- The desired view of one worker. `own` is the truth (R1): an entry counts only while the record names this incarnation
 -- and token, so that a view left behind by a former owner says nothing.
 -- KEYS w, gen, d, own    ARGV slot, incarnation, known gen, known version
+-- The record's source address, if it has one, follows the entry: token|state|address.
 -- Returns {OK, gen, version, "same"} or {OK, gen, version, "full", account, entry, ...}, {FENCED} or {UNKNOWN}. Writes nothing.
 if redis.call('HGET', KEYS[1], 'fenced_inc') == ARGV[2] then return {'FENCED'} end
 local inc = redis.call('HGET', KEYS[1], 'inc')
@@ -16,7 +17,8 @@ for i = 1, #view, 2 do
   local own = redis.call('HGET', KEYS[4], view[i])
   if own and string.sub(own, 1, #prefix + #view[i + 1] + 1) == prefix .. view[i + 1] .. '|' then
     reply[#reply + 1] = view[i]
-    reply[#reply + 1] = view[i + 1]
+    local address = string.match(own, '^[^|]*|[^|]*|[^|]*|[^|]*|[^|]*|[^|]*|([^|]+)$')
+    reply[#reply + 1] = address and (view[i + 1] .. '|' .. address) or view[i + 1]
   end
 end
 return reply
