@@ -194,13 +194,7 @@ def _moved_without_revoke() -> list[tuple[Any, str, Any]]:
 
 def _restart_proves_nothing() -> list[tuple[Any, str, Any]]:
     """R8: a slot's new incarnation says nothing about the former one."""
-    real = plan._Draft._assign
-
-    def assign(self: Any, account_id: str, former: Any, slot: str, incarnation: str, reason: str) -> None:
-        if reason != "restart":
-            real(self, account_id, former, slot, incarnation, reason)
-
-    return [(plan._Draft, "_assign", assign)]
+    return [(plan._Draft, "_come_back", lambda self, account_id, record, worker: None)]
 
 
 def _judged(change: Callable[..., Any]) -> Patch:

@@ -16,7 +16,6 @@ BRANCHES = {
     "R11 verdicts were held": "too many workers silent at once: verdicts held",
     "R10 a worker refused older data": "redis shows older data than before: rebuild",
     "R7 a worker was fenced for not releasing": "fenced: not released",
-    "R2 an account was given back for a new token": "given back",
     "R13 an account was quarantined": "account quarantined",
     "R12 a leader was replaced": "no longer leading",
     "R12 a write was refused": "write refused",
