@@ -81,6 +81,7 @@ class Coordinator:
             observed,
             self.assignments,
             dispatch,
+            self.moves,
             self.metrics,
             {name: venue.limits.connections_per_ip for name, venue in venues.items()} | settings.connection_limits(),
             self.leading,

@@ -9,6 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from fleet.core.errors import FleetError, WireError
 from fleet.core.model import Ownership
@@ -16,6 +19,9 @@ from fleet.core.observe import WitnessRow
 from fleet.core.wire import RUN
 from fleet.runtime.logs import get
 from fleet.runtime.postgres import Postgres, Transaction, queries
+
+if TYPE_CHECKING:
+    from coordinator.quarantine import Incident
 
 PROBE_S = 1.0
 
@@ -32,6 +38,7 @@ class Assignments:
         self._suspects: tuple[str, ...] = ()
         self._witness: tuple[float, dict[str, WitnessRow]] | None = None
         self._fences: dict[str, str] = {}
+        self._incidents: list[tuple[str, dict[str, Any]]] = []  # statements on `fleet_quarantine`, in order
         self._restore = False
         self._restored: dict[str, Ownership] | None = None
         self._stop = False
@@ -76,6 +83,17 @@ class Assignments:
             self._fences.update(fences)
             self._condition.notify()
 
+    def quarantine(self, incident: Incident) -> None:
+        """A row of `fleet_quarantine` to be written (R13)."""
+        with self._condition:
+            self._incidents.append(("store_quarantine", msgspec.structs.asdict(incident)))
+            self._condition.notify()
+
+    def lift_quarantine(self, incident: str) -> None:
+        with self._condition:
+            self._incidents.append(("lift_quarantine", {"incident": incident}))
+            self._condition.notify()
+
     def witness(self, suspects: Iterable[str]) -> tuple[float, dict[str, WitnessRow]] | None:
         """(read at, rows) of the last reading, None where there is none; `suspects` are read anew."""
         with self._condition:
@@ -101,7 +119,7 @@ class Assignments:
         pg = self._factory()
         while True:
             with self._condition:
-                if not (self._pending or self._fences or self._restore or self._stop):
+                if not (self._pending or self._fences or self._incidents or self._restore or self._stop):
                     self._condition.wait(PROBE_S)
                 stop = self._stop
             try:
@@ -122,7 +140,9 @@ class Assignments:
     def _round(self, pg: Postgres) -> None:
         with self._condition:
             pending, fences, suspects = dict(self._pending), dict(self._fences), self._suspects
-            restore = self._restore
+            restore, incidents = self._restore, list(self._incidents)
+        for name, values in incidents:
+            pg.execute(self._sql[name], values)
         if fences:
             for slot, incarnation in fences.items():
                 pg.execute(self._witness_sql["fence"], {"slot": slot, "incarnation": incarnation})
@@ -134,6 +154,7 @@ class Assignments:
         news = restored is not None
         with self._condition:
             self._forget_written(pending, fences)
+            del self._incidents[: len(incidents)]
             if suspects and suspects == self._suspects:
                 before, self._witness = self._witness, (time.monotonic(), rows)
                 news = before is None or _fenced(before[1]) != _fenced(rows)

@@ -24,12 +24,23 @@ RETRY_S = 1.0
 ALL = ""  # a notification without an id: reload everything
 
 
+class Quarantined(msgspec.Struct, frozen=True):
+    """The last row of `fleet_quarantine` of one account."""
+
+    incident: str
+    revision: int
+    reason: str
+    cleared: bool
+
+
 class Snapshot(msgspec.Struct, frozen=True):
-    """Active accounts as of one reading. `version` grows with each change; `skipped`: account → why its row is not usable."""
+    """Active accounts as of one reading. `version` grows with each change; `skipped`: account → why its row is not usable;
+    `quarantine`: account → its last quarantine (R13)."""
 
     accounts: dict[str, AccountSpec]
     skipped: dict[str, str]
     version: int
+    quarantine: dict[str, Quarantined] = {}
 
 
 class Desired:
@@ -129,9 +140,16 @@ class Desired:
                 skipped[str(row["id"])] = why
             else:
                 accounts[spec.id] = spec
+        quarantine = {
+            str(row["account_id"]): Quarantined(
+                str(row["incident"]), int(row["revision"]), str(row["reason"]), bool(row["cleared"])
+            )
+            for row in pg.fetch(self._sql["quarantine"])
+        }
         self._alert(before.skipped, skipped)
-        if accounts != before.accounts or self.snapshot is None or skipped != before.skipped:
-            self.snapshot = Snapshot(accounts, skipped, before.version + 1)
+        now = Snapshot(accounts, skipped, before.version, quarantine)
+        if self.snapshot is None or now != before:
+            self.snapshot = msgspec.structs.replace(now, version=before.version + 1)
         self._metrics.accounts("active").set(len(accounts))
         self._metrics.accounts("malformed").set(len(skipped))
 

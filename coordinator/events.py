@@ -1,4 +1,4 @@
-"""One `fleet.streams` record per ownership move.
+"""One `fleet.streams` record per ownership move, and per quarantine that begins or ends.
 
 In: moves from the leader's loop. Out: Kafka, key = account id. Runs on its own thread of the coordinator: while Kafka is
 away the newest moves wait in a bounded queue; older ones are dropped and counted. Nothing depends on these records.
@@ -50,6 +50,24 @@ class Moves:
 
     def put(self, assign: Assign, record: Ownership, spec: AccountSpec | None, now_ms: int) -> None:
         self._offer(encode(assign, record, spec, now_ms))
+
+    def told(
+        self, account_id: str, event: str, reason: str, spec: AccountSpec | None, now_ms: int, incident: str
+    ) -> None:
+        """Something else about an account that people and programs should hear of."""
+        told = StreamEvent(
+            id=f"{event}:{incident}",
+            exchange=spec.exchange if spec else "",
+            market=spec.market if spec else "",
+            symbol="",
+            ts_event=now_ms,
+            ts_recv=now_ms,
+            stream=account_id,
+            event=event,
+            reason=reason,
+            account_id=account_id,
+        )
+        self._offer((account_id.encode(), msgspec.json.encode(told), []))
 
     def _offer(self, record: Record | None) -> None:
         while True:

@@ -1,13 +1,19 @@
 """R13 carried out: which accounts wait, which are not started any more, because their start kills workers.
 
-In: assignments made, reports, deaths of workers. Out: two sets for the plan, alerts. Runs in the leader's loop. The rule is in
-fleet/core/poison.py. It is the leader's memory alone: a new leader learns it again.
+In: assignments made, reports, deaths of workers, the rows of `fleet_quarantine`. Out: two sets for the plan, rows, alerts, one
+`fleet.streams` event each. Runs in the leader's loop. The rule is in fleet/core/poison.py. Who is under suspicion is the
+leader's memory alone, and a new leader learns it again; who was found guilty stays so, until its row is cleared or changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import msgspec
+
+from coordinator.assignments import Assignments
+from coordinator.desired import Snapshot
+from coordinator.events import Moves
 from coordinator.observed import Observed
 from fleet.core.lifecycle import CONNECTED
 from fleet.core.model import AccountSpec, Ownership
@@ -18,40 +24,60 @@ from fleet.runtime.redis_store import RedisStore
 
 SLOTS_PER_TICK = 8
 TICK_S = 0.5
+GUILTY = "three workers died starting it"
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """One row to be written."""
+
+    incident: str
+    account_id: str
+    revision: int
+    reason: str
+    since_ms: int
 
 
 class Quarantine:
-    """Feeds a Suspicion."""
+    """Feeds a Suspicion, and keeps its verdicts in Postgres."""
 
-    def __init__(self, store: RedisStore, observed: Observed, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: RedisStore,
+        observed: Observed,
+        assignments: Assignments,
+        moves: Moves,
+        metrics: Metrics,
+        now_ms: Callable[[], int],
+    ) -> None:
         self._store, self._observed, self._metrics = store, observed, metrics
+        self._assignments, self._moves, self._now_ms = assignments, moves, now_ms
         self._suspicion = Suspicion()
+        self._incidents: dict[str, str] = {}  # quarantined account -> its row
         self._read_at = 0.0
         self._next = 0
         self._log = get("quarantine")
 
     def begin(self) -> None:
-        """A new leadership."""
+        """A new leadership: the rows say who is quarantined."""
         self._suspicion = Suspicion()
+        self._incidents = {}
         self._observed.take_deaths()
 
     def assigned(self, records: Mapping[str, Ownership], now: float) -> None:
         for account, record in records.items():
             self._suspicion.assigned(account, record, now)
 
-    def look(self, fenced: Mapping[str, str], accounts: Mapping[str, AccountSpec] | None, now: float) -> None:
-        """Take in reports and deaths. Raises StoreUnavailable."""
+    def look(self, fenced: Mapping[str, str], snapshot: Snapshot | None, now: float) -> None:
+        """Take in reports, deaths and rows. Raises StoreUnavailable."""
+        accounts = snapshot.accounts if snapshot else None
         self._read_reports(now)
         for slot, incarnation in [*self._observed.take_deaths(), *fenced.items()]:
             for account in self._suspicion.died(slot, incarnation, now):
-                spec = accounts.get(account) if accounts else None
-                self._suspicion.quarantine(account, spec.revision if spec else -1)
-                self._log.error(
-                    "account quarantined", action="alert", stream=account, reason="three workers died starting it"
-                )
-        if accounts is not None:
-            for account in self._suspicion.forgive(accounts):
-                self._log.info("account out of quarantine", action="quarantine", stream=account)
+                self._condemn(account, accounts.get(account) if accounts else None)
+        if snapshot is not None:
+            self._follow_rows(snapshot)
+            for account in self._suspicion.forgive(snapshot.accounts):
+                self._release(account, snapshot.accounts.get(account), "its row has changed", lift=True)
         self._metrics.accounts("quarantined").set(len(self._suspicion.quarantined))
 
     def quarantined(self) -> frozenset[str]:
@@ -59,6 +85,35 @@ class Quarantine:
 
     def waiting(self, now: float) -> frozenset[str]:
         return self._suspicion.waiting(now)
+
+    def _condemn(self, account: str, spec: AccountSpec | None) -> None:
+        now_ms = self._now_ms()
+        revision = spec.revision if spec else -1
+        self._suspicion.quarantine(account, revision)
+        incident = self._incidents[account] = f"{account}:{now_ms}"
+        self._assignments.quarantine(Incident(incident, account, revision, GUILTY, now_ms))
+        self._log.error("account quarantined", action="alert", stream=account, reason=GUILTY)
+        self._moves.told(account, "quarantined", GUILTY, spec, now_ms, incident)
+
+    def _follow_rows(self, snapshot: Snapshot) -> None:
+        """What another leader found holds here too; what an operator has cleared does not."""
+        for account, row in snapshot.quarantine.items():
+            spec = snapshot.accounts.get(account)
+            mine = self._incidents.get(account)
+            if row.cleared and mine == row.incident:
+                del self._suspicion.quarantined[account]
+                self._release(account, spec, "cleared", lift=False)
+            elif not row.cleared and spec is not None and spec.revision == row.revision and mine is None:
+                self._suspicion.quarantine(account, row.revision)
+                self._incidents[account] = row.incident
+                self._log.warning("account stays quarantined", action="quarantine", stream=account, reason=row.reason)
+
+    def _release(self, account: str, spec: AccountSpec | None, why: str, *, lift: bool) -> None:
+        incident = self._incidents.pop(account, "")
+        if lift and incident:
+            self._assignments.lift_quarantine(incident)
+        self._log.info("account out of quarantine", action="quarantine", stream=account, reason=why)
+        self._moves.told(account, "quarantine_ended", why, spec, self._now_ms(), incident)
 
     def _read_reports(self, now: float) -> None:
         """A few workers each tick: who of those that were started is live?"""

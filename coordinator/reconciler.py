@@ -14,6 +14,7 @@ from collections.abc import Callable
 from coordinator.assignments import Assignments
 from coordinator.desired import Desired, Snapshot
 from coordinator.dispatch import Dispatch
+from coordinator.events import Moves
 from coordinator.lease import Leadership
 from coordinator.observed import Observed
 from coordinator.quarantine import Quarantine
@@ -53,6 +54,7 @@ class Reconciler:
         observed: Observed,
         assignments: Assignments,
         dispatch: Dispatch,
+        moves: Moves,
         metrics: Metrics,
         connections_per_ip: dict[str, int],
         leading: threading.Event,
@@ -67,7 +69,7 @@ class Reconciler:
         self._connections_per_ip = connections_per_ip
         self._leading, self._wake, self._clock, self._now_ms = leading, wake, clock, now_ms
         self._verdicts = Verdicts(observed, assignments, dispatch, timing)
-        self._quarantine = Quarantine(store, observed, metrics)
+        self._quarantine = Quarantine(store, observed, assignments, moves, metrics, now_ms)
         self._generation: Generation | None = None  # the one this leader works on
         self._rebuild: Rebuild | None = None
         self._compared = False  # is what Redis holds known to be at least as new as the durable copy?
@@ -169,7 +171,7 @@ class Reconciler:
             self._observed.read(now)
         self._watch(now)
         snapshot = self._desired.snapshot
-        self._quarantine.look(fenced, snapshot.accounts if snapshot else None, now)
+        self._quarantine.look(fenced, snapshot, now)
         self._budget.refill(now, len(self._observed.own))
         state = self._state(snapshot, now)
         if state == self._planned and now < self._plan_again_at:

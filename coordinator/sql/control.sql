@@ -39,3 +39,19 @@ WHERE fleet_assignment.token <= excluded.token;
 -- These accounts have no owner any more.
 DELETE FROM fleet_assignment AS a USING (VALUES %s) AS gone (account_id, token)
 WHERE a.account_id = gone.account_id::uuid AND a.token <= gone.token::numeric;
+
+-- name: quarantine
+-- The last quarantine of each account that ever had one; few rows.
+SELECT DISTINCT ON (account_id) account_id::text, incident, revision, reason, cleared_at IS NOT NULL AS cleared
+FROM fleet_quarantine ORDER BY account_id, since DESC;
+
+-- name: store_quarantine
+-- One row per incident; written again after a lost reply, it changes nothing.
+INSERT INTO fleet_quarantine (incident, account_id, revision, reason, since)
+VALUES (%(incident)s, %(account_id)s, %(revision)s, %(reason)s, to_timestamp(%(since_ms)s / 1000.0))
+ON CONFLICT (incident) DO NOTHING;
+
+-- name: lift_quarantine
+-- The account's row has changed, or is gone: it may be tried again.
+UPDATE fleet_quarantine SET cleared_at = now(), cleared_by = 'row changed'
+WHERE incident = %(incident)s AND cleared_at IS NULL;

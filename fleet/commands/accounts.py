@@ -106,8 +106,9 @@ def show(account_id: str, as_json: bool) -> None:
 @click.argument("account_id", type=AccountId(), metavar="ID")
 @env_file_option
 def activate(account_id: str) -> None:
-    """Stream it again, and forget why it was deactivated."""
-    AccountRows(session().postgres()).activate(account_id)
+    """Stream it again, and forget why it was deactivated or quarantined."""
+    if AccountRows(session().postgres()).activate(account_id):
+        click.echo("out of quarantine")
 
 
 @accounts.command("deactivate")

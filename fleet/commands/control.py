@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import click
 
-from fleet.commands.session import Stopped, env_file_option, session
-from fleet.commands.views import fleet_view
+from fleet.commands.session import Session, Stopped, env_file_option, session
+from fleet.commands.views import NO_LEADER, fleet_view, open_redis
 from fleet.core import wire
+from fleet.core.errors import StoreUnavailable
 from fleet.core.placement import OVER
 from fleet.runtime.fleet_view import FleetView
 from fleet.runtime.redis_store import RedisStore
@@ -29,13 +30,11 @@ wait_option = click.option("--wait/--no-wait", default=True, help="Show progress
 def drain(slot: str, undo: bool, wait: bool) -> None:
     """Move a worker's accounts to the others, a few at a time. It keeps running, empty."""
     here = session()
-    store = here.redis()
+    store = open_redis(here, "a drain")
     if not store.set_drain(slot, not undo):
         raise Stopped(f"no shard {slot}; `fleet shards` lists them", 1)
     if not undo and wait:
-        _follow(
-            lambda: _owned(store, slot), f"accounts left on {slot}", "they stay: is another worker up, and a leader?"
-        )
+        _follow(lambda: _owned(store, slot), f"accounts left on {slot}", lambda: _why_they_stay(here, store, slot))
 
 
 @click.command()
@@ -44,14 +43,16 @@ def drain(slot: str, undo: bool, wait: bool) -> None:
 def rebalance(wait: bool) -> None:
     """Even out the load now, where a worker has over 20 % more than the mean; by itself the fleet does this slowly."""
     here = session()
-    store = here.redis()
+    store = open_redis(here, "a rebalance")
     if not store.leader():
-        raise Stopped("no coordinator leads: nothing can move", 1)
+        raise Stopped(NO_LEADER, 1)
     store.ask_rebalance()
     if not wait:
         return
     view = fleet_view(here)
-    _follow(lambda: (int(store.observe().rebalance), _spread(view)), "accounts", "the leader does not act on it")
+    _follow(
+        lambda: (int(store.observe().rebalance), _spread(view)), "accounts", lambda: _why_they_stay(here, store, "")
+    )
     click.echo(f"no worker has over {OVER - 1:.0%} more than the mean")
 
 
@@ -62,7 +63,7 @@ def rebalance(wait: bool) -> None:
 def rotate(slots: tuple[str, ...], wait: bool) -> None:
     """Replace every private socket by a new one, make before break, a few at a time. All workers if none is named."""
     here = session()
-    store = here.redis()
+    store = open_redis(here, "a rotation")
     up = [row["slot"] for row in fleet_view(here).shards() if row["state"] in (wire.UP, wire.DRAINING)]
     unknown = sorted(set(slots) - set(up))
     if unknown or not up:
@@ -72,7 +73,22 @@ def rotate(slots: tuple[str, ...], wait: bool) -> None:
     for slot in wanted:
         store.ask_rotation(slot, wish)
     if wait:
-        _follow(lambda: _to_rotate(store, wanted, wish), "sockets left", "a worker does not act on it")
+        _follow(lambda: _to_rotate(store, wanted, wish), "sockets left", lambda: "a worker does not act on it")
+
+
+def _why_they_stay(here: Session, store: RedisStore, slot: str) -> str:
+    """What keeps the leader from moving accounts, as far as it can be seen from here. Raises StoreUnavailable."""
+    if not store.leader():
+        return f"{NO_LEADER}; the wish is kept"
+    others = [r for s, r in store.observe().workers.items() if s != slot and not r.drain and r.view.state == wire.UP]
+    if not others:
+        return "no other worker is up; the wish is kept"
+    try:
+        here.postgres().fetch("SELECT 1")
+    except StoreUnavailable as error:
+        return f"{error}: nobody moves who need not while it is away; the wish is kept"
+    reasons = ", ".join(f"{n} unplaced: {why}" for why, n in sorted(store.unplaced()[1].items()))
+    return reasons or "see the coordinator's log"
 
 
 def _owned(store: RedisStore, slot: str) -> int:
@@ -95,12 +111,18 @@ def _to_rotate(store: RedisStore, slots: tuple[str, ...], wish: str) -> int:
     return left
 
 
-def _follow(left: Callable[[], int | tuple[int, str]], what: str, stalled: str) -> None:
-    """One line per change, until nothing is left. Raises Stopped once nothing has changed for STALLED_S."""
+def _follow(left: Callable[[], int | tuple[int, str]], what: str, stalled: Callable[[], str]) -> None:
+    """One line per change, until nothing is left. Raises Stopped once nothing has changed for STALLED_S, Redis away included."""
     before: object = None
     changed_s = time.monotonic()
     while True:
-        now = left()
+        try:
+            now = left()
+        except StoreUnavailable as error:
+            if time.monotonic() - changed_s > STALLED_S:
+                raise Stopped(f"{error}; the wish is kept, how far it got is not known", 1) from error
+            time.sleep(LOOK_S)
+            continue
         count, shown = now if isinstance(now, tuple) else (now, str(now))
         if now != before:
             before, changed_s = now, time.monotonic()
@@ -108,5 +130,5 @@ def _follow(left: Callable[[], int | tuple[int, str]], what: str, stalled: str) 
         if count == 0:
             return
         if time.monotonic() - changed_s > STALLED_S:
-            raise Stopped(f"nothing has moved for {STALLED_S:.0f} s; {stalled}", 1)
+            raise Stopped(f"nothing has moved for {STALLED_S:.0f} s; {stalled()}", 1)
         time.sleep(LOOK_S)

@@ -96,6 +96,26 @@ def redis(here: Session) -> Checks:
         )
 
 
+def placement(here: Session) -> Checks:
+    """Does every account have its place, and if not, why?"""
+    store = here.redis()
+    if not store.leader():
+        yield Finding("placement", "note", "no coordinator leads", "start one; until then nothing is assigned or moved")
+    numbers = store.unplaced()[1]
+    for why, n in sorted(numbers.items()):
+        yield Finding("placement", "problem", f"{n} accounts unplaced: {why}", PLACE_ADVICE)
+    held = AccountRows(here.postgres()).quarantined()
+    for row in held:
+        yield Finding(
+            "placement",
+            "problem",
+            f"account {row['account_id']} is quarantined: {row['reason']}",
+            f"find out why its start ends the process, then `fleet accounts activate {row['account_id']}`",
+        )
+    if not (numbers or held):
+        yield Finding("placement", "ok", "no account waits for a place")
+
+
 def kafka(here: Session) -> Checks:
     topics = (*USER_TOPICS, TOPIC_STREAMS, *MARKET_TOPICS)
     Consumer(here.settings.kafka_bootstrap, None, topics, from_beginning=False).close()
@@ -188,6 +208,7 @@ def offset(venue: Exchange, settings: Settings) -> Finding:
     return Finding("clock", "ok", text)
 
 
+PLACE_ADVICE = "more workers, a larger FLEET_WORKER_CAPACITY, or one more address in FLEET_EGRESS_IPS"
 ADVICE = {
     "postgres": "start Postgres, or correct FLEET_POSTGRES_DSN",
     "redis": "start Redis, or correct FLEET_REDIS_URL",
@@ -198,6 +219,7 @@ ADVICE = {
 CHECKS: list[tuple[str, Callable[[Session], Checks]]] = [
     ("postgres", postgres),
     ("redis", redis),
+    ("placement", placement),
     ("kafka", kafka),
     ("clickhouse", clickhouse_store),
     ("keyring", keyring),

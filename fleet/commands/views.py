@@ -1,7 +1,12 @@
-"""`fleet shards`, `shard SLOT`, `account ID`, `budget`: what runs where. Reads Redis, and Postgres for an account's row."""
+"""`fleet shards`, `shard SLOT`, `account ID`, `budget`: what runs where. Reads Redis, and Postgres for an account's row.
+
+While Redis is away, owners are shown as Postgres' copy has them; a line on standard error says which source was read, how old it
+is and what is not known, and the exit code is 1. What is true but not asked for (nobody leads) is a line there too, exit code 0.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -9,12 +14,20 @@ import click
 from fleet.commands.accounts import AccountId
 from fleet.commands.output import emit, iso
 from fleet.commands.session import Session, Stopped, env_file_option, json_option, session
+from fleet.core.errors import FleetError, StoreUnavailable
 from fleet.runtime.account_rows import AccountRows
+from fleet.runtime.durable_view import DurableView
 from fleet.runtime.fleet_view import FleetView
+from fleet.runtime.redis_store import RedisStore
 
 SHARD_COLUMNS = ("slot", "host", "pid", "state", "incarnation", "accounts", "live", "load", "heartbeat_age_s")
 STREAM_COLUMNS = ("id", "state", "token", "since", "last_event_at", "reconnects", "gap")
 BUDGET_COLUMNS = ("kind", "exchange", "egress_ip", "tokens", "burst", "per_s", "blocked_s")
+ACCOUNT_FIELDS = (
+    "id", "exchange", "market", "slot", "token", "state", "since", "last_event_at", "reconnects", "gap", "egress_ip",
+    "reason",
+)  # fmt: skip
+NO_LEADER = "no coordinator leads: streams go on, nothing is assigned or moved"
 
 
 def fleet_view(here: Session) -> FleetView:
@@ -32,7 +45,20 @@ def stream(row: dict[str, Any]) -> dict[str, Any]:
 @env_file_option
 def shards(as_json: bool) -> None:
     """The workers: who runs, how many accounts, how old the last heartbeat is."""
-    emit(fleet_view(session()).shards(), as_json, SHARD_COLUMNS)
+    here = session()
+    store = here.redis()
+    view = FleetView(store, here.settings.dead_after_s)
+    try:
+        rows, unplaced = view.shards(), view.unplaced()
+        leads = bool(store.leader())
+    except StoreUnavailable as error:
+        durable, old = _durable(here, error)
+        emit(durable.shards(), as_json, SHARD_COLUMNS)
+        raise Stopped(old(), 1) from error
+    emit(rows, as_json, SHARD_COLUMNS)
+    _note("" if leads else NO_LEADER)
+    for why, n in sorted(unplaced.items()):
+        _note(f"{n} account{'s' if n > 1 else ''} unplaced: {why}")
 
 
 @click.command()
@@ -41,7 +67,13 @@ def shards(as_json: bool) -> None:
 @env_file_option
 def shard(slot: str, as_json: bool) -> None:
     """One worker's accounts and their states."""
-    rows = fleet_view(session()).shard(slot)
+    here = session()
+    try:
+        rows = fleet_view(here).shard(slot)
+    except StoreUnavailable as error:
+        durable, old = _durable(here, error)
+        emit([stream(row) for row in durable.shard(slot)], as_json, STREAM_COLUMNS)
+        raise Stopped(old(), 1) from error
     if rows is None:
         raise Stopped(f"no shard {slot}; `fleet shards` lists them", 1)
     emit([stream(row) for row in rows], as_json, STREAM_COLUMNS)
@@ -52,15 +84,28 @@ def shard(slot: str, as_json: bool) -> None:
 @json_option
 @env_file_option
 def account(account_id: str, as_json: bool) -> None:
-    """One account: its owner and how its stream stands."""
+    """One account: its owner, how its stream stands, and if it runs nowhere, why."""
     here = session()
-    row = AccountRows(here.postgres()).show(account_id)
-    shown = stream(fleet_view(here).account(account_id))
-    if not row["is_active"] and shown["slot"] is None:
-        shown |= {"state": "inactive", "gap": False}
-    order = ("id", "exchange", "market", "slot", "token", "state", "since", "last_event_at", "reconnects", "gap")
+    trouble: list[str] = []
+    row = _row(here, account_id, trouble)
+    try:
+        store = here.redis()
+        shown = stream(FleetView(store, here.settings.dead_after_s).account(account_id))
+        _note("" if store.leader() else NO_LEADER)
+    except StoreUnavailable as error:
+        if trouble:
+            raise Stopped(f"{trouble[0]}; {error}", 1) from error
+        durable, old = _durable(here, error)
+        shown = stream(durable.account(account_id))
+        trouble.append(old())
+    if shown["slot"] is None and row["is_active"] is False:
+        shown |= {"state": "inactive", "gap": False, "reason": row["deactivated_reason"]}
+    elif shown["slot"] is None and row["quarantine"]:
+        shown |= {"state": "quarantined", "reason": row["quarantine"]}
     both = {**row, **shown}
-    emit({key: both[key] for key in order}, as_json)
+    emit({key: both[key] for key in ACCOUNT_FIELDS}, as_json)
+    if trouble:
+        raise Stopped(trouble[0], 1)
 
 
 @click.command()
@@ -68,4 +113,52 @@ def account(account_id: str, as_json: bool) -> None:
 @env_file_option
 def budget(as_json: bool) -> None:
     """What is left of the dial and request budgets, per exchange and egress address."""
-    emit(session().redis().budgets(), as_json, BUDGET_COLUMNS)
+    try:
+        emit(session().redis().budgets(), as_json, BUDGET_COLUMNS)
+    except StoreUnavailable as error:
+        raise Stopped(
+            f"{error}; only there are the budgets known, each process goes on with its own share", 1
+        ) from error
+
+
+def open_redis(here: Session, wish: str) -> RedisStore:
+    """For commands that ask the fleet for something. Raises Stopped where Redis is away."""
+    store = here.redis()
+    try:
+        store.leader()
+    except StoreUnavailable as error:
+        raise Stopped(f"{error}; {wish} cannot be asked for without it, streams go on as they are", 1) from error
+    return store
+
+
+def _row(here: Session, account_id: str, trouble: list[str]) -> dict[str, Any]:
+    """The account's row and its quarantine; without Postgres what only Redis may know of it."""
+    rows = AccountRows(here.postgres())
+    try:
+        held = rows.quarantine_of(account_id)
+        return rows.show(account_id) | {"quarantine": held and f"{held['reason']}; `fleet accounts activate` ends it"}
+    except StoreUnavailable as error:
+        trouble.append(f"{error}; exchange, market and whether it is active are not known, the rest is from redis")
+        return {"exchange": None, "market": None, "is_active": None, "quarantine": None}
+
+
+def _durable(here: Session, error: StoreUnavailable) -> tuple[DurableView, Callable[[], str]]:
+    """Postgres' copy, and once it was read a line that says so. Raises Stopped where that cannot be read either."""
+    if not here.settings.postgres_dsn:
+        raise Stopped(str(error), 1) from error
+    view = DurableView(here.postgres())
+    try:
+        view.shards()
+    except FleetError as second:
+        raise Stopped(f"{error}; {second}: nothing is known of who runs what, streams go on", 1) from second
+
+    def old() -> str:
+        age = "it is empty" if view.newest_s is None else f"its newest move is {view.newest_s:.0f} s old"
+        return f"{error}; owners are from the copy in postgres ({age}), how streams stand is not known"
+
+    return view, old
+
+
+def _note(text: str) -> None:
+    if text:
+        click.echo(f"fleet: {text}", err=True)

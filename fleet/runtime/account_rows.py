@@ -94,8 +94,19 @@ class AccountRows:
             raise NoSuchAccount(account_id)
         return rows[0]
 
-    def activate(self, account_id: str) -> None:
+    def activate(self, account_id: str) -> bool:
+        """True where a quarantine was cleared by it."""
         self._change("activate_account", account_id)
+        return self._pg.execute(self._sql["clear_quarantine"], {"id": account_id}) > 0
+
+    def quarantine_of(self, account_id: str) -> dict[str, Any] | None:
+        """`{reason, since}` of the quarantine that keeps the account from being started; None where there is none."""
+        rows = self._pg.fetch(self._sql["quarantine_of"], {"id": account_id})
+        return rows[0] if rows else None
+
+    def quarantined(self) -> list[dict[str, Any]]:
+        """`{account_id, reason, since}` of all accounts in quarantine."""
+        return self._pg.fetch(self._sql["quarantined"])
 
     def deactivate(self, account_id: str, reason: str) -> None:
         self._change("deactivate_account", account_id, reason=reason)

@@ -41,10 +41,16 @@ class FleetView:
         ]
 
     def account(self, account_id: str) -> dict[str, Any]:
-        """Where one account runs; `slot` is None where nobody owns it."""
+        """Where one account runs; `slot` is None where nobody owns it, `reason` says why as the leader knows it."""
         owner = self._store.owner(account_id)
         report = self._store.report_of(owner.slot, account_id) if owner else None
-        return stream_row(account_id, owner, report)
+        named = {} if owner else self._store.unplaced()[0]
+        row = stream_row(account_id, owner, report)
+        return row | {"egress_ip": (owner.egress_ip or None) if owner else None, "reason": named.get(account_id)}
+
+    def unplaced(self) -> dict[str, int]:
+        """Why accounts run nowhere → how many of them."""
+        return self._store.unplaced()[1]
 
     def live(self) -> dict[str, StreamStatus]:
         """Account → report, of every account that its present owner says is live."""

@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner
 
 from fleet.cli import main
+from fleet.commands import control
 from fleet.core.model import Ownership, StreamState, StreamStatus, WorkerView, token_of
 from fleet.core.names import Keys
 from fleet.core.wire import Generation
@@ -178,7 +181,8 @@ def test_views_show_what_redis_and_postgres_say(cli: Cli) -> None:
     assert [row["id"] for row in cli.json("shard", worker.slot)] == [account]
     row = cli.json("account", account)
     assert set(row) == {
-        "id", "exchange", "market", "slot", "token", "state", "since", "last_event_at", "reconnects", "gap"
+        "id", "exchange", "market", "slot", "token", "state", "since", "last_event_at", "reconnects", "gap",
+        "egress_ip", "reason",
     }  # fmt: skip
     assert (row["slot"], row["token"], row["state"], row["reconnects"]) == (worker.slot, token_of(1, 1), "live", 2)
     assert row["last_event_at"] == "2026-11-25T00:00:00.000Z"
@@ -189,6 +193,61 @@ def test_views_show_what_redis_and_postgres_say(cli: Cli) -> None:
         cli.ok("drain", worker.slot, *words)
         assert store.observe().workers[worker.slot].drain is wish
     store.close()
+
+
+def test_without_redis_the_views_say_where_they_have_it_from(cli: Cli) -> None:
+    account, slot = cli.add("durable"), f"d{uuid.uuid4().hex[:6]}:0"
+    pg = Postgres(cli.env["FLEET_POSTGRES_DSN"], application="test")
+    insert = "INSERT INTO fleet_assignment (account_id, slot, incarnation, token, egress_ip) VALUES (%s, %s, 'i', 7, '10.0.0.7')"
+    pg.execute(insert, (account, slot))
+    away = {"FLEET_REDIS_URL": "redis://127.0.0.1:1/0"}
+    for words in (("shards",), ("shard", slot), ("account", account)):
+        done = cli.run(*words, "--json", **away)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "redis" in done.stderr and "copy in postgres" in done.stderr and "newest move" in done.stderr
+        found = json.loads(done.stdout)
+        [row] = [found] if isinstance(found, dict) else [r for r in found if r["slot"] == slot]
+        assert row["state"] == "unknown"
+    assert (row["slot"], row["token"], row["egress_ip"], row["exchange"]) == (slot, 7, "10.0.0.7", "binance")
+    pg.close()
+    for words in (("budget",), ("drain", slot), ("rebalance",), ("rotate",)):
+        done = cli.run(*words, **away)
+        assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "redis" in done.stderr
+    gone = away | {"FLEET_POSTGRES_DSN": "postgresql://nobody@127.0.0.1:1/none"}
+    for words in (("shards",), ("shard", slot), ("account", account)):
+        done = cli.run(*words, "--json", **gone)
+        assert done.returncode == 1 and not done.stdout and len(done.stderr.strip().splitlines()) == 1
+    done = cli.run("account", account, "--json", FLEET_POSTGRES_DSN=gone["FLEET_POSTGRES_DSN"])
+    assert done.returncode == 1 and "not known" in done.stderr and json.loads(done.stdout)["exchange"] is None
+
+
+def test_without_a_leader_the_views_say_so_and_a_drain_names_it(cli: Cli) -> None:
+    account = cli.add("leaderless")
+    worker = place(cli, account)
+    done = cli.run("shards", "--json", FLEET_NAME=f"t{uuid.uuid4().hex[:8]}")
+    assert (done.returncode, json.loads(done.stdout)) == (0, []) and "no coordinator leads" in done.stderr
+    store = RedisStore(cli.env["FLEET_REDIS_URL"], Keys(cli.env["FLEET_NAME"]), timeout_s=2.0)
+    why = control._why_they_stay(SimpleNamespace(), store, worker.slot)  # type: ignore[arg-type]
+    assert "no" in why and "the wish is kept" in why
+    store.close()
+
+
+def test_an_account_in_quarantine_says_so_everywhere(cli: Cli) -> None:
+    account = cli.add("poison")
+    pg = Postgres(cli.env["FLEET_POSTGRES_DSN"], application="test")
+    pg.execute(
+        "INSERT INTO fleet_quarantine (incident, account_id, revision, reason) VALUES (%s, %s, 1, 'deadly')",
+        (account, account),
+    )
+    pg.close()
+    row = cli.json("account", account)
+    assert row["state"] == "quarantined" and "deadly" in row["reason"]
+    found = json.loads(cli.run("doctor", "--json").stdout)
+    assert any(f["check"] == "placement" and f["level"] == "problem" and account in f["what"] for f in found)
+    assert cli.run("accounts", "activate", account).stdout == "out of quarantine\n"
+    assert cli.json("account", account)["state"] == "unplaced"
+    assert cli.run("accounts", "activate", account).stdout == ""
 
 
 def test_gaps_are_filtered(cli: Cli) -> None:

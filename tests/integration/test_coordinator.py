@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from fleet.core.names import HOT_RELOAD_NEW, TOPIC_STREAMS, Keys
+from fleet.runtime.account_rows import AccountRows
 from fleet.runtime.kafka_io import Consumer
 from fleet.runtime.postgres import Postgres, migrate
 from fleet.runtime.redis_store import RedisStore
@@ -266,6 +267,36 @@ def test_a_leader_that_was_stopped_wakes_as_a_standby(fleet: Fleet) -> None:
     fleet.settled(active, 5)
     assert (fleet.starts(), fleet.stops()) == (starts + 2, stops)
     wait_for(lambda: "no longer leading" in fleet.log(), what="stood down")
+
+
+def test_a_quarantine_outlives_its_leader_and_redis_until_an_operator_ends_it(
+    own_fleet: tuple[Fleet, Services],
+) -> None:
+    fleet, services = own_fleet
+    fleet.env["FLEET_WORKERS"] = "1"
+    [poison] = fleet.accounts.add()
+    first = fleet.coordinator()
+    wait_for(fleet.store.leader, 10, "a leader")
+    fleet.coordinator()
+    for _ in range(3):
+        worker = fleet.worker("h:0")
+        worker.shard.starting.add(poison)
+        wait_for(lambda worker=worker: poison in worker.running, 10, "the account's start")  # type: ignore[misc]
+        fleet.kill("h:0")
+    healthy = fleet.worker("h:0")
+    wait_for(lambda: "account quarantined" in fleet.log(), 10, "the verdict")
+    rows = AccountRows(fleet.accounts.pg)
+    wait_for(lambda: rows.quarantine_of(poison), 5, "its row")
+    first.kill()
+    wait_for(lambda: "account stays quarantined" in fleet.log(), 12, "the next leader to know")
+    redis.Redis.from_url(fleet.settings.redis_url).flushall()
+    wait_for(lambda: "rebuild: done" in fleet.log().split("account stays quarantined")[1], 15, "a rebuild")
+    [other] = fleet.accounts.add()
+    wait_for(lambda: other in healthy.running, 10, "somebody else to start")
+    assert poison not in healthy.running
+    assert rows.activate(poison)
+    assert wait_for(lambda: poison in healthy.running, 5, "its start") < 2.0
+    assert rows.quarantine_of(poison) is None and not rows.activate(poison)
 
 
 def test_flushall_moves_nothing_and_the_fleet_goes_on(own_fleet: tuple[Fleet, Services]) -> None:

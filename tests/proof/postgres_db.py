@@ -45,6 +45,7 @@ class Tables:
     accounts: dict[str, Row] = field(default_factory=dict)
     term: int = 0
     assignment: dict[str, tuple[str, str, int, int, int, str]] = field(default_factory=dict)
+    quarantine: dict[str, dict[str, Any]] = field(default_factory=dict)  # by incident, oldest first
     witness: dict[str, Witnessed] = field(default_factory=dict)
 
 
@@ -113,6 +114,21 @@ class PostgresServer(Server):
         for account, token in rows:
             if account in table and table[account][2] <= int(token):
                 del table[account]
+        return []
+
+    def _quarantine(self, _: Any) -> list[dict[str, Any]]:
+        return list({row["account_id"]: row for row in self.tables.quarantine.values()}.values())
+
+    def _store_quarantine(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        self.tables.quarantine.setdefault(params["incident"], {**params, "cleared": False})
+        self.changed(params["account_id"])
+        return []
+
+    def _lift_quarantine(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        row = self.tables.quarantine.get(params["incident"])
+        if row is not None:
+            self.tables.quarantine[params["incident"]] = {**row, "cleared": True}
+            self.changed(row["account_id"])
         return []
 
     def _beat(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:

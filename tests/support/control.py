@@ -40,6 +40,7 @@ class Remembering:
         self.stops: list[str] = []
         self.aborted: list[str] = []
         self.stuck: set[str] = set()  # accounts whose stream does not end when revoked
+        self.starting: set[str] = set()  # accounts that are never seen to be live
         self.lock = threading.Lock()  # guards everything above
 
     def apply(self, desired: Mapping[str, Desired]) -> None:
@@ -56,7 +57,10 @@ class Remembering:
 
     def statuses(self) -> list[StreamStatus]:
         with self.lock:
-            return [StreamStatus(a, token, StreamState.LIVE, 0, 0, False) for a, token in self.running.items()]
+            return [
+                StreamStatus(a, t, StreamState.CONNECTING if a in self.starting else StreamState.LIVE, 0, 0, False)
+                for a, t in self.running.items()
+            ]
 
     def abort_all(self, reason: str) -> None:
         with self.lock:

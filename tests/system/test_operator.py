@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +20,14 @@ from tests.support.services import SharedServices
 pytestmark = pytest.mark.system
 
 ACCOUNTS = 4
+ADDRESSES = ("127.0.0.2", "127.0.0.3")
+EGRESS = {"FLEET_EGRESS_IPS": ",".join(ADDRESSES), "FLEET_CONNECTIONS_PER_IP": "binance_usdm=2"}
 
 
 @pytest.fixture(scope="module")
 def fleet(services: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     directory = tmp_path_factory.mktemp("operator")
-    with fresh_env(services, directory) as env, Fleet(env, directory, workers=2, accounts=ACCOUNTS) as fleet:
+    with fresh_env(services, directory) as env, Fleet(env | EGRESS, directory, workers=2, accounts=ACCOUNTS) as fleet:
         fleet.wait_live(ACCOUNTS)
         yield fleet
 
@@ -53,6 +58,7 @@ def test_doctor_finds_nothing_wrong(fleet: Fleet) -> None:
         "settings",
         "postgres",
         "redis",
+        "placement",
         "kafka",
         "clickhouse",
         "keyring",
@@ -73,6 +79,44 @@ def test_views_agree_with_each_other(fleet: Fleet) -> None:
     gaps = answer(fleet, "gaps", "--open")  # the topics are shared with other tests' fleets
     assert [gap for gap in gaps if gap["account_id"] in fleet.credentials] == []
     assert {row["kind"] for row in answer(fleet, "budget")} >= {"dial"}
+
+
+def private(fleet: Fleet) -> Counter[str]:
+    """Open private sockets by the address that the exchange sees."""
+    return Counter(c["ip"] for c in fleet.control.connections() if c["closed_at"] is None and c["api_key"])
+
+
+def test_accounts_dial_from_both_addresses_and_no_limit_is_broken(fleet: Fleet) -> None:
+    assert private(fleet) == dict.fromkeys(ADDRESSES, 2)
+    addresses = {account: fleet.view.account(account)["egress_ip"] for account in fleet.credentials}
+    assert Counter(addresses.values()) == dict.fromkeys(ADDRESSES, 2)
+    buckets = {row["egress_ip"] for row in answer(fleet, "budget") if row["kind"] == "dial"}
+    assert buckets >= set(ADDRESSES)
+    more = fleet.add_account()
+    why = "no address may hold another binance_usdm connection (limit 2 each)"
+    eventually(lambda: fleet.view.account(more)["reason"] == why, 10, "the reason")
+    shown = answer(fleet, "account", more)
+    assert (shown["state"], shown["reason"], shown["egress_ip"]) == ("unplaced", why, None)
+    assert f"1 account unplaced: {why}" in typed(fleet, "shards").stderr
+    assert any(
+        f["check"] == "placement" and why in f["what"] for f in json.loads(typed(fleet, "doctor", "--json").stdout)
+    )
+    slot, pid = next((row["slot"], row["pid"]) for row in fleet.view.shards() if row["accounts"])
+    mine = {row["id"]: row["token"] for row in fleet.view.shard(slot) or []}
+    os.kill(pid, signal.SIGKILL)
+
+    def back() -> bool:
+        rows = {row["id"]: row for row in fleet.view.shard(slot) or []}
+        return rows.keys() == mine.keys() and all(
+            r["state"] == "live" and r["token"] > mine[a] for a, r in rows.items()
+        )
+
+    eventually(back, 20, "the worker's accounts on the same worker")
+    assert {a: fleet.view.account(a)["egress_ip"] for a in addresses} == addresses
+    assert private(fleet) == dict.fromkeys(ADDRESSES, 2)
+    fleet.rows.remove(more)
+    del fleet.credentials[more]
+    eventually(lambda: not fleet.view.unplaced(), 10, "nobody unplaced")
 
 
 def test_a_drained_worker_gives_its_accounts_away(fleet: Fleet) -> None:

@@ -24,6 +24,25 @@ FROM exchange_accounts WHERE id = %(id)s;
 UPDATE exchange_accounts SET is_active = true, deactivated_reason = NULL, deactivated_at = NULL, updated_at = now()
 WHERE id = %(id)s;
 
+-- name: clear_quarantine
+-- The account may be started again, whatever its start did before (R13).
+UPDATE fleet_quarantine SET cleared_at = now(), cleared_by = 'operator' WHERE account_id = %(id)s AND cleared_at IS NULL;
+
+-- name: quarantine_of
+-- Why the account is not started, if it is not.
+SELECT reason, since FROM fleet_quarantine WHERE account_id = %(id)s AND cleared_at IS NULL ORDER BY since DESC LIMIT 1;
+
+-- name: quarantined
+-- All accounts that are not started because their start killed workers.
+SELECT account_id, reason, since FROM fleet_quarantine WHERE cleared_at IS NULL ORDER BY since;
+
+-- name: durable_owners
+-- The durable copy of ownership, of one slot or one account, or all: what is left to read while Redis is away.
+SELECT account_id::text, slot, incarnation, token::text, egress_ip, (extract(epoch FROM since) * 1000)::bigint AS since_ms
+FROM fleet_assignment
+WHERE (%(slot)s::text IS NULL OR slot = %(slot)s) AND (%(id)s::uuid IS NULL OR account_id = %(id)s::uuid)
+ORDER BY account_id;
+
 -- name: deactivate_account
 -- The account stops streaming; an account that is inactive already keeps the time it stopped at.
 UPDATE exchange_accounts SET is_active = false, deactivated_reason = %(reason)s,
