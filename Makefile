@@ -7,9 +7,10 @@ JOBS ?= 2
 SEED ?= 1
 MINUTES ?= 2
 SEEDS ?= 1000
+INPUTS ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench chaos ownership proof conformance sdk fuzz clean
+.PHONY: help setup demo test check fmt bench chaos ownership proof conformance sdk fuzz coverage clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -53,8 +54,12 @@ sdk: setup ## real client libraries against the simulator, in an environment of 
 	@.venv-sdk/bin/python -m pip install --quiet -e '.[demo,test,sdk]'
 	@.venv-sdk/bin/python -m pytest tests/sdk $(ARGS)
 
-fuzz: setup ## the property tests, long: every hypothesis test with 100 times its examples
+fuzz: setup ## a million inputs into each venue's parsers (INPUTS=n), then every hypothesis test with 100 times its examples
+	@$(VENV)/python -m tests.fuzz --inputs $(INPUTS)
 	@$(VENV)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --timeout=3600 -n $(JOBS) $(ARGS)
+
+coverage: setup ## fleet/core and fleet/exchanges from their own tests: 100 % of lines, at least 95 % of branches, or it fails
+	@$(VENV)/python -m tests.coverage $(ARGS)
 
 clean: ## remove the environment and every cache of this checkout
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist *.egg-info

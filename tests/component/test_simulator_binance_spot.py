@@ -25,6 +25,7 @@ from fleet.core.model import AccountSpec, Credentials
 from fleet.core.recovery import Watermark
 from fleet.exchanges import hosts
 from fleet.exchanges.binance_spot import EXCHANGE, session
+from fleet.runtime.secrets import new_ed25519, with_signer
 from tests.support.simulator import Simulator, eventually
 
 SPEC = AccountSpec("acc", "u", "binance", "spot", "l", False, 1, 0)
@@ -370,3 +371,31 @@ def test_differences_and_snapshot_make_a_book(sim: Simulator) -> None:
                 reply = call(sim, market.snapshot("ETHBTC"), Credentials("", ""))
                 applied += len(book.load(market.parse_snapshot(reply, "ETHBTC", now_ms())))
     assert book.valid and min(book.sizes()) >= 100
+
+
+def test_an_ed25519_key_signs_and_logs_on(sim: Simulator) -> None:
+    """By REST and on the socket through the adapter; and as the exchange's own `session.logon`, which keeps other kinds out."""
+    pair = with_signer(Credentials("edwards" * 8, new_ed25519()))
+    sim.account(pair.api_key, pair.secret, market="spot")
+    assert call(sim, EXCHANGE.probe, pair).status == 200
+    other = with_signer(Credentials(pair.api_key, new_ed25519()))
+    with pytest.raises(ExchangeRefused) as refused:
+        call(sim, EXCHANGE.probe, other)
+    assert refused.value.verdict == Verdict(Outcome.INVALID, "-1022")
+    with private(sim) as socket:
+        assert socket.login(other).code == "-1022" and socket.login(pair).outcome is Outcome.OK
+        sim.order(pair.api_key, "BTCUSDT", "buy", "0.01", "84000", market="spot")
+        socket.items(lambda items: any(isinstance(i, Fill) for i in items))
+    with private(sim) as socket:
+        assert socket.ask("userDataStream.subscribe")["error"]["code"] == -1002
+        params: dict[str, Any] = {"apiKey": pair.api_key, "timestamp": now_ms()}
+        told = socket.ask("session.logon", params | {"signature": session.sign_frame(params, pair)})
+        assert told["result"]["apiKey"] == pair.api_key
+        assert socket.ask("account.status", {"timestamp": now_ms()})["status"] == 200
+        assert socket.ask("userDataStream.subscribe")["result"] == {"subscriptionId": 0}
+        assert socket.ask("session.status")["result"]["userDataStream"] is True
+        sim.order(pair.api_key, "BTCUSDT", "buy", "0.01", "84000", market="spot")
+        socket.items(lambda items: any(isinstance(i, Fill) for i in items))
+        assert socket.ask("session.logout")["result"]["apiKey"] is None
+        socket.items(lambda items: any(isinstance(i, Goodbye | TicketExpired) for i in items))
+        assert "error" in socket.ask("account.status", {"timestamp": now_ms()})

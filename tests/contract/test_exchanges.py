@@ -40,6 +40,9 @@ DECIMALS = {
     "available", "change", "open", "high", "low", "close", "volume", "last", "bid", "bid_qty", "ask", "ask_qty", "mark", "index",
     "funding_rate", "open_24h", "high_24h", "low_24h", "volume_24h", "quote_volume_24h",
 }  # fmt: skip
+ODD: list[Any] = [
+    None, True, -1, 0, 1.5, 10**30, -(10**30), "", "x", "1e400", "NaN", "-", "９", "1\n", [], {}, [[]], {"a": {"s": 5}}, "0" * 50,
+]  # fmt: skip
 DAY_MS = 86_400_000
 
 
@@ -214,28 +217,7 @@ def _with_a_value_replaced(data: st.DataObject, frame: bytes) -> bytes:
     collect(value)
     if spots:
         node, key = data.draw(st.sampled_from(spots))
-        odd = [
-            None,
-            True,
-            -1,
-            0,
-            1.5,
-            10**30,
-            -(10**30),
-            "",
-            "x",
-            "1e400",
-            "NaN",
-            "-",
-            "９",
-            "1\n",
-            [],
-            {},
-            [[]],
-            {"a": {"s": 5}},
-            "0" * 50,
-        ]
-        node[key] = data.draw(st.sampled_from(odd))
+        node[key] = data.draw(st.sampled_from(ODD))
     return json.dumps(value).encode()
 
 

@@ -142,7 +142,7 @@ class OrderState(msgspec.Struct, gc=False, kw_only=True):
     order_id: Id = field(name="i")
     last_qty: Number = field(name="l")
     filled: Number = field(name="z")
-    last_price: str = field(name="L")
+    last_price: Number = field(name="L")  # the watermark multiplies with it
     trade_ms: Ms = field(name="T")
     trade_id: Id = field(name="t")
     maker: bool = field(name="m")
