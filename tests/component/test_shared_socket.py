@@ -66,13 +66,15 @@ class NoDesk:
 
 
 class Shard:
-    """ACCOUNTS streams that share sockets."""
+    """Streams that share sockets."""
 
-    def __init__(self, simulator: Simulator, most: int, send_interval_s: float = SEND_INTERVAL_S) -> None:
+    def __init__(
+        self, simulator: Simulator, most: int, send_interval_s: float = SEND_INTERVAL_S, accounts: int = ACCOUNTS
+    ) -> None:
         self.simulator, self.kafka, self.stop, self.desk = simulator, ListKafka(), threading.Event(), NoDesk()
         self.since = max((row["seq"] for row in simulator.ledger(type="fill")), default=0)
         self.keys = {
-            f"acc-{n}": Credentials(f"shared{next(NUMBERS)}".ljust(64, "k"), f"{n}" * 64) for n in range(ACCOUNTS)
+            f"acc-{n}": Credentials(f"shared{next(NUMBERS)}".ljust(64, "k"), f"{n}" * 32) for n in range(accounts)
         }
         for key in self.keys.values():
             simulator.account(key.api_key, key.secret, market="spot")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fleet.runtime.secrets import new_ed25519
 from tests.support.simulator import Simulator
 
 pytestmark = pytest.mark.sdk
@@ -136,6 +137,28 @@ def test_python_binance_wrong_keys(market: str, key: str) -> None:
                         async with binance.BinanceSocketManager(client).user_socket():
                             pass
                     assert str(code) in str(socket_refused.value)
+            finally:
+                await client.close_connection()
+
+    run(work())
+
+
+def test_python_binance_signs_with_an_ed25519_key(sim: Simulator, market: str, key: str) -> None:
+    async def work() -> None:
+        pem, other = new_ed25519(), new_ed25519()
+        sim.account(f"{key}edwards", pem, exchange="binance", market=market)
+        place(sim, f"{key}edwards", market)
+        for secret, works in ((pem, True), (other, False)):
+            client = await binance.AsyncClient.create(f"{key}edwards", private_key=secret)
+            read = client.get_my_trades if market == "spot" else client.futures_account_trades
+            try:
+                if works:
+                    trades = [t for symbol in PRICE for t in await read(symbol=symbol)]
+                    assert {str(t["id"]) for t in trades} == ledger(sim, f"{key}edwards", "fill", "trade_id")
+                else:
+                    with pytest.raises(binance_exceptions.BinanceAPIException) as refused:
+                        await read(symbol="BTCUSDT")
+                    assert refused.value.code == -1022
             finally:
                 await client.close_connection()
 

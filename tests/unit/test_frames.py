@@ -60,6 +60,14 @@ def test_any_cut_of_the_stream_gives_the_same_messages(payloads: list[bytes], cu
     assert reader.failure is None
 
 
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_a_frame_that_comes_byte_by_byte(size: int) -> None:
+    stream, reader = server_frame(TEXT, b"x" * size), FrameReader(LIMIT)
+    head = len(stream) - size
+    messages = [m for n in range(head) for m in reader.feed(stream[n : n + 1])]
+    assert [*messages, *reader.feed(stream[head:])] == [b"x" * size] and reader.failure is None
+
+
 def test_fragments_with_controls_between_them_make_one_message() -> None:
     stream = (
         server_frame(TEXT, "prei\u00df".encode()[:5], final=False)  # the cut is inside a character

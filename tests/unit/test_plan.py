@@ -183,6 +183,14 @@ def test_an_address_that_is_gone_is_replaced_on_the_same_worker_where_there_is_r
     assert all(places[name] == ("a:0", IPS[0]) for name in kept) and not result.unplaced
 
 
+def test_who_runs_without_a_known_address_counts_at_the_one_it_must_have() -> None:
+    own = {f"x{n}": owned() for n in range(4)}
+    newcomers = [f"y{n}" for n in range(5)]
+    workers = {"a:0": worker("a:0", addresses=IPS)}
+    result = plan(accounts(*own, *newcomers), own, workers, Limits(connections_per_ip={"binance_usdm": 4}))
+    assert len(result.assigns) == 4 and len(result.unplaced) == 1 and not result.releases
+
+
 def test_what_will_come_back_keeps_its_place_at_its_address() -> None:
     own = {f"x{n}": msgspec.structs.replace(owned("a:0", inc="i0"), egress_ip=IPS[0]) for n in range(4)}
     workers = {"a:0": worker("a:0", RESTING, addresses=IPS[:1]), "b:0": worker("b:0", addresses=IPS[:1])}

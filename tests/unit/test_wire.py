@@ -105,6 +105,12 @@ def test_garbage_is_a_wire_error_and_nothing_else(text: str) -> None:
             continue
 
 
+@pytest.mark.parametrize("fields", [{"a": "no capacity"}, {wire.ALL: "["}, {wire.ALL: '{"why":"many"}'}])
+def test_garbage_in_a_list_of_unplaced_accounts(fields: dict[str, str]) -> None:
+    with pytest.raises(WireError):
+        wire.parse_unplaced(fields)
+
+
 @given(st.dictionaries(st.sampled_from(["inc", "seq", "pid", "load", "capacity", "beat_ms", "version"]), st.text()))
 def test_garbage_in_a_worker_hash(fields: dict[str, str]) -> None:
     try:
