@@ -28,6 +28,7 @@ from fleet.core.events import UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import TERMINAL, Legs, Snapshot, Watermark, missed
+from fleet.core.replies import decode
 from fleet.exchanges.binance_spot import assets, rows, wire
 from fleet.exchanges.binance_spot.limits import LIMITS, PAGE, WINDOW_MS
 from fleet.exchanges.binance_spot.parse import ORDER_STATUSES, balance
@@ -97,7 +98,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
 
 def _account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
     reply = yield rows.ACCOUNT
-    account = rows.decode(reply, wire.AccountRow, "account")
+    account = decode(reply, wire.AccountRow, "account")
     sums = {row.asset: Decimal(row.free) + Decimal(row.locked) for row in account.balances}
     return account, Snapshot(
         reply.at_ms or at_ms, {}, {asset: format(sum_, "f") for asset, sum_ in sums.items() if sum_}
@@ -208,13 +209,13 @@ def _since(
     by time in windows of 24 h until one has rows; in all cases from there on by id."""
     page: list[Row]
     if found.now_ms - found.since_ms <= WINDOW_MS:
-        page = rows.decode((yield call(symbol, startTime=found.since_ms)), shape, symbol)
+        page = decode((yield call(symbol, startTime=found.since_ms)), shape, symbol)
         return page if len(page) < PAGE else page + (yield from _following(call, symbol, shape, by_id, page))
-    page = rows.decode((yield call(symbol)), shape, symbol)
+    page = decode((yield call(symbol)), shape, symbol)
     if len(page) < PAGE or min(map(_created_ms, page)) <= found.since_ms:
         return page
     for start_ms in range(found.since_ms, found.now_ms, WINDOW_MS + 1):
-        page = rows.decode((yield call(symbol, startTime=start_ms, endTime=start_ms + WINDOW_MS)), shape, symbol)
+        page = decode((yield call(symbol, startTime=start_ms, endTime=start_ms + WINDOW_MS)), shape, symbol)
         if page:
             break
     return page + (yield from _following(call, symbol, shape, by_id, page))
@@ -227,7 +228,7 @@ def _following(
     found: list[Row] = []
     for _ in range(MAX_PAGES):
         last = max(map(_id, page), default=-1)
-        page = rows.decode((yield call(symbol, **{by_id: last + 1})), shape, symbol)
+        page = decode((yield call(symbol, **{by_id: last + 1})), shape, symbol)
         found += page
         if len(page) < PAGE:
             return found
@@ -276,7 +277,7 @@ def _keep(found: _Findings, order: wire.OrderRow) -> None:
 
 def _order(found: _Findings, symbol: str, order_id: str) -> Dialogue[None]:
     try:
-        _keep(found, rows.decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
+        _keep(found, decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
     except ExchangeRefused:  # -2013 or -2026: ended unfilled long ago, or not visible yet
         if found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS:
             found.closed.append(order_id)
@@ -294,11 +295,11 @@ def _open_orders(found: _Findings) -> Dialogue[None]:
             except ExchangeRefused as refused:
                 found.lost.append(f"open orders of {symbol}: {refused.verdict}")
                 continue
-            for order in rows.decode(reply, list[wire.OrderRow], "open orders"):
+            for order in decode(reply, list[wire.OrderRow], "open orders"):
                 _keep(found, order)
         if _locks(found) == found.locked:
             return
-    for order in rows.decode((yield rows.open_orders_call()), list[wire.OrderRow], "open orders"):
+    for order in decode((yield rows.open_orders_call()), list[wire.OrderRow], "open orders"):
         _keep(found, order)
 
 

@@ -5,18 +5,11 @@ The events carry the same ids as the stream's (ids.py), `source=rest`. Rows: bin
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import msgspec
-
-from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Fill, Order
-from fleet.core.exchange import HttpCall, HttpReply
+from fleet.core.exchange import HttpCall
 from fleet.exchanges.binance_spot import ids, wire
 from fleet.exchanges.binance_spot.limits import EXCHANGE, MARKET, PAGE
-from fleet.exchanges.binance_spot.parse import ORDER_STATUSES, SIDES, UNREADABLE, average
-
-T = TypeVar("T")
+from fleet.exchanges.binance_spot.parse import ORDER_STATUSES, SIDES, average
 
 ACCOUNT = HttpCall("GET", "/api/v3/account", (("omitZeroBalances", "true"),), weight=20, auth="signed")
 
@@ -42,14 +35,6 @@ def order_call(symbol: str, order_id: str) -> HttpCall:
 
 def _signed(path: str, weight: int, **params: int | str) -> HttpCall:
     return HttpCall("GET", path, tuple((name, str(value)) for name, value in params.items()), weight, "signed")
-
-
-def decode(reply: HttpReply, shape: type[T], what: str) -> T:
-    """The body of an OK reply. Raises ConnectionFailed if it is something else (a proxy's page): tried again later."""
-    try:
-        return msgspec.json.decode(reply.body, type=shape)
-    except UNREADABLE as error:
-        raise ConnectionFailed(f"{what}: unreadable reply") from error
 
 
 def fill(row: wire.TradeRow, client_order_id: str, account_id: str, now_ms: int) -> Fill:

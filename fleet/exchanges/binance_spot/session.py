@@ -8,16 +8,15 @@ Sources: exchanges/binance.md sections 1.2, 2.3 (statuses), 4.3 (user data), 5.1
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
 import re
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Step, Verdict
 from fleet.core.model import Credentials
+from fleet.core.replies import decode, left_s, retry_after_s
 from fleet.core.signing import signature
 
 CLOCK = HttpCall("GET", "/api/v3/time", weight=1)
@@ -99,23 +98,19 @@ def classify(reply: HttpReply) -> Verdict:
 
 
 def _wait_s(reply: HttpReply, outcome: Outcome, text: str) -> float:
-    told = reply.headers.get("retry-after", "")
-    if re.fullmatch(r"\d{1,7}", told):
-        return float(told)
-    if outcome is not Outcome.RATE:
-        return 0.0
-    banned, sent = _BANNED_UNTIL.search(text), email.utils.parsedate_tz(reply.headers.get("date", ""))
-    if banned and sent:  # both by the server's clock; ours is not read here
-        return max(0.0, int(banned.group(1)) / 1000 - email.utils.mktime_tz(sent))
+    told_s = retry_after_s(reply)
+    if told_s or outcome is not Outcome.RATE:
+        return told_s
+    banned = _BANNED_UNTIL.search(text)
+    left = left_s(reply, int(banned.group(1))) if banned else None
+    if left is not None:
+        return left
     return FALLBACK_WAIT_S.get(reply.status, 60.0)
 
 
 def clock_ms(reply: HttpReply) -> int:
     """Exchange time of a CLOCK reply. Raises ConnectionFailed if it is not one (a proxy's page with status 200)."""
-    try:
-        return msgspec.json.decode(reply.body, type=_ServerTime).server_ms
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConnectionFailed("server time: unreadable reply") from error
+    return decode(reply, _ServerTime, "server time").server_ms
 
 
 # ── Private socket ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,15 +6,12 @@ Sources: exchanges/binance.md 3.1, 3.6. Aggregate ids count by one per symbol.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 from msgspec import field
 
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Kline, Trade
 from fleet.core.exchange import (
-    CANDLE_SETTLE_MS,
     CandleHistory,
     CandleQuery,
     HttpCall,
@@ -22,12 +19,12 @@ from fleet.core.exchange import (
     TradeHistory,
     TradeQuery,
 )
+from fleet.core.replies import closed, decode
 from fleet.exchanges.binance_usdm import ids
 from fleet.exchanges.binance_usdm.limits import EXCHANGE, MARKET
 
 PAGE = 1000
 CANDLE_PAGE = 499  # weight 2; from 500 on 5
-T = TypeVar("T")
 
 CandleRow = tuple[int, str, str, str, str, str, int]
 """[open time, open, high, low, close, volume, close time, …]: the rest is not ours."""
@@ -69,27 +66,19 @@ def candles_call(query: CandleQuery) -> HttpCall:
 def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
     """Closed candles of klines, oldest first. Raises ConnectionFailed."""
     found = [_candle(row, query, now_ms) for row in decode(reply, list[list[str | int]], "candles")]
-    return [c for c in found if c.close_time + CANDLE_SETTLE_MS < (reply.at_ms or now_ms)]
+    return closed(found, reply, now_ms)
 
 
 def _candle(row: list[str | int], query: CandleQuery, now_ms: int) -> Kline:
     try:
-        opened, o, h, low, c, volume, closed = msgspec.convert(row[:7], CandleRow)
+        opened, o, h, low, c, volume, ended = msgspec.convert(row[:7], CandleRow)
     except msgspec.MsgspecError as error:
         raise ConnectionFailed("candles: unreadable reply") from error
     return Kline(
         id=f"{ids.VENUE}:kline:{query.symbol}:{query.interval}:{opened}:closed", exchange=EXCHANGE, market=MARKET,
-        symbol=query.symbol, ts_event=closed, ts_recv=now_ms, source="rest", interval=query.interval, open_time=opened,
-        close_time=closed, open=o, high=h, low=low, close=c, volume=volume, closed=True,
+        symbol=query.symbol, ts_event=ended, ts_recv=now_ms, source="rest", interval=query.interval, open_time=opened,
+        close_time=ended, open=o, high=h, low=low, close=c, volume=volume, closed=True,
     )  # fmt: skip
-
-
-def decode(reply: HttpReply, shape: type[T], what: str) -> T:
-    """The body of an OK reply. Raises ConnectionFailed if it is something else (a proxy's page): tried again later."""
-    try:
-        return msgspec.json.decode(reply.body, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConnectionFailed(f"{what}: unreadable reply") from error
 
 
 TRADES = TradeHistory(ids="contiguous", call=trades_call, rows=trades)

@@ -25,6 +25,7 @@ from fleet.core.events import UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed
+from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.limits import LIMITS, PAGE, WINDOW_MS
 from fleet.exchanges.binance_usdm.parse import STATUSES
@@ -87,7 +88,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
 
 def _account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
     reply = yield rows.ACCOUNT
-    account = rows.decode(reply, wire.AccountRow, "account")
+    account = decode(reply, wire.AccountRow, "account")
     positions = {rows.key_of(p): p.qty for p in account.positions if Decimal(p.qty)}
     wallets = {a.asset: a.wallet for a in account.assets if Decimal(a.wallet)}
     return account, Snapshot(reply.at_ms or at_ms, positions, wallets)
@@ -126,7 +127,7 @@ def _ordered_symbols(found: _Findings) -> Dialogue[set[str]]:
         reply = yield rows.all_orders_call(found.since_ms)
     except ExchangeRefused:
         return (yield from _booked_symbols(found))
-    orders = rows.decode(reply, list[wire.OrderRow], "orders")
+    orders = decode(reply, list[wire.OrderRow], "orders")
     symbols = {order.symbol for order in orders}
     return symbols if len(orders) < PAGE else symbols | (yield from _booked_symbols(found))
 
@@ -173,12 +174,12 @@ def _trades(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.Trade
     """By time in windows of seven days until a page is full, from there by id."""
     found: list[wire.TradeRow] = []
     for window in _windows(since_ms, now_ms):
-        page = rows.decode((yield rows.trades_call(symbol, **window)), list[wire.TradeRow], "trades")
+        page = decode((yield rows.trades_call(symbol, **window)), list[wire.TradeRow], "trades")
         found += page
         if len(page) >= PAGE:
             for _ in range(MAX_PAGES):
                 next_id = max(row.trade_id for row in page) + 1
-                page = rows.decode((yield rows.trades_call(symbol, fromId=next_id)), list[wire.TradeRow], "trades")
+                page = decode((yield rows.trades_call(symbol, fromId=next_id)), list[wire.TradeRow], "trades")
                 found += page
                 if len(page) < PAGE:
                     return found
@@ -202,7 +203,7 @@ def _booked_symbols(found: _Findings) -> Dialogue[set[str]]:
             reply = yield rows.income_call(found.since_ms, page)
         except ExchangeRefused:
             break  # not every key may see it; the known symbols are read
-        bookings = rows.decode(reply, list[wire.IncomeRow], "income")
+        bookings = decode(reply, list[wire.IncomeRow], "income")
         symbols |= {b.symbol for b in bookings if b.symbol and b.type in TRADING}
         if len(bookings) < PAGE:
             break
@@ -230,7 +231,7 @@ def _unseen_orders(found: _Findings) -> Dialogue[None]:
     if not active:
         return
     try:
-        page = rows.decode((yield rows.all_orders_call(found.since_ms)), list[wire.OrderRow], "orders")
+        page = decode((yield rows.all_orders_call(found.since_ms)), list[wire.OrderRow], "orders")
         active = {order.symbol for order in page} if len(page) >= PAGE else set()
     except ExchangeRefused:  # a server before 2026-08-25
         page = []
@@ -246,12 +247,12 @@ def _unseen_orders(found: _Findings) -> Dialogue[None]:
 def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.OrderRow]]:
     found: list[wire.OrderRow] = []
     for window in _windows(since_ms, now_ms):
-        page = rows.decode((yield rows.orders_call(symbol, **window)), list[wire.OrderRow], "orders")
+        page = decode((yield rows.orders_call(symbol, **window)), list[wire.OrderRow], "orders")
         found += page
         if len(page) >= PAGE:
             for _ in range(MAX_PAGES):
                 next_id = max(row.order_id for row in page) + 1
-                page = rows.decode((yield rows.orders_call(symbol, orderId=next_id)), list[wire.OrderRow], "orders")
+                page = decode((yield rows.orders_call(symbol, orderId=next_id)), list[wire.OrderRow], "orders")
                 found += page
                 if len(page) < PAGE:
                     return found
@@ -261,7 +262,7 @@ def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.Order
 
 def _order(found: _Findings, symbol: str, order_id: str) -> Dialogue[None]:
     try:
-        found.orders[symbol, order_id] = rows.decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order")
+        found.orders[symbol, order_id] = decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order")
     except ExchangeRefused:  # -2013: cancelled unfilled more than three days ago, or not visible yet
         if found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS:
             found.closed.append(order_id)
@@ -280,7 +281,7 @@ def _open_orders(found: _Findings) -> Dialogue[None]:
         except ExchangeRefused as refused:
             found.lost.append(f"open orders of {symbol}: {refused.verdict}")
             continue
-        for order in rows.decode(reply, list[wire.OrderRow], "open orders"):
+        for order in decode(reply, list[wire.OrderRow], "open orders"):
             key = (symbol, str(order.order_id))
             if key not in found.orders or found.orders[key].update_ms <= order.update_ms:
                 found.orders[key] = order
@@ -317,7 +318,7 @@ def _changes(found: _Findings) -> Dialogue[list[UserRecord]]:
     entries: dict[str, str] = {}
     if differing:
         try:
-            risks = rows.decode((yield rows.RISK), list[wire.RiskRow], "positionRisk")
+            risks = decode((yield rows.RISK), list[wire.RiskRow], "positionRisk")
             entries = {rows.key_of(risk): risk.entry for risk in risks}
         except ExchangeRefused:
             pass  # the quantity is known; only the entry price stays untold

@@ -5,18 +5,11 @@ The events carry the same ids as the stream's (ids.py), `source=rest`. Field map
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import msgspec
-
-from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Balance, Fill, Order, Position
-from fleet.core.exchange import HttpCall, HttpReply
+from fleet.core.exchange import HttpCall
 from fleet.exchanges.binance_usdm import ids, wire
 from fleet.exchanges.binance_usdm.limits import EXCHANGE, MARKET, PAGE
-from fleet.exchanges.binance_usdm.parse import SIDES, STATUSES, UNREADABLE
-
-T = TypeVar("T")
+from fleet.exchanges.binance_usdm.parse import SIDES, STATUSES
 
 ACCOUNT = HttpCall("GET", "/fapi/v3/account", weight=5, auth="signed")
 RISK = HttpCall("GET", "/fapi/v3/positionRisk", weight=5, auth="signed")
@@ -52,14 +45,6 @@ def income_call(since_ms: int, page: int) -> HttpCall:
 
 def _signed(path: str, weight: int, **params: int | str) -> HttpCall:
     return HttpCall("GET", path, tuple((name, str(value)) for name, value in params.items()), weight, "signed")
-
-
-def decode(reply: HttpReply, shape: type[T], what: str) -> T:
-    """The body of an OK reply. Raises ConnectionFailed if it is something else (a proxy's page): tried again later."""
-    try:
-        return msgspec.json.decode(reply.body, type=shape)
-    except UNREADABLE as error:
-        raise ConnectionFailed(f"{what}: unreadable reply") from error
 
 
 def key_of(row: wire.PositionRow | wire.RiskRow) -> str:

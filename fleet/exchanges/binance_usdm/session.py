@@ -6,7 +6,6 @@ Sources: exchanges/binance.md sections 1.1 (private URL), 2.3 (statuses), 4.1 (l
 
 from __future__ import annotations
 
-import email.utils
 import re
 from urllib.parse import quote, urlencode
 
@@ -15,6 +14,7 @@ import msgspec
 from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Renewal, Step, Verdict
 from fleet.core.model import Credentials
+from fleet.core.replies import decode, left_s, retry_after_s
 from fleet.core.signing import signature
 
 CLOCK = HttpCall("GET", "/fapi/v1/time", weight=1)
@@ -103,24 +103,19 @@ def classify(reply: HttpReply) -> Verdict:
 
 
 def _wait_s(reply: HttpReply, outcome: Outcome, text: str) -> float:
-    told = reply.headers.get("retry-after", "")
-    if re.fullmatch(r"\d{1,7}", told):
-        return float(told)
-    if outcome is not Outcome.RATE:
-        return 0.0
+    told_s = retry_after_s(reply)
+    if told_s or outcome is not Outcome.RATE:
+        return told_s
     banned = _BANNED_UNTIL.search(text)
-    sent = email.utils.parsedate_tz(reply.headers.get("date", ""))  # the server's clock; ours is not read here
-    if banned and sent:
-        return max(0.0, int(banned.group(1)) / 1000 - email.utils.mktime_tz(sent))
+    left = left_s(reply, int(banned.group(1))) if banned else None
+    if left is not None:
+        return left
     return FALLBACK_WAIT_S.get(reply.status, 60.0)
 
 
 def clock_ms(reply: HttpReply) -> int:
     """Exchange time of a CLOCK reply. Raises ConnectionFailed if it is not one (a proxy's page with status 200)."""
-    try:
-        return msgspec.json.decode(reply.body, type=_ServerTime).server_ms
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConnectionFailed("server time: unreadable reply") from error
+    return decode(reply, _ServerTime, "server time").server_ms
 
 
 def ticket_of(reply: HttpReply) -> str:

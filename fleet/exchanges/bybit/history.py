@@ -16,7 +16,6 @@ from msgspec import field
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Kline, Trade
 from fleet.core.exchange import (
-    CANDLE_SETTLE_MS,
     CandleHistory,
     CandleQuery,
     HttpCall,
@@ -24,6 +23,7 @@ from fleet.core.exchange import (
     TradeHistory,
     TradeQuery,
 )
+from fleet.core.replies import closed
 from fleet.exchanges.bybit import ids, rows
 from fleet.exchanges.bybit.limits import DAY_MS, EXCHANGE
 from fleet.exchanges.bybit.subscribe import INTERVALS
@@ -86,7 +86,7 @@ def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
         ]
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, LookupError, OverflowError) as error:
         raise ConnectionFailed("candles: unreadable reply") from error
-    return [c for c in found if c.close_time + CANDLE_SETTLE_MS < (reply.at_ms or now_ms)]
+    return closed(found, reply, now_ms)
 
 
 def _candle(row: list[str], query: CandleQuery, now_ms: int) -> Kline:

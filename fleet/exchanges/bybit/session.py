@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Step, Verdict
 from fleet.core.model import Credentials
+from fleet.core.replies import decode, retry_after_s
 from fleet.core.signing import signature
 from fleet.exchanges.bybit import wire
 
@@ -89,9 +89,9 @@ def _by_status(reply: HttpReply) -> Verdict:
 
 def _told_s(reply: HttpReply, sent_ms: int) -> float:
     """How long it told us to wait, 0 = it did not: Retry-After, or when the endpoint's limit is reset."""
-    told = reply.headers.get("retry-after", "")
-    if re.fullmatch(r"\d{1,7}", told):
-        return float(told)
+    told_s = retry_after_s(reply)
+    if told_s:
+        return told_s
     reset = reply.headers.get("x-bapi-limit-reset-timestamp", "")
     if sent_ms and re.fullmatch(r"\d{13}", reset):
         return min(60.0, max(0.0, (int(reset) - sent_ms) / 1000))
@@ -100,10 +100,7 @@ def _told_s(reply: HttpReply, sent_ms: int) -> float:
 
 def clock_ms(reply: HttpReply) -> int:
     """Exchange time of a CLOCK reply. Raises ConnectionFailed if it is not one."""
-    try:
-        return msgspec.json.decode(reply.body, type=wire.ServerTime).time
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConnectionFailed("server time: unreadable reply") from error
+    return decode(reply, wire.ServerTime, "server time").time
 
 
 def user_url(hosts: Hosts, ticket: str) -> str:

@@ -18,6 +18,7 @@ import msgspec
 from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Step, Verdict
 from fleet.core.model import Credentials
+from fleet.core.replies import retry_after_s
 from fleet.exchanges.okx.limits import DEMO_HEADER, PRIVATE
 
 CLOCK = HttpCall("GET", "/api/v5/public/time", weight=1)
@@ -171,10 +172,8 @@ def classify(reply: HttpReply) -> Verdict:
     else:
         outcome = STATUSES.get(reply.status, Outcome.TRANSIENT)
         verdict = Verdict(outcome, (code if code not in ("", "0") else f"http {reply.status}")[:20])
-    told = reply.headers.get("retry-after", "")
-    if re.fullmatch(r"[0-9]{1,7}", told):
-        return Verdict(verdict.outcome, verdict.code, float(told))
-    return verdict
+    told_s = retry_after_s(reply)
+    return Verdict(verdict.outcome, verdict.code, told_s) if told_s else verdict
 
 
 def clock_ms(reply: HttpReply) -> int:

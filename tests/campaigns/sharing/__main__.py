@@ -9,6 +9,8 @@ import argparse
 import sys
 import time
 
+from fleet.runtime.logs import configure
+from fleet.runtime.settings import Settings
 from tests.component.test_shared_socket import Shard
 from tests.component.test_stream import until
 from tests.support.simulator import Simulator
@@ -31,7 +33,7 @@ def run(shard: Shard, accounts: int) -> None:
     until(lambda: shard.live() and not shard.missing(), wait_s, "what the cut swallowed, and all live again")
     ids = [r["id"] for r in shard.kafka.records if r["type"] == "fill"]
     print(f"cut: all live, {len(set(ids))} fills, missing 0, after {time.monotonic() - at_s:.0f} s", flush=True)
-    victim = "acc-3"
+    victim = "acc-0"
     before = {a: s.reconnects for a, s in shard.streams.items()}
     shard.simulator.set_state(shard.keys[victim].api_key, "invalid")
     shard.streams[victim].read_back()
@@ -47,6 +49,7 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.campaigns.sharing", description=__doc__)
     options.add_argument("--accounts", type=int, default=200)
     accounts: int = options.parse_args().accounts
+    configure(Settings(log_level="error"), "sharing")
     with Simulator(("binance_spot",), plain=True) as simulator:
         shard = Shard(simulator, most=1000, send_interval_s=SEND_INTERVAL_S, accounts=accounts)
         try:
