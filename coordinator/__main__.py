@@ -1,7 +1,7 @@
 """`python -m coordinator`: the control path's process. Several may run; one leads.
 
 In: settings. Out: exit code 0 stopped as asked, 1 failed, 2 wrong settings (one line on standard error says which).
-Threads: the reconciler in the main thread; accounts, notifications, durable assignments, moves and notices beside it.
+Threads: the reconciler in the main thread; accounts, notifications, arrivals, durable assignments, moves and notices beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+from coordinator.arrivals import Arrivals
 from coordinator.assignments import Assignments
 from coordinator.desired import Desired
 from coordinator.dispatch import Dispatch
@@ -21,13 +22,13 @@ from coordinator.observed import Observed
 from coordinator.reconciler import Reconciler
 from fleet import exchanges
 from fleet.core.errors import FleetError, SettingsError
-from fleet.core.names import NOTIFY_CHANNEL, Keys
+from fleet.core.names import ARRIVALS, NOTIFY_CHANNEL, Keys
 from fleet.core.observe import Timing
 from fleet.runtime import logs
 from fleet.runtime.kafka_io import Producer
 from fleet.runtime.metrics import Metrics, port_of
 from fleet.runtime.postgres import Listener, Postgres
-from fleet.runtime.redis_store import RedisStore
+from fleet.runtime.redis_store import Poke, RedisStore
 from fleet.runtime.settings import Settings
 from fleet.runtime.shutdown import Checklist, die_with_parent, install_stop
 
@@ -67,6 +68,9 @@ class Coordinator:
         self.notifications = Notifications(
             lambda: Listener(settings.postgres_dsn, NOTIFY_CHANNEL), self.desired.changed
         )
+        self.arrivals = Arrivals(
+            lambda: Poke(settings.redis_url, Keys(settings.fleet), ARRIVALS, settings.redis_timeout_s), self.wake.set
+        )
         self.assignments = Assignments(lambda: self._postgres("assignments"), self.wake.set)
         self.moves = Moves(lambda: Producer(settings.kafka_bootstrap, "coordinator"), self.metrics)
         leadership = Leadership(store, self._postgres("lease"), settings.leader_lease_s)
@@ -95,6 +99,7 @@ class Coordinator:
         self.assignments.start()
         self.desired.start()
         self.notifications.start()
+        self.arrivals.start()
         self.moves.start()
         self.notices.start()
         self.log.info("coordinator started", action="start")
@@ -112,13 +117,14 @@ class Coordinator:
         self.halt.set()
         steps = Checklist()
         steps.add("notifications", lambda left_s: self.notifications.stop(min(2.0, left_s)))
+        steps.add("arrivals", lambda left_s: self.arrivals.stop(min(2.0, left_s)))
         steps.add("desired", lambda left_s: self.desired.stop(min(2.0, left_s)))
         steps.add("moves", lambda left_s: self.moves.stop(min(2.0, left_s)))
         steps.add("assignments", lambda left_s: self.assignments.stop(min(3.0, left_s)))
         return steps.run(SHUTDOWN_S, self.log)
 
     def _sound(self) -> bool:
-        parts = (self.assignments, self.desired, self.notifications, self.moves)
+        parts = (self.assignments, self.desired, self.notifications, self.arrivals, self.moves)
         return all(part.alive() for part in parts) and self.notices.is_alive()
 
     def _wake_on(self, stop: threading.Event) -> None:

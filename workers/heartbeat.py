@@ -21,6 +21,7 @@ from fleet.core import wire
 from fleet.core.errors import FleetError, StoreUnavailable
 from fleet.core.lease import Answer, Order
 from fleet.core.model import Desired, StreamStatus, WorkerView, incarnation_of
+from fleet.core.names import ARRIVALS
 from fleet.core.wire import Generation
 from fleet.runtime.logs import get
 from fleet.runtime.postgres import Postgres
@@ -272,6 +273,10 @@ class Heartbeat:
             self._abort()
             return False
         self.registered = True
+        try:
+            self._redis().poke(ARRIVALS)
+        except StoreUnavailable as error:
+            self._log.info("leader not woken, its tick will do", action="register", shard=self._slot, error=str(error))
         self._log.info("registered", action="register", shard=self._slot, incarnation=self.incarnation, pid=self._pid)
         return True
 

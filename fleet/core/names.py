@@ -45,6 +45,9 @@ HEADER_INCARNATION = "incarnation"
 NOTIFY_CHANNEL = "exchange_accounts_changed"
 
 
+ARRIVALS = "arrivals"  # no slot has this name: on its channel workers tell coordinators that they have registered
+
+
 # ── Redis: one hash tag, so that each script is single-slot on a Cluster ─────────────────────────────────────────
 class Keys:
     """The Redis keys of one fleet (design: ownership.md). No value under them holds a secret, listen key or signed URL."""

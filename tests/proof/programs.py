@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.proof.fleet import Fleet
 
 MODULES = [
-    "coordinator.__main__", "coordinator.assignments", "coordinator.desired", "coordinator.dispatch",
+    "coordinator.__main__", "coordinator.arrivals", "coordinator.assignments", "coordinator.desired", "coordinator.dispatch",
     "coordinator.events", "coordinator.lease", "coordinator.notify", "coordinator.observed", "coordinator.quarantine",
     "coordinator.rebuild",
     "coordinator.reconciler", "coordinator.verdicts", "fleet.runtime.shutdown", "workers.heartbeat", "workers.inbox",
@@ -116,7 +116,7 @@ def installed(fleet: Fleet) -> Iterator[None]:
                 if init.__kwdefaults__:
                     new = {k: _virtual((v,), fakes["time"])[0] for k, v in init.__kwdefaults__.items()}  # type: ignore[index]
                     put(init, "__kwdefaults__", new)
-    put(redis_store, "connect", lambda url, timeout_s: FakeRedis(fleet.redis, timeout_s))
+    put(redis_store, "connect", lambda url, timeout_s, key: FakeRedis(fleet.redis, timeout_s))
     put(shard_module, "AccountStream", lambda account, token, worker: Stream(account, token, worker))
     main = coordinator_main
     put(main, "logs", SimpleNamespace(get=lambda name: Log(fleet, name), close=lambda: None))
@@ -124,6 +124,7 @@ def installed(fleet: Fleet) -> Iterator[None]:
     put(main, "NoticeSender", lambda settings, metrics: NoNotices())
     put(main, "Producer", lambda bootstrap, client_id: FakeProducer())
     put(main, "Listener", lambda dsn, channel: FakeListener(fleet.postgres, _here(world)))
+    put(main, "Poke", lambda url, keys, slot, timeout_s: FakePoke(fleet.redis, _here(world), keys, slot))
     put(
         main,
         "Postgres",
