@@ -1,4 +1,6 @@
-"""`python -m benchmarks [--json] [--only NAME…]`: socket, kafka, memory, latency. Exit 1 if a figure misses its target.
+"""`python -m benchmarks [--json] [NAME…]`: socket, kafka, memory, latency, row. Exit 1 if a figure misses its target.
+
+`row` starts a whole fleet for two minutes and is measured only where it is named.
 
 `FLEET_KAFKA_BOOTSTRAP`, if set, is the broker to use; otherwise one is started for the run.
 """
@@ -17,15 +19,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import idle_account, into_kafka, latency, socket_to_event
+from benchmarks import idle_account, into_kafka, latency, row, socket_to_event
 from fleet.runtime.kafka_io import create_topics
 from fleet.services import Services
 
-NAMES = ("memory", "socket", "kafka", "latency")  # memory first: nothing is warm yet
+USUAL = ("memory", "socket", "kafka", "latency")  # memory first: nothing is warm yet
+NAMES = (*USUAL, "row")
 
 
 def main(arguments: list[str]) -> int:
-    chosen = [a for a in arguments if a in NAMES] or list(NAMES)
+    chosen = [a for a in arguments if a in NAMES] or list(USUAL)
     with ExitStack() as stack:
         kafka = _broker(stack) if {"kafka", "latency"} & set(chosen) else ""
         runs: dict[str, Callable[[], dict[str, Any]]] = {
@@ -33,6 +36,7 @@ def main(arguments: list[str]) -> int:
             "socket": socket_to_event.measure,
             "kafka": lambda: into_kafka.measure(kafka),
             "latency": lambda: latency.measure(kafka),
+            "row": row.measure,
         }
         results = {name: runs[name]() for name in NAMES if name in chosen}
     print(json.dumps(results, indent=1))

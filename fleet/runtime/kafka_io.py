@@ -34,6 +34,7 @@ MISSING_TOPIC_RETRY_S = 1.0
 PARTITION_CACHE_SIZE = 100_000
 COMMIT_TIMEOUT_S = 3.0
 LAG_TIMEOUT_S = 5.0
+ENDS_EVERY_S = 30.0
 NEW_PARTITIONS_CHECK_S = 30.0
 DEFAULT_PARTITIONS = 12
 
@@ -299,6 +300,8 @@ class Consumer:
         self._positions: dict[TopicPartition, int] = {}  # next offset to deliver
         self._uncommitted: dict[TopicPartition, int] = {}  # first offset delivered since the last commit
         self._checked = 0.0
+        self._heard = False  # records came since the last look at the lag
+        self._asked = 0.0  # time.monotonic() when the brokers were asked for the ends last
         try:
             self._kafka = KafkaConsumer(
                 bootstrap_servers=bootstrap.split(","),
@@ -332,6 +335,7 @@ class Consumer:
         except kafka_errors.KafkaError as error:
             raise _translate(error, "kafka") from error
         records: list[KafkaRecord] = []
+        self._heard = self._heard or bool(batches)
         for partition, batch in batches.items():
             self._uncommitted.setdefault(partition, batch[0].offset)
             self._positions[partition] = batch[-1].offset + 1
@@ -359,9 +363,10 @@ class Consumer:
         self._uncommitted.clear()
 
     def lag(self) -> dict[str, int]:
-        """Records per topic not committed yet. Raises StoreUnavailable."""
+        """Records per topic not committed yet. Raises StoreUnavailable. While records come, the ends are those the last answers
+        told; asking for them, which holds up the records, is left to quiet times and every ENDS_EVERY_S."""
         try:
-            ends = self._kafka.end_offsets(list(self._assigned), timeout_ms=int(LAG_TIMEOUT_S * 1000))
+            ends = self._ends()
             behind = dict.fromkeys(self._topics, 0)
             for partition, end in ends.items():
                 position = self._uncommitted.get(partition)
@@ -371,6 +376,18 @@ class Consumer:
         except kafka_errors.KafkaError as error:
             raise _translate(error, "kafka lag") from error
         return behind
+
+    def _ends(self) -> dict[TopicPartition, int]:
+        """Partition → offset of its next record."""
+        heard, self._heard = self._heard, False
+        told = {p: self._kafka.highwater(p) for p in self._assigned} if heard else {}
+        if heard and None not in told.values() and time.monotonic() - self._asked < ENDS_EVERY_S:
+            return told
+        ends: dict[TopicPartition, int] = self._kafka.end_offsets(
+            list(self._assigned), timeout_ms=int(LAG_TIMEOUT_S * 1000)
+        )
+        self._asked = time.monotonic()
+        return ends
 
     def close(self) -> None:
         """Leave without committing."""

@@ -153,6 +153,17 @@ class Postgres:
         finally:
             self._in_transaction = False
 
+    def execute_values(self, parts: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
+        """Run statements, each with its rows in place of its single `%s`, as one transaction and in one round trip: the server
+        takes the statements of one message as a transaction. Raises StoreUnavailable (the outcome may be unknown) or
+        StatementFailed (nothing was stored)."""
+        if self._in_transaction:
+            raise RuntimeError("a transaction is already open on this connection")
+        with self._cursor(self._timeout_s) as cursor:
+            message = b";\n".join(_filled_in(cursor, sql, rows) for sql, rows in parts if rows)
+            if message:
+                cursor.execute(message)
+
     def close(self) -> None:
         """Close the connection; the next call opens another."""
         connection, self._connection, self._in_transaction = self._connection, None, False
@@ -218,6 +229,13 @@ class Transaction:
         if rows:
             with self._postgres._cursor(self._timeout_s) as cursor:
                 psycopg2.extras.execute_values(cursor, sql, rows, page_size=page_size)
+
+
+def _filled_in(cursor: Any, sql: str, rows: Sequence[Sequence[Any]]) -> bytes:
+    """`sql` with its VALUES list, quoted by the client library."""
+    before, after = sql.rstrip().rstrip(";").split("%s")
+    place = "(" + ",".join(["%s"] * len(rows[0])) + ")"
+    return before.encode() + b",".join(cursor.mogrify(place, row) for row in rows) + after.encode()
 
 
 def _survives(error: Exception) -> bool:

@@ -37,6 +37,7 @@ class Postgres(Daemon):
         super().__init__(directory, progress)
         self.programs = _programs()
         self.data = directory / "postgres"
+        self.settings = dict(SERVER_SETTINGS)  # as the next start takes them
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             self.owner = nobody.pw_uid, nobody.pw_gid
@@ -64,7 +65,7 @@ class Postgres(Daemon):
             raise ServiceFailed(f"initdb failed: {self._log_tail()}")
 
     def command(self) -> list[str]:
-        options = [part for name, value in SERVER_SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        options = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
         return [str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), *options]
 
     def ready(self) -> bool:

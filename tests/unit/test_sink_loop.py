@@ -19,7 +19,7 @@ class Topic:
     def __init__(self, values: Sequence[bytes], stop: threading.Event) -> None:
         self.records = [KafkaRecord("t", 0, n, b"k", value, {}, 0) for n, value in enumerate(values)]
         self.position = self.committed = 0
-        self.commit_fails = 0
+        self.commit_fails = self.commits = 0
         self._stop = stop
 
     def poll(self, timeout_s: float, max_records: int) -> list[KafkaRecord]:
@@ -30,7 +30,8 @@ class Topic:
         return batch
 
     def commit(self) -> None:
-        if self.commit_fails:
+        self.commits += self.position > self.committed
+        if self.commit_fails and self.position > self.committed:
             self.commit_fails -= 1
             raise StoreUnavailable("commit")
         self.committed = self.position
@@ -48,7 +49,7 @@ class Topic:
 class Store:
     """Takes values; refuses batches that contain one of `bad`; fails with each of `failures` first."""
 
-    name, topics, max_records, linger_s = "fake", ("t",), PER_POLL, 0.0
+    name, topics, max_records, linger_s, commit_every_s = "fake", ("t",), PER_POLL, 0.0, 0.0
 
     def __init__(self, bad: frozenset[bytes] = frozenset(), failures: Sequence[FleetError] = ()) -> None:
         self.bad, self.failures = bad, list(failures)
@@ -163,3 +164,26 @@ def test_kafka_away_at_the_start_is_waited_for() -> None:
 
     Loop(store, connect, stop, Metrics()).run()
     assert store.rows == [b"1"] and len(attempts) == 3
+
+
+def test_commits_are_apart_and_the_last_one_comes_when_nothing_more_does() -> None:
+    values, store = [b"%d" % n for n in range(80)], Store()
+    store.commit_every_s = 3600.0
+    topic = run(values, store)
+    assert store.rows == values
+    assert topic.committed == 80 and topic.commits <= 2 < 80 / PER_POLL
+
+
+def test_what_was_stored_and_not_committed_is_repeated_after_trouble() -> None:
+    values, store = [b"%d" % n for n in range(24)], Store()
+    store.commit_every_s = 3600.0
+    stored = store.store
+
+    def third_fails(items: Sequence[KafkaRecord]) -> dict[str, int]:
+        if store.calls == 2 and not store.failures and store.rewinds == 0:
+            store.failures.append(StoreUnavailable("away"))
+        return stored(items)
+
+    store.store = third_fails  # type: ignore[method-assign]
+    topic = run(values, store)
+    assert set(store.rows) == set(values) and len(store.rows) > len(values) - PER_POLL and topic.committed == 24

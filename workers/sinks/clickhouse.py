@@ -71,6 +71,7 @@ class ClickHouseSink:
     topics: tuple[str, ...] = MARKET_TOPICS
     max_records = MAX_RECORDS
     linger_s = LINGER_S
+    commit_every_s = 0.0  # each batch: what a start looks up in the tables reaches one batch back
 
     def __init__(self, connect: Callable[[], ClickHouse], migrate: Migrate, postgres: Postgres | None) -> None:
         self._connect, self._migrate, self._postgres = connect, migrate, postgres

@@ -45,12 +45,14 @@ class DeadLetter(NamedTuple):
 
 
 class Sink(Protocol[Item]):
-    """What one store provides. A batch is at most `max_records`, gathered for at most `linger_s`."""
+    """What one store provides. A batch is at most `max_records`, gathered for at most `linger_s`; offsets of stored batches are
+    committed every `commit_every_s`, and when nothing more comes."""
 
     name: str
     topics: tuple[str, ...]
     max_records: int
     linger_s: float
+    commit_every_s: float
 
     def decode(self, record: KafkaRecord) -> tuple[list[Item], DeadLetter | None]:
         """What to store of one record, and what of it is at fault. Raises nothing."""
@@ -91,6 +93,7 @@ class Loop(Generic[Item]):
         self._trouble = ""  # the failure being waited out, "" = none
         self._attempt = 0
         self._lag_at_s = 0.0
+        self._committed_s = 0.0  # time.monotonic() of the last commit
 
     def run(self) -> None:
         """Until `stop`. A failure that can pass is logged once, waited out, and logged as over."""
@@ -108,9 +111,10 @@ class Loop(Generic[Item]):
             self._close()
 
     def step(self, source: Source) -> int:
-        """One batch: poll, store, put aside, commit; the number of records. Raises what the store or Kafka raised."""
+        """One batch: poll, store, put aside, commit if it is time; the number of records. Raises what the store or Kafka raised."""
         records = self._gather(source)
         if not records:
+            self._commit(source)
             return 0
         items: list[Item] = []
         letters: list[DeadLetter] = []
@@ -122,8 +126,14 @@ class Loop(Generic[Item]):
         self._store(items, letters)
         if letters:
             self._put_aside(_one_per_record(letters))
-        source.commit()
+        if time.monotonic() - self._committed_s >= self._sink.commit_every_s:
+            self._commit(source)
         return len(records)
+
+    def _commit(self, source: Source) -> None:
+        """Everything delivered so far is stored."""
+        source.commit()
+        self._committed_s = time.monotonic()
 
     def _drain(self) -> None:
         """Stopping: what the publishers sent before they stopped is stored too, while it flows and for DRAIN_S at most. What
@@ -132,6 +142,8 @@ class Loop(Generic[Item]):
         try:
             while not self._trouble and self._source and time.monotonic() < until_s and self.step(self._source):
                 pass
+            if not self._trouble and self._source:
+                self._commit(self._source)
         except FleetError as error:
             self._log.warning("sink stops before it has caught up", action="drain", error=str(error))
 
@@ -182,6 +194,7 @@ class Loop(Generic[Item]):
         if now_s - self._lag_at_s < LAG_EVERY_S:
             return None
         self._lag_at_s = now_s
+        self._commit(source)
         behind = source.lag()
         for topic, records in behind.items():
             self._metrics.sink_lag(topic).set(records)

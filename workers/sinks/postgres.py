@@ -28,6 +28,7 @@ from fleet.runtime.postgres import Postgres, StatementFailed, queries
 from workers.sinks.loop import DataRefused, DeadLetter
 
 MAX_RECORDS = 2000
+COMMIT_EVERY_S = 0.5  # a commit of offsets costs as much as a small batch, and rows wait behind it
 MAX_REASON = 500
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 GAP_EVENTS = ("gap_opened", "gap_closed")
@@ -61,6 +62,7 @@ class PostgresSink:
     topics: tuple[str, ...] = (*USER_TOPICS, TOPIC_STREAMS)
     max_records = MAX_RECORDS
     linger_s = 0.0
+    commit_every_s = COMMIT_EVERY_S
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
@@ -79,9 +81,7 @@ class PostgresSink:
             for statement in item.statements:
                 by_statement.setdefault(statement, []).append(item.values)
         try:
-            with self._postgres.transaction() as tx:
-                for statement, rows in by_statement.items():
-                    tx.execute_values(self._sql[statement], rows)
+            self._postgres.execute_values([(self._sql[statement], rows) for statement, rows in by_statement.items()])
         except StatementFailed as error:
             if error.is_data:
                 raise DataRefused(str(error)) from error

@@ -113,7 +113,8 @@ WHERE EXCLUDED.closed_at IS NOT NULL AND (stored.closed_at IS NULL OR EXCLUDED.c
 UPDATE stream_gaps AS older
 SET closed_at = later.closed_at, recoverable = older.recoverable AND later.recoverable
 FROM (
-    SELECT stored.id, min(to_timestamp(page.closed_ms::bigint / 1000.0)) AS closed_at, bool_and(page.recoverable) AS recoverable
+    SELECT stored.id, min(to_timestamp(page.closed_ms::bigint / 1000.0)) AS closed_at,
+        (array_agg(page.recoverable ORDER BY page.closed_ms::bigint))[1] AS recoverable
     FROM (VALUES %s) AS page (
         id, account_id, stream, exchange, market, opened_ms, closed_ms, reason, recovered_events, recoverable)
     JOIN stream_gaps AS stored USING (exchange, market, stream)
