@@ -70,6 +70,11 @@ class Campaign:
         self.rows: list[dict[str, Any]] = []
 
     def run(self) -> Report:
+        self.start()
+        return self.judge(self.stream())
+
+    def start(self) -> None:
+        """Everything up and every account live. Raises FleetError."""
         place = Place()
         self.stack.callback(place.remove)
         if self.options.logs:
@@ -87,8 +92,6 @@ class Campaign:
         if not self.wait(lambda: self.live() == len(self.keys), 90.0 + len(self.keys)):
             raise FleetError(f"only {self.live()} of {len(self.keys)} accounts are live: {self.fleet.tail()}")
         self.screen.note(f"all {len(self.keys)} accounts are live")
-        faults = self.stream()
-        return self.judge(faults)
 
     def stream(self) -> Faults:
         """Load for the whole time, faults for most of it."""
