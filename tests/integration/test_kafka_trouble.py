@@ -6,22 +6,27 @@ Real broker, real sockets against the simulator; the worker runs in this process
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 import pytest
+from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.producer.transaction_manager import ProducerIdAndEpoch
 
 from fleet.core.model import Credentials
 from fleet.core.names import TOPIC_STREAMS, USER_TOPICS
 from fleet.runtime.kafka_io import Consumer, Producer, create_topics
 from fleet.services import Kafka, ServiceMissing, Services, Tansu
+from tests.campaigns.kafka.killed import Killed, verdict
 from tests.campaigns.loss.judge import Verdict, compare, of_events, of_ledger
 from tests.support.bench import Always, Rows, WorkerBench
 from tests.support.records import wait_until
@@ -182,3 +187,77 @@ def test_records_wait_for_a_topic_that_is_not_there_yet(broker: Kafka) -> None:
         assert publisher.flush(5)
     finally:
         publisher.close(5)
+
+
+@pytest.mark.timeout(120)
+def test_a_disk_that_is_full_ends_the_broker_and_loses_nothing(broker: Kafka, tmp_path: Path) -> None:
+    """The kernel refuses the broker's writes (a limit on file sizes is a full disk for it alone); later there is room again."""
+    publisher = Publisher(lambda: Producer(broker.bootstrap, "full"), Always(), 64 * MIB).start()
+    acked: list[int] = []
+
+    def offer(first: int, count: int) -> None:
+        for n in range(first, first + count):
+            assert publisher.offer(
+                "user.account", b"full", b"%d " % n + os.urandom(4096), [], lambda n=n: acked.append(n)
+            )  # type: ignore[misc]
+
+    try:
+        offer(0, 50)
+        assert publisher.flush(20)
+        largest = max(f.stat().st_size for f in (broker.directory / "kafka").rglob("*.log"))
+        resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (largest + 128 * 1024, largest + 128 * 1024))
+        offer(50, 500)
+        wait_until(lambda: not broker.running, 30, "the broker gives up its disk")
+        written = len(acked)
+        assert 50 <= written < 550 and publisher.pending_bytes() > 0
+        broker.start()
+        assert publisher.flush(60)
+        assert sorted(acked) == list(range(550))
+    finally:
+        publisher.close(5)
+    consumer, found = Consumer(broker.bootstrap, None, ["user.account"]), []
+    while page := consumer.poll(2.0, 5000):
+        found += [int(r.value.split(b" ", 1)[0]) for r in page if r.key == b"full" and r.value]
+    consumer.close()
+    assert list(dict.fromkeys(found)) == list(range(550))  # all there, in order
+
+
+def test_a_fenced_producer_sends_again_as_another(broker: Kafka) -> None:
+    """Somebody writes under our producer id and the next epoch: the broker fences us, for real."""
+    made: list[Producer] = []
+
+    def connect() -> Producer:
+        made.append(Producer(broker.bootstrap, "fenced"))
+        return made[-1]
+
+    publisher = Publisher(connect, Always(), MIB).start()
+    acked: list[int] = []
+    try:
+        publisher.offer("user.account", b"fenced", b"0", [], lambda: acked.append(0))
+        wait_until(lambda: acked == [0], 20, "the first record")
+        ours = made[0]._kafka
+        partition = made[0]._partitions["user.account", b"fenced"]
+        other = KafkaProducer(bootstrap_servers=broker.bootstrap, enable_idempotence=True, acks="all")
+        other.send("user.balances", b"x", key=b"x").get(10)  # it has an id of its own now
+        mine = ours._transaction_manager.producer_id_and_epoch
+        other._transaction_manager.set_producer_id_and_epoch(ProducerIdAndEpoch(mine.producer_id, mine.epoch + 1))
+        other.send("user.account", b"usurper", key=b"fenced", partition=partition).get(10)
+        other.close()
+        for n in range(1, 20):
+            publisher.offer("user.account", b"fenced", b"%d" % n, [], lambda n=n: acked.append(n))  # type: ignore[misc]
+        wait_until(lambda: len(acked) == 20, 30, "all of them arrive")
+        assert made[0]._kafka is not ours and publisher.flush(5)
+    finally:
+        publisher.close(5)
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_any_line_nothing_is_missing_and_repeats_have_the_same_id(broker: Kafka, tmp_path: Path) -> None:
+    """A short run of `python -m tests.campaigns.kafka killed`."""
+    with Simulator(plain=True, rate=1) as simulator:
+        lives = Killed(simulator, broker.bootstrap, tmp_path, seed=3)
+        try:
+            figures = lives.run(times=3, rate=200)
+        finally:
+            lives.kill()
+    assert not verdict(figures), figures

@@ -92,7 +92,7 @@ class Loop(Generic[Item]):
         self._log = get(__name__).bind(sink=sink.name)
         self._trouble = ""  # the failure being waited out, "" = none
         self._attempt = 0
-        self._lag_at_s = 0.0
+        self._lag_at_s = time.monotonic()  # of the last look; the first records do not wait for the first one
         self._committed_s = 0.0  # time.monotonic() of the last commit
 
     def run(self) -> None:

@@ -1,4 +1,7 @@
-"""`python -m tests.campaigns.kafka away --minutes 10 --rate 2000 --accounts 100`: is anything missing when Kafka comes back?
+"""Is anything missing when Kafka comes back, or when who publishes is killed?
+
+    python -m tests.campaigns.kafka away --minutes 10 --rate 2000 --accounts 100
+    python -m tests.campaigns.kafka killed --times 50
 
 In: options. Out: progress, figures as JSON, exit code 0 or 1 (2: it could not be run).
 """
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -14,7 +18,11 @@ import click
 from fleet.commands.demo import venues_of
 from fleet.core.errors import FleetError
 from fleet.demo.options import Options
+from fleet.runtime.kafka_io import create_topics
+from fleet.services import Services
 from tests.campaigns.kafka.away import run
+from tests.campaigns.kafka.killed import Killed, verdict
+from tests.support.simulator import Simulator
 
 MIB = 1024 * 1024
 
@@ -58,6 +66,26 @@ def away(
         sys.exit(2)
     print(json.dumps(figures, indent=1))
     sys.exit(1 if figures["wrong"] else 0)
+
+
+@main.command()
+@click.option("--times", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--rate", type=float, default=200.0, show_default=True, help="User events a second.")
+@click.option("--seed", type=int, default=1, show_default=True)
+def killed(times: int, rate: float, seed: int) -> None:
+    """kill -9 of a publishing process at random instants."""
+    with tempfile.TemporaryDirectory(prefix="kafka-campaign-") as name:
+        directory = Path(name)
+        with Services.start(directory / "services", only=("kafka",)) as services, Simulator(rate=1) as simulator:
+            create_topics(services.kafka.bootstrap, 4)
+            lives = Killed(simulator, services.kafka.bootstrap, directory, seed)
+            try:
+                figures = lives.run(times, rate)
+            finally:
+                lives.kill()
+    wrong = verdict(figures)
+    print(json.dumps({**figures, "wrong": wrong}, indent=1))
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":
