@@ -13,7 +13,9 @@ SECRET_FIELDS = frozenset(
     ("secret", "secret_key", "api_secret", "api_key", "apikey", "listen_key", "listenkey", "signature", "passphrase")
     + ("password", "authorization", "x-mbx-apikey", "bot_token", "credentials", "signed_url")
 )
-SECRET_WORDS = r"listen_?key|signature|api_?key|api_?secret|secret|passphrase|password|authorization|x-mbx-apikey"
+SECRET_WORDS = (
+    r"listen_?key|signature|api_?key|api_?secret|secret|passphrase|(?:sentinel_)?password|authorization|x-mbx-apikey"
+)
 MASKS = (
     (re.compile(rf"(?i)\b({SECRET_WORDS})\b([\"']?\s*[=:]\s*[\"']?)[^&\s\"',}})]+"), r"\1\2…"),
     (re.compile(r"(://[^:/@\s]*):[^@/\s]+@"), r"\1:…@"),  # user:password@ of a DSN

@@ -1,9 +1,9 @@
-"""The only door to Redis: the scripts of `lua/` as typed methods, and pub/sub pokes.
+"""What the fleet asks of Redis: the scripts of `lua/` as typed methods, and pub/sub pokes.
 
 In: ids, packed values of `fleet.core.wire`. Out: typed replies; every redis error becomes StoreUnavailable ("no usable
-answer": down, timeout, LOADING, READONLY, OOM, NOREPLICAS). One RedisStore per thread role: one connection, a budget of
-0.5 s a call and no retries of the client's own (a timed-out call may have run; every script may run twice).
-Used by coordinator, workers, console and CLI.
+answer": down, timeout, LOADING, READONLY, OOM, NOREPLICAS, MOVED, CLUSTERDOWN). One RedisStore per thread role: one connection,
+a budget of 0.5 s a call, looking up the server included, and no retries of the client's own (a timed-out call may have run;
+every script may run twice). Used by coordinator, workers, console and CLI.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from fleet.core import wire
-from fleet.core.errors import SettingsError, StoreUnavailable, WireError
+from fleet.core.errors import StoreUnavailable, WireError
 from fleet.core.exchange import Rate
 from fleet.core.model import Desired, Ownership, StreamStatus, WorkerView, format_token
 from fleet.core.names import Keys
 from fleet.runtime.budget import Budget
+from fleet.runtime.redis_connection import FAILURES, NoScriptError, connect
 
 __all__ = [
     "BATCH", "Beat", "Budget", "Change", "NotLeader", "Observation", "Poke", "RedisStore", "View", "connect",
@@ -77,26 +75,6 @@ class Observation(msgspec.Struct, frozen=True):
     rebalance: bool = False  # an operator asks for it
 
 
-def connect(url: str, timeout_s: float) -> redis.Redis:
-    """A client of one connection that never retries. RESP2: no HELLO, one round trip less on each reconnect."""
-    try:
-        client: redis.Redis = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=1,
-            decode_responses=True,
-            protocol=2,
-            legacy_responses=True,
-            health_check_interval=0,
-            driver_info=None,
-        )
-    except ValueError as error:
-        raise SettingsError("FLEET_REDIS_URL: a redis:// or rediss:// URL is expected") from error
-    return client
-
-
 class RedisStore:
     """One connection to one fleet's keys. Belongs to one thread."""
 
@@ -104,7 +82,7 @@ class RedisStore:
         self.keys = keys
         self._url = url
         self._timeout_s = timeout_s
-        self._client = connect(url, timeout_s)
+        self._client = connect(url, timeout_s, keys.gen)
 
     def close(self) -> None:
         self._client.close()
@@ -423,7 +401,7 @@ class RedisStore:
         def call() -> Any:
             try:
                 return self._client.evalsha(SHAS[name], len(keys), *keys, *args)
-            except redis.exceptions.NoScriptError:  # a restart, a failover or SCRIPT FLUSH: EVAL loads it again
+            except NoScriptError:  # a restart, a failover or SCRIPT FLUSH: EVAL loads it again
                 return self._client.eval(SCRIPTS[name], len(keys), *keys, *args)
 
         reply: list[Any] = self._call(call)
@@ -432,7 +410,7 @@ class RedisStore:
     def _call(self, call: Callable[..., Any], *args: Any) -> Any:
         try:
             return call(*args)
-        except (redis.RedisError, OSError) as error:
+        except FAILURES as error:
             self._client.connection_pool.disconnect()
             raise StoreUnavailable(f"redis: {type(error).__name__}: {str(error)[:200]}") from error
 
@@ -445,7 +423,7 @@ class Poke:
     """The worker's end of `:ch:<slot>`. Pub/sub loses messages without an error, so it only ever shortens a wait (R15)."""
 
     def __init__(self, url: str, keys: Keys, slot: str, timeout_s: float = 0.5) -> None:
-        self._client = connect(url, timeout_s)
+        self._client = connect(url, timeout_s, keys.gen)
         self._channel = keys.channel(slot)
         self._pubsub: Any = None
 
@@ -464,7 +442,7 @@ class Poke:
                         pass
                     return True
             return False
-        except (redis.RedisError, OSError) as error:
+        except FAILURES as error:
             self.close()
             raise StoreUnavailable(f"redis: {type(error).__name__}") from error
 
@@ -473,7 +451,7 @@ class Poke:
         if pubsub is not None:
             try:
                 pubsub.close()
-            except (redis.RedisError, OSError):  # the connection is gone either way
+            except FAILURES:  # the connection is gone either way
                 self._client.connection_pool.disconnect()
         self._client.close()
 

@@ -17,10 +17,12 @@ from urllib.parse import urlsplit
 
 from fleet.core.errors import SettingsError
 from fleet.core.exchange import MARKET_KINDS
+from fleet.runtime import redis_place
 
 LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 PLAIN_SCHEMES = ("ws", "http")
 DEFAULT_VENUE = "binance_usdm"
+SILENCE_S = 1.0  # Q: what a stream may still be doing with one message when its lease ends
 KIND_WORDS = {  # what people write for the kinds of streams, beside the core's own words
     "kline": "kline_1m", "klines": "kline_1m", "candle": "kline_1m", "candles": "kline_1m",
     "tickers": "ticker", "book_tickers": "book_ticker",
@@ -41,7 +43,11 @@ class Settings:
 
     fleet: str = _setting("FLEET_NAME", "fleet", "name of this fleet: prefix of its Redis keys")
     postgres_dsn: str = _setting("FLEET_POSTGRES_DSN", "", "libpq connection string or URL of Postgres")
-    redis_url: str = _setting("FLEET_REDIS_URL", "redis://127.0.0.1:6379/0", "URL of Redis")
+    redis_url: str = _setting(
+        "FLEET_REDIS_URL",
+        "redis://127.0.0.1:6379/0",
+        "URL of Redis; also redis+sentinel://host:port,…/MASTER/DB and redis+cluster://host:port,…",
+    )
     kafka_bootstrap: str = _setting("FLEET_KAFKA_BOOTSTRAP", "127.0.0.1:9092", "Kafka brokers, host:port[,host:port]")
     clickhouse_dsn: str = _setting(
         "FLEET_CLICKHOUSE_DSN", "", "ClickHouse: a directory (embedded engine) or a server URL"
@@ -87,6 +93,12 @@ class Settings:
     leader_tick_s: float = _setting("FLEET_LEADER_TICK_S", 0.5, "leader tick D", "s")
     leader_lease_s: float = _setting("FLEET_LEADER_LEASE_S", 6.0, "leader lease", "s")
     redis_timeout_s: float = _setting("FLEET_REDIS_TIMEOUT_S", 0.5, "budget of one Redis call c", "s")
+    redis_failover_s: float = _setting(
+        "FLEET_REDIS_FAILOVER_S", 5.0, "Sentinel, Cluster: the least time from losing a master to the next one", "s"
+    )
+    redis_max_lag_s: float = _setting(
+        "FLEET_REDIS_MAX_LAG_S", 5.0, "Sentinel, Cluster: min-replicas-max-lag of the masters", "s"
+    )
     isolation_max_s: float = _setting(
         "FLEET_ISOLATION_MAX_S", 300.0, "how long streams go on without Redis and Postgres", "s"
     )
@@ -134,15 +146,28 @@ class Settings:
                 f"FLEET_WORKER_LEASE_S={lease:g}: must be at least"
                 " 2*(FLEET_HEARTBEAT_S + FLEET_REDIS_TIMEOUT_S) + FLEET_REDIS_TIMEOUT_S"
             )
-        if self.dead_after_s < lease + 1 + self.leader_tick_s:
+        if self.dead_after_s < lease + SILENCE_S + self.leader_tick_s:
             raise SettingsError(
                 f"FLEET_DEAD_AFTER_S={self.dead_after_s:g}: must be at least FLEET_WORKER_LEASE_S + 1 + FLEET_LEADER_TICK_S"
             )
+        self._check_failover()
         self.connection_limits()
         self.symbols_by_venue()
         self.market_kinds()
         if self.tls_ca_file and not os.access(self.tls_ca_file, os.R_OK):
             raise SettingsError(f"FLEET_TLS_CA_FILE={self.tls_ca_file}: cannot be read")
+
+    def _check_failover(self) -> None:
+        """A master that was cut off may confirm leases for `lag` + 1 s; whoever reads the next one must not call these workers
+        dead before their leases have run out."""
+        if not redis_place.parse(self.redis_url).replicated:
+            return
+        quiet_s = self.redis_max_lag_s + 1 + self.worker_lease_s + SILENCE_S
+        if self.redis_failover_s + self.dead_after_s < quiet_s:
+            raise SettingsError(
+                f"FLEET_REDIS_FAILOVER_S + FLEET_DEAD_AFTER_S = {self.redis_failover_s + self.dead_after_s:g}: must be at least"
+                f" FLEET_REDIS_MAX_LAG_S + 1 + FLEET_WORKER_LEASE_S + {SILENCE_S:g} = {quiet_s:g}"
+            )
 
     def need(self, *names: str) -> Settings:
         """Raise SettingsError unless each named field is set; for the processes that cannot run without it."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from fleet.services.daemon import Daemon, Progress, ServiceMissing
@@ -20,9 +21,12 @@ class Redis(Daemon):
 
     name = "redis"
 
-    def __init__(self, directory: Path, progress: Progress | None = None) -> None:
+    def __init__(
+        self, directory: Path, progress: Progress | None = None, options: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(directory, progress)
-        self.program = _program()
+        self.program = find_program()
+        self.options = dict(options or {})  # of its own, beside those below; read at each start
 
     @property
     def url(self) -> str:
@@ -34,15 +38,24 @@ class Redis(Daemon):
     def command(self) -> list[str]:
         options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.directory / "redis"), "save": ""}
         options |= {"appendonly": "yes", "appendfsync": "no", "loglevel": "warning", "databases": "16"}
-        return [self.program, *(part for name, value in options.items() for part in (f"--{name}", value))]
+        own = [part for name, value in self.options.items() for part in (f"--{name}", *value.split(" "))]
+        return [self.program, *(part for name, value in options.items() for part in (f"--{name}", value)), *own]
 
     def ready(self) -> bool:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith(b"+PONG")
+        return command(self.port, "PING").startswith(b"+PONG")
 
 
-def _program() -> str:
+def command(port: int, *words: str) -> bytes:
+    """One command on a connection of its own; the first 64 KiB of the answer, as they came. Raises OSError."""
+    parts = [b"*%d\r\n" % len(words)]
+    parts += [b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words]
+    with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+        connection.sendall(b"".join(parts))
+        return connection.recv(65536)
+
+
+def find_program() -> str:
+    """The path of redis-server. Raises ServiceMissing."""
     found = shutil.which("redis-server")
     if found is not None and _major(found) >= OLDEST_MAJOR:
         return found

@@ -20,7 +20,7 @@ from fleet.core.exchange import Rate
 from fleet.core.model import Desired, Ownership, StreamState, StreamStatus, WorkerView, token_of
 from fleet.core.names import Keys
 from fleet.core.wire import Generation, pack_leader
-from fleet.runtime.redis_store import BATCH, Budget, Change, NotLeader, Poke, RedisStore
+from fleet.runtime.redis_store import BATCH, Budget, Change, NotLeader, Poke, RedisStore, connect
 from fleet.services import Services
 from tests.support.redis_model import Hash, Model, Own
 from tests.support.services import SharedServices
@@ -84,7 +84,7 @@ class Scripts(RuleBasedStateMachine):
         super().__init__()
         self.store = fresh(self.url)
         self.model = Model()
-        self.raw = redis.Redis.from_url(self.url, decode_responses=True)
+        self.raw = connect(self.url, 2.0, self.store.keys.gen)
 
     @initialize(sound=st.sampled_from([True, True, True, False]))
     def begin(self, sound: bool) -> None:

@@ -1,0 +1,176 @@
+"""Redis with a replica and three sentinels, and Redis as a cluster of three: real `redis-server` processes on loopback.
+
+Comes in: a directory. Goes out: a FLEET_REDIS_URL, and the servers one by one, to be killed. Runs inside tests and campaigns.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fleet.services.daemon import Daemon, ServiceFailed
+from fleet.services.redis import Redis, command, find_program
+
+MASTER = "fleet"
+FORMED_WITHIN_S = 20.0
+SLOTS = 16384
+BUS = 10000  # a cluster node's second port lies this much above its first
+
+
+class Sentinel(Daemon):
+    """One sentinel. It rewrites its own configuration."""
+
+    name = "sentinel"
+
+    def __init__(self, directory: Path, master_port: int, down_after_ms: int) -> None:
+        super().__init__(directory)
+        self.program = find_program()
+        self._monitor = (master_port, down_after_ms)
+
+    def prepare(self) -> None:
+        configuration = self.directory / "sentinel.conf"
+        if not configuration.exists():
+            port, down_after_ms = self._monitor
+            configuration.write_text(
+                f"sentinel monitor {MASTER} 127.0.0.1 {port} 2\nsentinel down-after-milliseconds {MASTER} {down_after_ms}\n"
+                f"sentinel failover-timeout {MASTER} 5000\ndir {self.directory}\nbind 127.0.0.1\n"
+            )
+
+    def command(self) -> list[str]:
+        return [self.program, str(self.directory / "sentinel.conf"), "--sentinel", "--port", str(self.port)]
+
+    def ready(self) -> bool:
+        return command(self.port, "PING").startswith(b"+PONG")
+
+
+class Formation:
+    """Servers that make one Redis. A context manager: start, wait until they have found each other, stop."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self.form()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stack.close()
+
+    def form(self) -> None:
+        raise NotImplementedError
+
+    def _start(self, daemon: Daemon) -> None:
+        self._stack.callback(daemon.close)
+        daemon.start()
+
+
+class Replicated(Formation):
+    """A master, a replica, three sentinels."""
+
+    def __init__(self, directory: Path, down_after_ms: int = 1000) -> None:
+        super().__init__(directory)
+        self._down_after_ms = down_after_ms
+        self.servers: list[Redis] = []
+        self.sentinels: list[Sentinel] = []
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{s.port}' for s in self.sentinels)}/{MASTER}/0"
+
+    def form(self) -> None:
+        for number in range(2):
+            options = {"repl-diskless-sync-delay": "0", "repl-diskless-sync": "yes", "repl-backlog-size": "4mb"}
+            if number:
+                options["replicaof"] = f"127.0.0.1 {self.servers[0].port}"
+            self.servers.append(Redis(self.directory / f"server-{number}", options=options))
+            self._start(self.servers[-1])
+        wait_until(lambda: b"state=online" in command(self.servers[0].port, "INFO", "replication"), "no replica")
+        for number in range(3):
+            sentinel = Sentinel(self.directory / f"sentinel-{number}", self.servers[0].port, self._down_after_ms)
+            self.sentinels.append(sentinel)
+            self._start(sentinel)
+        complete = b"status=ok,address=127.0.0.1:%d,slaves=1,sentinels=3" % self.servers[0].port
+        for each in self.sentinels:
+            wait_until(lambda each=each: complete in command(each.port, "INFO", "sentinel"), "sentinels alone")  # type: ignore[misc]
+
+    @property
+    def master(self) -> Redis:
+        """The server that takes writes now. Raises ServiceFailed where none does."""
+        for server in self.servers:
+            if server.running and b"role:master" in command(server.port, "INFO", "replication"):
+                return server
+        raise ServiceFailed("no master")
+
+
+class Cluster(Formation):
+    """Three masters that share the slots evenly, in the order of `servers`."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.servers: list[Redis] = []
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{','.join(f'127.0.0.1:{s.port}' for s in self.servers)}"
+
+    def form(self) -> None:
+        for number in range(3):
+            server = Redis(
+                self.directory / f"server-{number}", options={"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
+            )
+            server.port = _cluster_port()
+            self.servers.append(server)
+            self._start(server)
+            slots = [str(slot) for slot in range(SLOTS * number // 3, SLOTS * (number + 1) // 3)]
+            command(server.port, "CLUSTER", "ADDSLOTS", *slots)
+            command(server.port, "CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        for server in self.servers[1:]:
+            command(server.port, "CLUSTER", "MEET", "127.0.0.1", str(self.servers[0].port))
+        for server in self.servers:
+            wait_until(lambda s=server: self._knows_all(s), "the cluster did not form")  # type: ignore[misc]
+
+    def _knows_all(self, server: Redis) -> bool:
+        info = command(server.port, "CLUSTER", "INFO")
+        return b"cluster_state:ok" in info and b"cluster_known_nodes:3" in info
+
+    def node_id(self, server: Redis) -> str:
+        found = re.search(rb"[0-9a-f]{40}", command(server.port, "CLUSTER", "MYID"))
+        if found is None:
+            raise ServiceFailed("a cluster node without an id")
+        return found.group().decode()
+
+
+def wait_until(true: Callable[[], bool], otherwise: str, within_s: float = FORMED_WITHIN_S) -> None:
+    """Raises ServiceFailed with `otherwise` where it does not come true."""
+    end = time.monotonic() + within_s
+    while not true():
+        if time.monotonic() > end:
+            raise ServiceFailed(otherwise)
+        time.sleep(0.05)
+
+
+def _cluster_port() -> int:
+    """A free port whose bus port is free as well."""
+    for _ in range(100):
+        port = random.randrange(11000, 21000)
+        with ExitStack() as stack:
+            try:
+                for each in (port, port + BUS):
+                    probe = stack.enter_context(socket.socket())
+                    probe.bind(("127.0.0.1", each))
+            except OSError:
+                continue
+        return port
+    raise ServiceFailed("no free ports for a cluster node")
