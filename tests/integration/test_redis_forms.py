@@ -23,7 +23,9 @@ from fleet.runtime.settings import Settings
 from fleet.services import Redis
 from fleet.services.redis_forms import Cluster, Formation, Replicated, wait_until
 from tests.integration.test_redis_scripts import Scripts, fresh, led, owned, view
+from tests.support.churn import Churn, footprint
 from tests.support.control import ControlledWorker, wait_for
+from tests.support.services import SharedServices
 
 pytestmark = pytest.mark.integration
 BUDGET_S = 0.5
@@ -269,4 +271,21 @@ def test_a_cluster_is_a_store_like_any_other(cluster: Cluster) -> None:
     store.rebuild(pack_leader("c", 7), Generation("g", True), {"a": owned(1)})
     assert store.observe().generation == Generation("g", True)
     assert store.distrust(Generation("g", True))
+    store.close()
+
+
+# ── no growth ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_accounts_and_workers_that_come_and_go_leave_nothing_behind(services: SharedServices) -> None:
+    """`python -m benchmarks.scaling churn` is the long form."""
+    store = RedisStore(services.redis.url, Keys(f"t{uuid.uuid4().hex[:8]}"), 2.0)
+    work = Churn(store, accounts=60, workers=5)
+    found = []
+    for count in (20, 120):
+        for _ in range(count):
+            work.cycle()
+        work.level()
+        found.append(footprint(store, services.redis.url))
+    assert found[1].fields == found[0].fields
+    assert found[1].keys <= 3 * 5 + 6  # three a worker (a view or a report without entries is no key), six of the fleet
+    assert found[1].memory_bytes <= found[0].memory_bytes * 1.05
     store.close()

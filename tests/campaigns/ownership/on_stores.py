@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 
+from fleet.core.errors import StoreUnavailable
 from fleet.services import Daemon
 from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
 from tests.campaigns.ownership.table import open_since, row
@@ -49,7 +50,7 @@ def redis_emptied(rig: Rig, hold_s: float) -> Finding:
     rig.empty_redis()
     time.sleep(3.0)
     redis.start()
-    return _rebuilt(rig, trial)
+    return rebuilt(rig, trial)
 
 
 @row
@@ -57,7 +58,7 @@ def redis_flushed(rig: Rig, hold_s: float) -> Finding:
     trial = Trial(rig, "redis_flushed")
     trial.begin()
     rig.redis_command("FLUSHALL")
-    return _rebuilt(rig, trial)
+    return rebuilt(rig, trial)
 
 
 @row
@@ -83,12 +84,13 @@ def redis_stale(rig: Rig, hold_s: float) -> Finding:
     rig.services.redis.kill()
     rig.restore_redis(copy)
     rig.services.redis.start()
-    return _rebuilt(rig, trial)
+    return rebuilt(rig, trial)
 
 
-def _rebuilt(rig: Rig, trial: Trial) -> Finding:
+def rebuilt(rig: Rig, trial: Trial) -> Finding:
+    """The harm is over: wait until ownership stands again under a ready generation, and judge."""
     trial.healed()
-    ready = wait_for(lambda: len(rig.owners()) == len(rig.credentials) and _generation_ready(rig), 40.0, every_s=0.2)
+    ready = wait_for(lambda: _stands(rig), 40.0, every_s=0.2)
     took_s = (now_ms() - trial.harm_over_ms) / 1000
     time.sleep(3.0)
     finding = trial.end(0.0, rebuilt_after_s=took_s)
@@ -97,9 +99,12 @@ def _rebuilt(rig: Rig, trial: Trial) -> Finding:
     return finding
 
 
-def _generation_ready(rig: Rig) -> bool:
-    generation = rig.store.observe().generation
-    return generation is not None and generation.ready
+def _stands(rig: Rig) -> bool:
+    try:
+        generation, owners, _ = rig.store.ownership()
+    except StoreUnavailable:
+        return False
+    return generation is not None and generation.ready and len(owners) == len(rig.credentials)
 
 
 @row

@@ -110,7 +110,7 @@ class Rig:
         self.rows = AccountRows(self.pg)
         for _ in range(self._count):
             self.add_account()
-        self.store = RedisStore(self.services.redis.url, Keys(fleet), timeout_s=2.0)
+        self.store = RedisStore(env["FLEET_REDIS_URL"], Keys(fleet), timeout_s=2.0)
         self._stack.callback(self.store.close)
         self.keys = Keys(fleet)
         self.view = FleetView(self.store, dead_after_s=7.0)
@@ -129,7 +129,7 @@ class Rig:
             "FLEET_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
             "FLEET_POSTGRES_DSN": dsn.replace(f":{self.services.postgres.port}/", f":{postgres.port}/"),
         }
-        host = Host(name, self.directory, self.env | stores, self._workers, free_ports(PORTS_PER_HOST))
+        host = Host(name, self.directory, self.env | stores | self._more, self._workers, free_ports(PORTS_PER_HOST))
         self.hosts[name] = host
         self._stack.callback(host.kill)
         return host
