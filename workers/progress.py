@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -68,7 +69,8 @@ class Progress:
             (HEADER_INCARNATION, incarnation.encode()),
         ]
         self._publisher, self._gate, self._metrics = publisher, gate, metrics
-        self._lock = threading.RLock()  # guards mark, gap, _known, _held, overflowed, and the order of offers
+        self._lock = threading.RLock()  # guards mark, gap, _known, _held, _owed, overflowed, and the order of offers
+        self._owed: deque[bytes] = deque()  # stream events that begin or end a gap and found the buffer full
         self._known: dict[str, None] = {}
         self._held: list[UserRecord] | None = None
         self._sequence = 0
@@ -157,6 +159,7 @@ class Progress:
     def resume(self) -> None:
         """There is room again after an overflow: hold live events until the read-back has delivered what was dropped."""
         with self._lock:
+            self.tell()
             self.overflowed = False
             self._held = []
 
@@ -218,6 +221,7 @@ class Progress:
     def note_alive(self) -> None:
         """The stream is alive now and no gap is open: what a later owner may take as the last proven-alive instant."""
         with self._lock:
+            self.tell()
             if self.gap is None and not self.overflowed and self.mark.base is not None:
                 self.mark.alive_ms = int(time.time() * 1000)
                 self.dirty = True
@@ -269,7 +273,8 @@ class Progress:
                 self.gap = None
 
     def event(self, name: str, why: str = "", **data: Any) -> None:
-        """Publish a fleet.streams event. A full buffer drops it (the log has it too)."""
+        """Publish a fleet.streams event. A full buffer drops it (the log has it too), but what begins or ends a gap is told once
+        there is room: its row would be missing, or open for ever."""
         now_ms = int(time.time() * 1000)
         record = StreamEvent(
             id=f"{self.spec.id}:{name}:{now_ms}",
@@ -284,5 +289,18 @@ class Progress:
             account_id=self.spec.id,
             data=data,
         )
-        if self._may_publish():
-            self._publisher.offer(TOPIC_STREAMS, self._key, _encode(record), self._headers)
+        with self._lock:
+            self._owed.append(_encode(record))
+            if not self.tell() and name not in ("gap_opened", "gap_closed"):
+                self._owed.pop()
+
+    def tell(self) -> bool:
+        """Publish the stream events that found the buffer full, in order; False = it still is, or nothing may be published."""
+        with self._lock:
+            while self._owed:
+                if not self._may_publish() or not self._publisher.offer(
+                    TOPIC_STREAMS, self._key, self._owed[0], self._headers
+                ):
+                    return False
+                self._owed.popleft()
+            return True

@@ -190,3 +190,22 @@ def test_a_revoked_token_publishes_nothing_though_the_process_has_a_lease_again(
         made.live([fill(1)])
     made.event("connected")
     assert publisher.records == []
+
+
+def test_a_gap_that_begins_or_ends_with_a_full_buffer_is_told_once_there_is_room() -> None:
+    made, publisher, _ = progress()
+    made.live([fill(1)])
+    publisher.room = 1
+    made.live([fill(2)])
+    made.open_gap(1_500, "kafka")
+    made.event("connected")
+    assert [r["event"] for r in publisher.records if r["type"] == "stream"] == []
+    publisher.room = 2
+    made.resume()
+    assert [r["event"] for r in publisher.records if r["type"] == "stream"] == ["gap_opened"]
+    made.close_gap()
+    publisher.room = 100
+    made.note_alive()
+    made.event("connected")
+    made.note_alive()
+    assert [r["event"] for r in publisher.records if r["type"] == "stream"] == ["gap_opened", "gap_closed", "connected"]

@@ -168,6 +168,8 @@ def verdict(figures: dict[str, Any]) -> list[str]:
     wrong += (
         [f"{figures['buffer_bytes_max']} bytes in a buffer of {most}"] if figures["buffer_bytes_max"] > most else []
     )
+    overflowed = figures["buffer_bytes_max"] >= figures["buffer_limit_bytes"]
+    wrong += ["events were dropped and no gap was told"] if overflowed and not figures["gaps"]["kafka"] else []
     wrong += ["nothing happened while Kafka was away"] if not figures["made_while_away"].get("fill") else []
     wrong += [f"{figures['refused']} calls beyond the weight limit"] if figures["refused"] else []
     for program, after in figures["rss_mb"]["away"].items():
