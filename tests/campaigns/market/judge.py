@@ -1,195 +1,229 @@
-"""What must hold of public market data in Kafka, judged while it comes. In: records of the market topics and fleet.streams,
-samples of the exchange's REST. Out: figures and complaints. Nothing of the fleet's own rules.
+"""What must hold of public market data in Kafka, judged while it comes and then forgotten. In: records of the market topics and of
+fleet.streams, the exchange's ledger of trades and candles, samples of its books and candles. Out: figures and complaints.
+
+Nothing of the fleet's own rules is used. What both sides told and agreed about is dropped at once, so that memory does not grow
+with the length of a run; what the exchange told and Kafka did not is `outstanding`, and a complaint after PATIENCE_S.
 """
 
 from __future__ import annotations
 
-import json
-from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-RECENT = 300_000
-LEVELS = 20
+from tests.campaigns.market.books import Book
+from tests.campaigns.market.numbers import Numbers
 
-Key = tuple[str, str]
-"""market and symbol"""
+PATIENCE_S = 240.0  # a read-back may wait for the exchange's weight limit
+KEPT = 200_000  # trades of which only Kafka has told; ids kept to see repeats where they do not count
+CANDLES_KEPT = 100_000
+SHOWN = 20
+MINUTE_MS = 60_000
 
-
-class Numbers:
-    """A set of whole numbers as ranges."""
-
-    def __init__(self) -> None:
-        self.begins: list[int] = []
-        self.ends: list[int] = []  # included
-        self.repeated = 0
-
-    def add(self, number: int) -> None:
-        at = bisect_right(self.begins, number)
-        if at and number <= self.ends[at - 1]:
-            self.repeated += 1
-            return
-        after_left = bool(at) and self.ends[at - 1] == number - 1
-        before_right = at < len(self.begins) and self.begins[at] == number + 1
-        if after_left and before_right:
-            self.ends[at - 1] = self.ends.pop(at)
-            self.begins.pop(at)
-        elif after_left:
-            self.ends[at - 1] = number
-        elif before_right:
-            self.begins[at] = number
-        else:
-            self.begins.insert(at, number)
-            self.ends.insert(at, number)
-
-    @property
-    def holes(self) -> list[tuple[int, int]]:
-        return [(a + 1, b - 1) for a, b in zip(self.ends, self.begins[1:], strict=False)]
+Key = tuple[str, str, str]
+"""exchange, market, symbol"""
+Facts = tuple[Decimal, Decimal, str]
+"""price, quantity, the taker's side"""
 
 
-class Book:
-    """A consumer's order book: it breaks where the numbers do, and a snapshot mends it. Compared with the exchange's at the
-    same number."""
+class Series:
+    """The trades of one symbol."""
 
-    def __init__(self) -> None:
-        self.last: int | None = None
-        self.met = False
-        self.sides: tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]] = ({}, {})
-        self.breaks = self.snapshots = self.compared = 0
-        self.wrong: list[str] = []
-        self.samples: OrderedDict[int, Any] = OrderedDict()
-        self.states: OrderedDict[int, tuple[list[Any], list[Any]]] = OrderedDict()
-
-    def feed(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "snapshot":
-            self.sides, self.last, self.met = ({}, {}), event["last_seq"], False
-            self.snapshots += 1
-        elif self.last is None or event["last_seq"] <= self.last:
-            return
-        else:
-            first, last, prev = event["first_seq"], event["last_seq"], event["prev_seq"]
-            links = prev == self.last if prev is not None else first == self.last + 1
-            if not links and (self.met or not first <= self.last + 1 <= last + 1):
-                self.last, self.breaks = None, self.breaks + 1
-                return
-            self.last, self.met = last, True
-        for side, levels in zip(self.sides, (event["bids"], event["asks"]), strict=True):
-            for price, qty in levels:
-                if Decimal(qty):
-                    side[Decimal(price)] = Decimal(qty)
-                else:
-                    side.pop(Decimal(price), None)
-        if event["kind"] == "update":
-            self._keep()
-
-    def sample(self, last: int, bids: Iterable[Any], asks: Iterable[Any]) -> None:
-        """The exchange's own book at `last`."""
-        mine = tuple([(Decimal(p), Decimal(q)) for p, q, *_ in levels][:LEVELS] for levels in (bids, asks))
-        self.samples[last] = mine
-        if last in self.states:
-            self._compare(last)
-        if len(self.samples) > 500:
-            self.samples.popitem(last=False)
-
-    def _keep(self) -> None:
-        assert self.last is not None
-        self.states[self.last] = self._top()
-        if self.last in self.samples:
-            self._compare(self.last)
-        if len(self.states) > 300:
-            self.states.popitem(last=False)
-
-    def _top(self) -> tuple[list[Any], list[Any]]:
-        bids = sorted(self.sides[0].items(), reverse=True)[:LEVELS]
-        return bids, sorted(self.sides[1].items())[:LEVELS]
-
-    def _compare(self, last: int) -> None:
-        self.compared += 1
-        mine, truth = self.states[last], self.samples[last]
-        if mine != truth:
-            self.wrong.append(f"at {last}: {mine[0][:2]} {mine[1][:2]} instead of {truth[0][:2]} {truth[1][:2]}")
+    def __init__(self, contiguous: bool) -> None:
+        self.contiguous = contiguous
+        self.numbers = Numbers()  # where ids count
+        self.seen: OrderedDict[str, None] = OrderedDict()  # where they do not
+        self.truth: dict[
+            str, tuple[Facts, int, float]
+        ] = {}  # the exchange's, not in Kafka: id → facts, its ms, heard s
+        self.told: OrderedDict[str, tuple[Facts, int]] = OrderedDict()  # Kafka's, not in the ledger (yet): facts, count
+        self.compared = self.repeated = self.disorder = 0
+        self.newest = 0
 
 
 class Judge:
-    """Everything of one run."""
+    """Everything of one run. Belongs to whoever holds the campaign's lock."""
 
-    def __init__(self) -> None:
-        self.trades: dict[Key, Numbers] = {}
-        self.trade_data: OrderedDict[tuple[Key, int], tuple[str, str, str]] = OrderedDict()
-        self.trade_truth: dict[tuple[Key, int], tuple[str, str, str]] = {}
-        self.disorder = 0
-        self.candles: dict[tuple[str, str, str], Counter[int]] = {}
-        self.candle_data: dict[tuple[str, str, str, int], tuple[str, ...]] = {}
+    def __init__(self, contiguous: dict[str, bool]) -> None:
+        """`contiguous`: exchange → do its trade ids count by one?"""
+        self._contiguous = contiguous
+        self.series: dict[Key, Series] = {}
+        self.candles: dict[Key, Counter[int]] = {}  # closed ones of a minute in Kafka
+        self.candle_data: OrderedDict[tuple[Key, int], tuple[Decimal, ...]] = OrderedDict()
+        self.due: dict[tuple[Key, int], float] = {}  # closed candles that the exchange told and Kafka did not: heard s
         self.books: dict[Key, Book] = {}
         self.said: Counter[str] = Counter()
         self.lost: list[dict[str, Any]] = []
-        self.read_back = self.events = self.rest = 0
-        self._newest: dict[Key, int] = {}
+        self.wrong: list[str] = []
+        self.read_back = self.events = self.rest = self.candles_compared = 0
+        self.newest_ms = 0  # of the trades in Kafka
 
-    def record(self, value: bytes) -> None:
-        for line in value.split(b"\n"):
-            event = json.loads(line)
-            self.events += 1
-            read = getattr(self, f"_{event['type']}", None)
-            if read is not None:
-                self.rest += event.get("source") == "rest"
-                read(event)
+    def complain(self, text: str) -> None:
+        if len(self.wrong) < SHOWN:
+            self.wrong.append(text)
+
+    # ── Kafka ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def record(self, event: dict[str, Any]) -> None:
+        self.events += 1
+        kind = event["type"]
+        if kind == "trade":
+            self._trade(event)
+        elif kind == "kline":
+            self._kline(event)
+        elif kind == "depth":
+            self.book(_key(event)).feed(event)
+        elif kind == "stream":
+            self._stream(event)
+        self.rest += event.get("source") == "rest"
+
+    def book(self, key: Key) -> Book:
+        if key not in self.books:
+            self.books[key] = Book(lambda text: self.complain(f"book {'/'.join(key)} {text}"))
+        return self.books[key]
+
+    def _of(self, key: Key) -> Series:
+        if key not in self.series:
+            self.series[key] = Series(self._contiguous[key[0] + ":" + key[1]])
+        return self.series[key]
 
     def _trade(self, event: dict[str, Any]) -> None:
-        key, number = (event["market"], event["symbol"]), int(event["trade_id"])
-        self.trades.setdefault(key, Numbers()).add(number)
-        self.disorder += number < self._newest.get(key, 0)
-        self._newest[key] = max(number, self._newest.get(key, 0))
-        self.trade_data[key, number] = (event["price"], event["qty"], event["side"])
-        if len(self.trade_data) > RECENT:
-            self.trade_data.popitem(last=False)
+        series, ident, count = self._of(_key(event)), event["trade_id"], event.get("count", 1)
+        self.newest_ms = max(self.newest_ms, event["ts_event"])
+        if self._is_repeat(series, ident, count):
+            series.repeated += 1
+            return
+        series.told[ident] = (Decimal(event["price"]), Decimal(event["qty"]), event["side"]), count
+        self._match(_key(event), series, ident)
+        if len(series.told) > KEPT:
+            series.told.popitem(last=False)
+
+    def _is_repeat(self, series: Series, ident: str, count: int) -> bool:
+        if series.contiguous:
+            last = int(ident)
+            series.disorder += last < series.newest
+            series.newest = max(series.newest, last)
+            fresh = [series.numbers.add(number) for number in range(last - count + 1, last + 1)]
+            return not all(fresh)
+        if ident in series.seen:
+            return True
+        series.seen[ident] = None
+        if len(series.seen) > KEPT:
+            series.seen.popitem(last=False)
+        return False
+
+    def _match(self, key: Key, series: Series, ident: str) -> None:
+        """The exchange's word and Kafka's, once both are there. An event may cover several trades of one order."""
+        if ident not in series.truth or ident not in series.told:
+            return
+        (price, qty, side), count = series.told.pop(ident)
+        parts = [series.truth.pop(ident)[0]]
+        if count > 1:
+            covered = (str(n) for n in range(int(ident) - count + 1, int(ident)))
+            parts += [series.truth.pop(n)[0] for n in covered if n in series.truth]
+        series.compared += len(parts)
+        true = (sum((p[1] for p in parts), Decimal(0)), {p[0] for p in parts}, {p[2] for p in parts})
+        if (qty, {price}, {side}) != true:
+            self.complain(f"trade {ident} of {'/'.join(key)} is {price} {qty} {side}, true is {true}")
 
     def _kline(self, event: dict[str, Any]) -> None:
-        if event["closed"]:
-            key = (event["market"], event["symbol"], event["interval"])
-            self.candles.setdefault(key, Counter())[event["open_time"]] += 1
-            values = tuple(event[name] for name in ("open", "high", "low", "close", "volume"))
-            self.candle_data[(*key, event["open_time"])] = values
-
-    def _depth(self, event: dict[str, Any]) -> None:
-        self.books.setdefault((event["market"], event["symbol"]), Book()).feed(event)
+        if not event["closed"] or event["interval"] != "1m":
+            return
+        key, opened = _key(event), event["open_time"]
+        self.candles.setdefault(key, Counter())[opened] += 1
+        self.due.pop((key, opened), None)
+        values = tuple(Decimal(event[name]) for name in ("open", "high", "low", "close", "volume"))
+        self.candle_data[key, opened] = values
+        if len(self.candle_data) > CANDLES_KEPT:
+            self.candle_data.popitem(last=False)
 
     def _stream(self, event: dict[str, Any]) -> None:
         self.said[event["event"]] += 1
         if event["event"] == "gap" and event["data"].get("class") in ("trade", "kline"):
-            self.lost.append({**event["data"], "symbol": event["symbol"], "reason": event["reason"]})
+            self.lost.append({"key": _key(event), **event["data"], "reason": event["reason"]})
         if event["event"] == "backfilled":
             self.read_back += event["data"]["events"]
 
-    def wrong_trades(self) -> int:
-        """Trades of which Kafka tells something else than the exchange's REST."""
-        return sum(1 for key, told in self.trade_data.items() if self.trade_truth.get(key, told) != told)
+    # ── the exchange ─────────────────────────────────────────────────────────────────────────────────────────────
+    def ledger(self, row: dict[str, Any], heard_s: float) -> None:
+        key = (row["exchange"], row["market"], row["symbol"])
+        if row["type"] == "trade":
+            series, ident = self._of(key), row["trade_id"]
+            facts = Decimal(row["price"]), Decimal(row["qty"]), row["side"]
+            known = ident in series.told or not (series.contiguous and series.numbers.has(int(ident)))
+            if known:  # else Kafka told it as part of another event, or so long ago that it is forgotten
+                series.truth[ident] = facts, row["ts"], heard_s
+                self._match(key, series, ident)
+        elif row["closed"] and row["interval"] == "1m" and not self.candles.get(key, {}).get(row["open_time"]):
+            self.due[key, row["open_time"]] = heard_s
 
-    def compared_trades(self) -> int:
-        return sum(1 for key in self.trade_data if key in self.trade_truth)
+    def candle(self, key: Key, opened: int, values: tuple[Decimal, ...]) -> None:
+        """A closed candle as the exchange's REST has it."""
+        mine = self.candle_data.pop((key, opened), None)
+        if mine is not None:
+            self.candles_compared += 1
+            if mine != values:
+                self.complain(f"candle {opened} of {'/'.join(key)} is {mine}, true is {values}")
+
+    # ── the judgement ────────────────────────────────────────────────────────────────────────────────────────────
+    def outstanding(self, now_s: float, older_than_s: float = 0.0) -> list[str]:
+        """What the exchange told at least `older_than_s` ago and Kafka has not, nor said that it is lost."""
+        found: list[str] = []
+        for key, series in self.series.items():
+            losses = [loss for loss in self.lost if loss["key"] == key and loss["class"] == "trade"]
+            for ident, (_, at_ms, heard_s) in list(series.truth.items()):
+                if series.contiguous and series.numbers.has(int(ident)):
+                    del series.truth[ident]  # told as part of a later event
+                elif _excused(losses, ident, at_ms, series.contiguous):
+                    del series.truth[ident]
+                elif now_s - heard_s >= older_than_s:
+                    found.append(f"trade {ident} of {'/'.join(key)}, {now_s - heard_s:.0f} s ago")
+        for (key, opened), heard_s in self.due.items():
+            if now_s - heard_s >= older_than_s:
+                found.append(f"candle {opened} of {'/'.join(key)}, {now_s - heard_s:.0f} s ago")
+        return found
+
+    def holes(self) -> int:
+        """Ids between the first and the last that Kafka does not have, of the venues where ids count."""
+        return sum(series.numbers.missing for series in self.series.values() if series.contiguous)
 
     def missing_candles(self) -> int:
         """Minutes without a closed candle between the first and the last."""
-        return sum(
-            (max(seen) - min(seen)) // 60_000 + 1 - len(seen) for (_, _, i), seen in self.candles.items() if i == "1m"
-        )
+        return sum((max(seen) - min(seen)) // MINUTE_MS + 1 - len(seen) for seen in self.candles.values() if seen)
 
     def repeated_candles(self) -> int:
         return sum(count - 1 for seen in self.candles.values() for count in seen.values())
 
+    def needless_losses(self) -> list[dict[str, Any]]:
+        """Told as lost where the exchange serves every trade by its id."""
+        return [x for x in self.lost if x["class"] == "kline" or self._contiguous[x["key"][0] + ":" + x["key"][1]]]
+
     def figures(self) -> dict[str, Any]:
-        books = self.books.values()
+        books, all_series = self.books.values(), self.series.values()
         return {
             "events": self.events, "from_rest": self.rest, "read_back": self.read_back, "said": dict(self.said),
-            "trades": {f"{m}:{s}": n.ends[-1] - n.begins[0] + 1 for (m, s), n in self.trades.items()},
-            "trade_holes": sum(b - a + 1 for n in self.trades.values() for a, b in n.holes),
-            "trades_repeated": sum(n.repeated for n in self.trades.values()), "trades_out_of_order": self.disorder,
-            "trades_compared": self.compared_trades(), "trades_wrong": self.wrong_trades(),
-            "candles": sum(len(c) for c in self.candles.values()), "candles_missing": self.missing_candles(),
-            "candles_repeated": self.repeated_candles(),
-            "books_compared": sum(b.compared for b in books), "books_wrong": sum(len(b.wrong) for b in books),
+            "trades": {"/".join(k): s.compared for k, s in self.series.items()},
+            "trades_compared": sum(s.compared for s in all_series), "trade_holes": self.holes(),
+            "trades_repeated": sum(s.repeated for s in all_series), "trades_out_of_order": sum(s.disorder for s in all_series),
+            "trades_not_in_the_ledger": sum(len(s.told) for s in all_series),
+            "candles": sum(len(c) for c in self.candles.values()), "candles_compared": self.candles_compared,
+            "candles_missing": self.missing_candles(), "candles_repeated": self.repeated_candles(),
+            "books": len(self.books), "books_compared": sum(b.compared for b in books),
             "book_breaks": sum(b.breaks for b in books), "book_snapshots": sum(b.snapshots for b in books),
-            "lost": self.lost,
+            "books_never_compared": ["/".join(k) for k, b in self.books.items() if not b.compared],
+            "lost": [{**x, "key": "/".join(x["key"])} for x in self.lost[:SHOWN]], "losses": len(self.lost),
+            "needless_losses": len(self.needless_losses()), "wrong": self.wrong,
         }  # fmt: skip
+
+
+def _key(event: dict[str, Any]) -> Key:
+    return event["exchange"], event["market"], event["symbol"]
+
+
+def _excused(losses: list[dict[str, Any]], ident: str, at_ms: int, contiguous: bool) -> bool:
+    """Is it within what was announced as lost for good?"""
+    for loss in losses:
+        if contiguous and loss.get("first") is not None and int(loss["first"]) <= int(ident) <= int(loss["last"]):
+            return True
+        if not contiguous and loss.get("until_ms") is not None and loss["since_ms"] <= at_ms <= loss["until_ms"]:
+            return True
+    return False
