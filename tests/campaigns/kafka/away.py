@@ -62,11 +62,16 @@ class Away(Campaign):
             self._watch("away", self.length_s)
             made = self._user_rows() - before
             away_s = time.monotonic() - began
+            weight, calls = self._weight_in_all(), self._calls()
             self.services.kafka.start(60.0)
             self.screen.note(f"Kafka is back after {away_s:.0f} s")
             self._watch("after", AFTER_S)
             recovered_s = self._recover()
-            return {"away_s": round(away_s, 1), "recovered_s": recovered_s, **self._figures(made, away_s)}
+            spent = {
+                "weight_to_recover": self._weight_in_all() - weight,
+                "calls_to_recover": dict(self._calls() - calls),
+            }
+            return {"away_s": round(away_s, 1), "recovered_s": recovered_s, **spent, **self._figures(made, away_s)}
         finally:
             self.control.load(0.0, 0.0)
 
@@ -122,6 +127,16 @@ class Away(Campaign):
         rows = self.control.calls()["weight_per_minute"]
         newest = max((row["minute"] for row in rows), default=0)
         return max((row["weight"] for row in rows if row["minute"] == newest), default=0)
+
+    def _weight_in_all(self) -> int:
+        return sum(row["weight"] for row in self.control.calls()["weight_per_minute"])
+
+    def _calls(self) -> Counter[str]:
+        """REST calls so far, by path."""
+        calls: Counter[str] = Counter()
+        for row in self.control.calls()["rest"]:
+            calls[row["path"]] += row["count"]
+        return calls
 
     def _user_rows(self) -> Counter[str]:
         """The ledger's rows of accounts, by type."""

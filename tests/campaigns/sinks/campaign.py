@@ -26,6 +26,7 @@ from fleet.runtime.postgres import Postgres, migrate
 from fleet.services import Services
 from tests.campaigns.sinks import reader
 from tests.campaigns.sinks.traffic import Traffic
+from tests.support.records import wait_until
 from tests.support.services import free_ports
 
 SINKS = ("postgres", "clickhouse")
@@ -94,10 +95,12 @@ class Campaign:
 
     def run(self, seconds: float, every_s: float, rate: float, market_rate: float, seed: int) -> dict[str, Any]:
         traffic = Traffic(self.services.kafka.bootstrap, rate, market_rate, seed)
-        sinks = [Sink(name, self.env) for name in SINKS]
+        sinks: list[Sink] = []
         try:
             traffic.start()
             try:
+                first_rows_s = {name: self._first_rows(name, sinks) for name in SINKS}
+                self.say(f"from a start to the first rows: {first_rows_s}")
                 self._kill(sinks, seconds, every_s, random.Random(seed))
             finally:
                 traffic.stop()
@@ -110,10 +113,18 @@ class Campaign:
                 sink.kill()
         return {
             "seconds": seconds, "records": traffic.sent, "not_sent": traffic.failures[:SHOWN],
-            "lives": {s.name: s.lives for s in sinks}, "fruitless_lives": {s.name: s.fruitless for s in sinks},
+            "lives": {s.name: s.lives for s in sinks}, "first_rows_s": first_rows_s,
+            "fruitless_lives": {s.name: s.fruitless for s in sinks},
             "caught_up_s": round(caught_up_s, 1), "behind": behind, "exit_codes": codes, "tables": self.compare(),
             "dead_letters": self.pg.fetch("SELECT count(*) AS n FROM dead_letter")[0]["n"],
         }  # fmt: skip
+
+    def _first_rows(self, name: str, sinks: list[Sink]) -> float:
+        """Start a sink; seconds until it has stored something. A life shorter than that gets nothing done."""
+        began = time.monotonic()
+        sinks.append(Sink(name, self.env))
+        wait_until(sinks[-1].stored, 60.0, f"sink {name} stores", 0.02)
+        return round(time.monotonic() - began, 2)
 
     def _kill(self, sinks: list[Sink], seconds: float, every_s: float, draw: random.Random) -> None:
         """Each sink every `every_s`, at moments that wander."""
