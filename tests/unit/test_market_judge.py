@@ -68,6 +68,11 @@ def test_one_event_may_tell_several_trades_of_one_order() -> None:
     told.ledger(row(4), 0.0)
     told.record(trade(4, qty="4", count=3))
     assert (told.wrong, told.outstanding(9.0), told.holes()) == ([], [], 0)
+    told.record(trade(7, qty="4", count=3))
+    told.ledger(row(5), 0.0)
+    told.ledger(row(7), 0.0)
+    (series,) = told.series.values()
+    assert (told.wrong, series.covers, series.truth) == ([], {}, {})
 
 
 def test_holes_and_repeats() -> None:

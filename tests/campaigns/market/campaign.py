@@ -234,6 +234,7 @@ def verdict(figures: dict[str, Any]) -> list[str]:
     """What is wrong, in words."""
     checks = {
         f"{figures['trade_holes']} trades missing": not figures["trade_holes"],
+        f"{figures['trades_told_otherwise']} trades told under another id": not figures["trades_told_otherwise"],
         f"{figures['candles_missing']} candles missing": not figures["candles_missing"],
         f"{figures['candles_repeated']} candles repeated": figures["kills"] or not figures["candles_repeated"],
         f"{figures['trades_repeated']} trades repeated": figures["kills"] or not figures["trades_repeated"],

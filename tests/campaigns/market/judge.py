@@ -15,7 +15,7 @@ from tests.campaigns.market.books import Book
 from tests.campaigns.market.numbers import Numbers
 
 PATIENCE_S = 240.0  # a read-back may wait for the exchange's weight limit
-KEPT = 200_000  # trades of which only Kafka has told; ids kept to see repeats where they do not count
+KEPT = 50_000  # trades of which only Kafka has told; ids kept to see repeats where they do not count
 CANDLES_KEPT = 100_000
 SHOWN = 20
 MINUTE_MS = 60_000
@@ -37,8 +37,15 @@ class Series:
             str, tuple[Facts, int, float]
         ] = {}  # the exchange's, not in Kafka: id → facts, its ms, heard s
         self.told: OrderedDict[str, tuple[Facts, int]] = OrderedDict()  # Kafka's, not in the ledger (yet): facts, count
+        self.covers: dict[
+            str, str
+        ] = {}  # earlier ids of an event in `told` that tells several trades: id → the event's
         self.compared = self.repeated = self.disorder = 0
         self.newest = 0
+
+    def covered(self, ident: str) -> bool:
+        """Is it among the numbers that Kafka told, be it as part of another event?"""
+        return self.contiguous and self.numbers.has(int(ident))
 
 
 class Judge:
@@ -93,9 +100,12 @@ class Judge:
             series.repeated += 1
             return
         series.told[ident] = (Decimal(event["price"]), Decimal(event["qty"]), event["side"]), count
+        series.covers |= dict.fromkeys(_earlier(ident, count), ident)
         self._match(_key(event), series, ident)
         if len(series.told) > KEPT:
-            series.told.popitem(last=False)
+            oldest, (_, count) = series.told.popitem(last=False)
+            for covered in _earlier(oldest, count):
+                series.covers.pop(covered, None)
 
     def _is_repeat(self, series: Series, ident: str, count: int) -> bool:
         if series.contiguous:
@@ -117,9 +127,10 @@ class Judge:
             return
         (price, qty, side), count = series.told.pop(ident)
         parts = [series.truth.pop(ident)[0]]
-        if count > 1:
-            covered = (str(n) for n in range(int(ident) - count + 1, int(ident)))
-            parts += [series.truth.pop(n)[0] for n in covered if n in series.truth]
+        for covered in _earlier(ident, count):
+            series.covers.pop(covered, None)
+            if covered in series.truth:
+                parts.append(series.truth.pop(covered)[0])
         series.compared += len(parts)
         true = (sum((p[1] for p in parts), Decimal(0)), {p[0] for p in parts}, {p[2] for p in parts})
         if (qty, {price}, {side}) != true:
@@ -149,8 +160,8 @@ class Judge:
         if row["type"] == "trade":
             series, ident = self._of(key), row["trade_id"]
             facts = Decimal(row["price"]), Decimal(row["qty"]), row["side"]
-            known = ident in series.told or not (series.contiguous and series.numbers.has(int(ident)))
-            if known:  # else Kafka told it as part of another event, or so long ago that it is forgotten
+            awaited = ident in series.told or ident in series.covers
+            if awaited or not series.covered(ident):  # else it is compared and forgotten
                 series.truth[ident] = facts, row["ts"], heard_s
                 self._match(key, series, ident)
         elif row["closed"] and row["interval"] == "1m" and not self.candles.get(key, {}).get(row["open_time"]):
@@ -171,9 +182,9 @@ class Judge:
         for key, series in self.series.items():
             losses = [loss for loss in self.lost if loss["key"] == key and loss["class"] == "trade"]
             for ident, (_, at_ms, heard_s) in list(series.truth.items()):
-                if series.contiguous and series.numbers.has(int(ident)):
-                    del series.truth[ident]  # told as part of a later event
-                elif _excused(losses, ident, at_ms, series.contiguous):
+                if series.covered(ident) and now_s - heard_s < PATIENCE_S:
+                    continue  # part of an event of which the exchange's last word is on its way
+                if _excused(losses, ident, at_ms, series.contiguous):
                     del series.truth[ident]
                 elif now_s - heard_s >= older_than_s:
                     found.append(f"trade {ident} of {'/'.join(key)}, {now_s - heard_s:.0f} s ago")
@@ -204,6 +215,7 @@ class Judge:
             "trades": {"/".join(k): s.compared for k, s in self.series.items()},
             "trades_compared": sum(s.compared for s in all_series), "trade_holes": self.holes(),
             "trades_repeated": sum(s.repeated for s in all_series), "trades_out_of_order": sum(s.disorder for s in all_series),
+            "trades_told_otherwise": sum(s.covered(ident) for s in all_series for ident in s.truth),
             "trades_not_in_the_ledger": sum(len(s.told) for s in all_series),
             "candles": sum(len(c) for c in self.candles.values()), "candles_compared": self.candles_compared,
             "candles_missing": self.missing_candles(), "candles_repeated": self.repeated_candles(),
@@ -217,6 +229,11 @@ class Judge:
 
 def _key(event: dict[str, Any]) -> Key:
     return event["exchange"], event["market"], event["symbol"]
+
+
+def _earlier(ident: str, count: int) -> list[str]:
+    """The ids before `ident` that an event of `count` covers too."""
+    return [str(number) for number in range(int(ident) - count + 1, int(ident))] if count > 1 else []
 
 
 def _excused(losses: list[dict[str, Any]], ident: str, at_ms: int, contiguous: bool) -> bool:
