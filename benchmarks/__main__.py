@@ -1,6 +1,6 @@
-"""`python -m benchmarks [--json] [NAME…]`: socket, kafka, memory, latency, row. Exit 1 if a figure misses its target.
+"""`python -m benchmarks [--json] [NAME…]`: socket, kafka, memory, latency, row, scaling. Exit 1 if a figure misses its target.
 
-`row` starts a whole fleet for two minutes and is measured only where it is named.
+`row` starts a whole fleet for two minutes, `scaling` takes five; they are measured only where they are named.
 
 `FLEET_KAFKA_BOOTSTRAP`, if set, is the broker to use; otherwise one is started for the run.
 """
@@ -19,12 +19,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import idle_account, into_kafka, latency, row, socket_to_event
+from benchmarks import idle_account, into_kafka, latency, row, scaling, socket_to_event
 from fleet.runtime.kafka_io import create_topics
 from fleet.services import Services
 
 USUAL = ("memory", "socket", "kafka", "latency")  # memory first: nothing is warm yet
-NAMES = (*USUAL, "row")
+NAMES = (*USUAL, "row", "scaling")
 
 
 def main(arguments: list[str]) -> int:
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
             "kafka": lambda: into_kafka.measure(kafka),
             "latency": lambda: latency.measure(kafka),
             "row": row.measure,
+            "scaling": scaling.measure,
         }
         results = {name: runs[name]() for name in NAMES if name in chosen}
     print(json.dumps(results, indent=1))
