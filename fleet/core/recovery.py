@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from decimal import Decimal
+from typing import Literal
 
 import msgspec
 
@@ -26,6 +27,12 @@ MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
 Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
+
+
+Scope = Literal["full", "proof"]
+"""How much a read-back asks for. `full`: everything that may have been missed. `proof`: whether anything is, as cheaply as the
+venue allows (snapshot, orders known as open); what that leaves unexplained is read in full. A first read soon after a reconnect,
+which a full one follows, and most audits are proofs."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -72,6 +79,7 @@ class Watermark(msgspec.Struct):
     open_orders: dict[str, str] = {}  # order id -> symbol, those not known to be finished
     last_event_ms: int = 0
     alive_ms: int = 0  # our clock: the stream was last known to be alive and without a gap
+    scope: Scope = "full"  # of a copy that a plan reads back from
 
     def advance(self, event: UserRecord) -> None:
         """Take in one event whose record Kafka acknowledged. Call once per event id."""

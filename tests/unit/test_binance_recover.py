@@ -33,6 +33,7 @@ class Venue:
         self.positions: dict[tuple[str, str], list[Any]] = {}
         self.orders: list[dict[str, Any]] = []
         self.trades: list[dict[str, Any]] = []
+        self.conditional: list[dict[str, Any]] = []
         self.income: list[dict[str, Any]] = []
         self.calls: list[HttpCall] = []
         self.refuse: Refuse = {}
@@ -156,6 +157,13 @@ class Venue:
             return {"serverTime": self.now_ms}
         if name == "openOrders":
             return [o for o in mine(self.orders) if o["status"] == "NEW"]
+        if name == "openAlgoOrders":
+            return [o for o in mine(self.conditional) if o["algoStatus"] == "NEW"]
+        if name == "algoOrder":
+            rows = [o for o in self.conditional if str(o["algoId"]) == p["algoId"]]
+            if not rows:
+                raise refused(-2013)
+            return rows[0]
         if name == "order":
             rows = [o for o in mine(self.orders) if str(o["orderId"]) == p["orderId"]]
             if not rows:
@@ -404,7 +412,7 @@ def test_an_order_the_exchange_forgot_is_forgotten_once_its_symbol_is_quiet() ->
     mark.symbols = {"BTCUSDT": T0}
     assert venue.read(mark, T0 + 1000).snapshot.closed_orders == ()
     assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == ("77",)
-    venue.order("BTCUSDT", "BUY", "1", T0, "NEW")
+    venue.order("BTCUSDT", "BUY", "1", T0 - 50, "NEW")
     mark.open_orders = {"1": "BTCUSDT"}
     venue.refuse["/fapi/v1/openOrders"] = -1121
     found = venue.read(mark, T0 + 100_000)
@@ -618,3 +626,118 @@ def test_only_the_unexplained_symbol_is_read_while_others_traded_too() -> None:
     found = venue.read(mark, T0 + 100)
     assert ids(found.events, Fill) == ids(lost, Fill)
     assert [dict(c.params)["symbol"] for c in venue.calls if c.path.endswith("userTrades")] == ["BTCUSDT"]
+
+
+# ── Conditional orders ───────────────────────────────────────────────────────────────────────────────────────────
+def algo(venue: Venue, symbol: str, at_ms: int, status: str = "NEW") -> dict[str, Any]:
+    row = {
+        "algoId": 900 + len(venue.conditional),
+        "clientAlgoId": "mine",
+        "orderType": "STOP_MARKET",
+        "symbol": symbol,
+        "side": "SELL",
+        "positionSide": "BOTH",
+        "timeInForce": "GTC",
+        "quantity": "1",
+        "algoStatus": status,
+        "triggerPrice": "9.5",
+        "price": "0",
+        "reduceOnly": True,
+        "updateTime": at_ms,
+    }
+    venue.conditional.append(row)
+    return row
+
+
+def algo_frame(row: dict[str, Any]) -> bytes:
+    names = {
+        "clientAlgoId": "caid", "algoId": "aid", "orderType": "o", "symbol": "s", "side": "S", "positionSide": "ps",
+        "timeInForce": "f", "quantity": "q", "algoStatus": "X", "triggerPrice": "tp", "price": "p", "reduceOnly": "R",
+    }  # fmt: skip
+    at_ms = row["updateTime"]
+    o = {short: row[name] for name, short in names.items()}
+    return json.dumps({"e": "ALGO_UPDATE", "T": at_ms, "E": at_ms, "o": o}).encode()
+
+
+def test_a_conditional_order_is_an_order_with_one_id_from_socket_and_rest() -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    row = algo(venue, "BTCUSDT", T0 + 20)
+    told = [e for e in items([algo_frame(row)]) if isinstance(e, Order)]
+    found = [e for e in venue.read(mark, T0 + 100).events if isinstance(e, Order) and e.order_id.startswith("algo-")]
+    assert [(e.order_id, e.status, e.order_type, e.stop_price, e.source) for e in found] == [
+        ("algo-900", "new", "stop_market", "9.5", "rest")
+    ]
+    assert [e.id for e in found] == [e.id for e in told]
+    for event in told:
+        mark.advance(event)
+    assert mark.open_orders["algo-900"] == "BTCUSDT"
+    row |= {"algoStatus": "CANCELED", "updateTime": T0 + 50}
+    mark.scope = "proof"  # even a proof tells what became of it
+    found2 = venue.read(mark, T0 + 200)
+    ended = [e for e in found2.events if isinstance(e, Order)]
+    assert [(e.order_id, e.status) for e in ended] == [("algo-900", "canceled")]
+    assert [e.id for e in ended] == [e.id for e in items([algo_frame(row)]) if isinstance(e, Order)]
+    assert found2.snapshot.closed_orders == ("algo-900",)
+
+
+def test_conditional_orders_of_an_older_server_of_an_unknown_status_and_forgotten_ones() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.open_orders, mark.symbols = {"algo-900": "BTCUSDT"}, {"BTCUSDT": T0}
+    assert venue.read(mark, T0 + 1000).snapshot.closed_orders == ()
+    assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == ("algo-900",)
+    venue.refuse = {"/fapi/v1/openAlgoOrders": -1000}
+    assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == ()
+    venue.refuse = {}
+    row = algo(venue, "BTCUSDT", T0 + 20, "SOMETHING")
+    assert "unknown status SOMETHING" in venue.read(mark, T0 + 100).unrecoverable
+    assert [type(e).__name__ for e in items([algo_frame(row)])] == ["AccountEvent"]
+
+
+# ── Proofs: what a second look and an audit cost ─────────────────────────────────────────────────────────────────
+def test_a_proof_asks_for_no_history_unless_something_is_unexplained() -> None:
+    venue = Venue()
+    mark = based(venue)
+    for n, symbol in enumerate(("AUSDT", "BUSDT", "CUSDT", "DUSDT", "EUSDT")):
+        for event in items(venue.trade(symbol, "BUY", "1", T0 + n)):
+            mark.advance(event)
+        row = venue.order(symbol, "SELL", "1", T0 + 10 + n)
+        mark.open_orders[str(row["orderId"])] = symbol
+    mark.scope = "proof"
+    looked = set()
+    for minute in range(4):
+        found = venue.read(mark, T0 + 60_000 * (minute + 1))
+        assert venue.weight == 8 and venue.paths() == ["account", *["openOrders"] * 3], "three symbols a minute"
+        looked |= {dict(c.params)["symbol"] for c in venue.calls if c.path.endswith("openOrders")}
+        assert found.snapshot.closed_orders == ()
+    assert len(looked) == 5
+    lost = items(venue.trade("AUSDT", "SELL", "1", T0 + 300_000, pnl="1"))
+    found = venue.read(mark, T0 + 300_500)
+    assert {e.id for e in lost} <= {e.id for e in found.events} and "allOrders" in venue.paths()
+
+
+def test_a_proof_tells_an_order_that_rests_though_nobody_knew_of_it() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.scope = "proof"
+    venue.order("ETHUSDT", "BUY", "1", T0 - 50)
+    found = venue.read(mark, T0 + DAY)
+    assert [(e.order_id, e.status) for e in found.events if isinstance(e, Order)] == [("1", "new")]
+    assert venue.weight == 6
+
+
+def test_many_orders_that_ended_cost_a_page_and_not_one_call_each() -> None:
+    venue = Venue()
+    for n in range(20):
+        venue.order("BTCUSDT", "BUY", "1", T0 - 50 + n)
+    mark = based(venue)
+    for row in venue.orders:
+        row |= {"status": "CANCELED", "updateTime": T0 + 40}
+    found = venue.read(mark, T0 + DAY)
+    assert len(ids(found.events, Order)) == 20 and len(found.snapshot.closed_orders) == 20
+    assert venue.weight == 11
+    venue.refuse = {"/fapi/v1/allOrders": -1121}
+    assert len(venue.read(mark, T0 + DAY).snapshot.closed_orders) == 20

@@ -9,6 +9,7 @@ from fleet.core.events import plain
 from fleet.exchanges.binance_usdm.limits import EXCHANGE, MARKET
 
 VENUE = f"{EXCHANGE}:{MARKET}"
+ALGO = "algo-"
 
 
 def fill_id(account_id: str, symbol: str, trade_id: int, order_id: int) -> str:
@@ -19,6 +20,16 @@ def fill_id(account_id: str, symbol: str, trade_id: int, order_id: int) -> str:
 def order_id(account_id: str, symbol: str, order: int, status: str, filled: str, update_ms: int) -> str:
     """One state of an order: stream o.T equals REST updateTime."""
     return f"{VENUE}:{account_id}:order:{symbol}:{order}:{status}:{plain(filled)}:{update_ms}"
+
+
+def algo_order_id(account_id: str, symbol: str, algo: int, status: str, update_ms: int) -> str:
+    """One state of a conditional order. What it executed is no part of it: REST does not tell that."""
+    return f"{VENUE}:{account_id}:order:{symbol}:{algo_name(algo)}:{status.lower()}:{update_ms}"
+
+
+def algo_name(algo: int) -> str:
+    """Its order id in events. Algo ids count apart from the matching engine's."""
+    return f"{ALGO}{algo}"
 
 
 def position_id(account_id: str, symbol: str, side: str, update_ms: int, qty: str) -> str:

@@ -26,6 +26,7 @@ from fleet.core.events import (
     OrderStatus,
     Position,
     Side,
+    Source,
     Ticker,
     Trade,
     plain,
@@ -51,6 +52,11 @@ SIDES: dict[str, Side] = {"BUY": "buy", "SELL": "sell"}
 STATUSES: dict[str, OrderStatus] = {
     "NEW": "new", "PARTIALLY_FILLED": "partially_filled", "FILLED": "filled", "CANCELED": "canceled", "REJECTED": "rejected",
     "EXPIRED": "expired", "EXPIRED_IN_MATCH": "expired", "NEW_INSURANCE": "new", "NEW_ADL": "new",
+}  # fmt: skip
+# Of conditional orders. One that triggered is over: what comes of it is an order of its own, with its own fills.
+ALGO_STATUSES: dict[str, OrderStatus] = {
+    "NEW": "new", "TRIGGERING": "new", "TRIGGERED": "new", "FINISHED": "expired", "CANCELED": "canceled", "REJECTED": "rejected",
+    "EXPIRED": "expired",
 }  # fmt: skip
 FILLING = frozenset({"TRADE", "CALCULATED"})  # execution types that carry a trade id; CALCULATED = liquidation or ADL
 # Kept as `account` events with their payload; any other type is kept too, and reported as Unknown beside.
@@ -190,6 +196,8 @@ def _user_row(kind: str, row: dict[str, Any], account_id: str, now_ms: int) -> l
     if kind in _USER_TAGS:
         return _user_message(msgspec.convert(row, wire.UserMessage), account_id, now_ms)
     event = _account_event(kind[:40], row, account_id, now_ms)
+    if kind == "ALGO_UPDATE":
+        return [event, *_algo_update(row, event.ts_event, account_id, now_ms)]
     return [event] if kind in ACCOUNT_EVENTS else [Unknown(kind[:40]), event]
 
 
@@ -225,6 +233,32 @@ def _order_update(o: wire.OrderState, account_id: str, now_ms: int) -> list[User
         stop_price=o.stop_price, qty=o.qty, filled_qty=o.filled, avg_price=o.avg_price, reduce_only=o.reduce_only,
     ))  # fmt: skip
     return items
+
+
+def _algo_update(row: dict[str, Any], at_ms: int, account_id: str, now_ms: int) -> list[UserItem]:
+    """The conditional order as an order too; nothing where the payload is not what the sheet says."""
+    try:
+        state = msgspec.convert(row.get("o"), wire.AlgoState)
+    except msgspec.ValidationError:
+        return []
+    order = algo_order(state, at_ms, account_id, now_ms, "stream")
+    return [order] if order is not None else []
+
+
+def algo_order(
+    row: wire.AlgoState | wire.AlgoRow, at_ms: int, account_id: str, now_ms: int, source: Source
+) -> Order | None:
+    """A conditional order, from the socket or from REST. None for a status that the sheet does not know."""
+    status = ALGO_STATUSES.get(row.status)
+    if status is None:
+        return None
+    return Order(
+        id=ids.algo_order_id(account_id, row.symbol, row.algo_id, row.status, at_ms), exchange=_X, market=_M, symbol=row.symbol,
+        ts_event=at_ms, ts_recv=now_ms, source=source, account_id=account_id, order_id=ids.algo_name(row.algo_id),
+        client_order_id=row.client_id, side=SIDES[row.side], position_side=row.position_side.lower(),
+        order_type=row.type.lower(), time_in_force=row.time_in_force.lower(), status=status, price=row.price,
+        stop_price=row.trigger_price, qty=row.qty, filled_qty="0", avg_price="0", reduce_only=row.reduce_only,
+    )  # fmt: skip
 
 
 def _account_update(m: wire.AccountUpdate, account_id: str, now_ms: int) -> list[UserItem]:

@@ -4,31 +4,35 @@ In: the account, its watermark (moved back by the caller's margin), exchange tim
 Driven by workers/readback.py. Sources: exchanges/binance.md sections 5.2, 7.2, 7.3.
 
 Weight is the scarce thing when a crowd of accounts reconnects, so each step is taken only if the one before proved too little:
-1. The account (5). If what we know explains its positions and wallets, no fill is missing. Open orders of the symbols in
-   use are looked at (1 each). A quiet account ends here.
-2. Trades (5) of the symbols whose position is unexplained or that traded since the base; then of the other known ones.
-3. Bookings (30) name the symbols that traded and that nobody knew; at a first-ever read the orders of all symbols (5) do.
-4. Orders (5) of the symbols with fills, and each order (1) that was known as open and is not any more.
-5. Entry prices (5) if positions changed; the account again if the first one does not fit the trades (REST lags).
-Not found this way: an order placed and cancelled unfilled inside the gap, in a symbol that saw no fill.
+1. The account (5). If what we know explains its positions and wallets, no fill is missing.
+2. Else trades (5) of the symbols whose position is unexplained or that traded since the base; then of the other known ones.
+   Bookings (30) name the symbols that traded and that nobody knew. The account again if it does not fit the trades (REST lags).
+3. Orders since the watermark, of all symbols (5), where the account was active within the hour or fills were missed; a proof
+   asks only in the latter case. The orders of the missed fills that are older (1 each).
+4. Open orders (1 a symbol) where some are known as open; where step 3 did not tell all, also where the account hints at some.
+   Each order (1) that was known as open and is not any more. A proof looks at three symbols, and at others next time.
+5. Conditional orders (1 a symbol), of which the matching engine knows nothing until they trigger.
+6. Entry prices (5) if positions changed.
+Not found this way: an order placed and cancelled unfilled inside the gap, in an account that had been quiet for an hour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Set
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TypeVar
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
-from fleet.core.events import UserRecord
+from fleet.core.events import Order, UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
+from fleet.exchanges.binance_usdm.ids import ALGO, algo_name
 from fleet.exchanges.binance_usdm.limits import LIMITS, PAGE, WINDOW_MS
-from fleet.exchanges.binance_usdm.parse import STATUSES
+from fleet.exchanges.binance_usdm.parse import ALGO_STATUSES, STATUSES, algo_order
 from fleet.exchanges.binance_usdm.session import CLOCK, clock_ms
 
 T = TypeVar("T")
@@ -37,7 +41,8 @@ Dialogue = Generator[HttpCall, HttpReply, T]
 REST_LAG_MS = 5000
 SKEW_MS = 1000  # between the clock of our database and the exchange's
 ACTIVE_MS = 3_600_000  # an account that traded within this time may have placed and cancelled orders that left no trace
-RECENT_SYMBOLS = 3  # symbols whose open orders are looked at though nothing hints at any
+RECENT_SYMBOLS = 3  # symbols whose open orders are looked at though nothing hints at any; and so many a proof looks at
+MAX_ORDERS = 5  # so many orders of a symbol one by one (1 each) cost as much as a page of them (5)
 FORGOTTEN_MS = (
     60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
 )
@@ -57,9 +62,22 @@ class _Findings:
     snapshot: Snapshot
     trades: dict[tuple[str, int, int], wire.TradeRow] = field(default_factory=dict)
     orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)
+    conditional: dict[str, wire.AlgoRow] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)  # symbols whose trades are in
+    every_order: bool | None = None  # are all orders since the watermark in? None = not asked
     closed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+
+    @property
+    def frugal(self) -> bool:
+        """A proof that did not have to ask for all orders."""
+        return self.mark.scope == "proof" and self.every_order is None
+
+    def keep(self, order: wire.OrderRow) -> None:
+        """Of two answers about one order the newer counts."""
+        key = (order.symbol, str(order.order_id))
+        if key not in self.orders or self.orders[key].update_ms <= order.update_ms:
+            self.orders[key] = order
 
 
 def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
@@ -68,7 +86,8 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     found = _Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), first, snapshot)
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS)  # a first-ever read: since the account is ours
-    if not (_untouched(first, since_ms) if mark.base is None else mark.explains(snapshot)):
+    explained = _untouched(first, since_ms) if mark.base is None else mark.explains(snapshot)
+    if not explained:
         if mark.proven_ms < oldest_ms:
             found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
         yield from _missing_trades(found)
@@ -77,9 +96,11 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         ):  # the account lagged behind the trades, or moved on meanwhile
             at_ms = clock_ms((yield CLOCK))
             found.account, found.snapshot = yield from _account(at_ms)
-        yield from _orders_of_fills(found)
-    yield from _unseen_orders(found)
+    if not explained or mark.scope == "full":
+        yield from _recent_orders(found)
+    yield from _orders_of_fills(found)
     yield from _open_orders(found)
+    yield from _conditional_orders(found)
     changes = yield from _changes(found)
     events = _history(found) + changes
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
@@ -120,16 +141,10 @@ def _missing_trades(found: _Findings) -> Dialogue[None]:
 
 
 def _ordered_symbols(found: _Findings) -> Dialogue[set[str]]:
-    """Symbols with orders since the watermark; one call for all symbols, which servers before 2026-08-25 refuse."""
-    if found.now_ms - found.since_ms > WINDOW_MS:
-        return (yield from _booked_symbols(found))
-    try:
-        reply = yield rows.all_orders_call(found.since_ms)
-    except ExchangeRefused:
-        return (yield from _booked_symbols(found))
-    orders = decode(reply, list[wire.OrderRow], "orders")
-    symbols = {order.symbol for order in orders}
-    return symbols if len(orders) < PAGE else symbols | (yield from _booked_symbols(found))
+    """Symbols with orders since the watermark; where no one call tells them, those with bookings too."""
+    complete = yield from _every_order(found)
+    symbols = {symbol for symbol, _ in found.orders}
+    return symbols if complete else symbols | (yield from _booked_symbols(found))
 
 
 def _unexplained_symbols(found: _Findings) -> set[str]:
@@ -211,37 +226,60 @@ def _booked_symbols(found: _Findings) -> Dialogue[set[str]]:
 
 
 # ── Orders ───────────────────────────────────────────────────────────────────────────────────────────────────────
-def _orders_of_fills(found: _Findings) -> Dialogue[None]:
-    """The orders of every symbol with fills since the watermark, and those of them that are older than it."""
-    for symbol in sorted({trade.symbol for trade in found.trades.values()}):
-        try:
-            for order in (yield from _orders(symbol, found.since_ms, found.now_ms)):
-                found.orders[symbol, str(order.order_id)] = order
-        except ExchangeRefused as refused:
-            found.lost.append(f"orders of {symbol}: {refused.verdict}")
-    wanted = {(trade.symbol, str(trade.order_id)) for trade in found.trades.values()}
-    for symbol, order_id in sorted(wanted - found.orders.keys()):
-        yield from _order(found, symbol, order_id)
+def _every_order(found: _Findings) -> Dialogue[bool]:
+    """Orders of all symbols since the watermark, by one call that is made once. False where it does not tell all of them: there are
+    too many, it is too long ago, or the server is one before 2026-08-25."""
+    if found.every_order is None:
+        found.every_order = False
+        if found.now_ms - found.since_ms <= WINDOW_MS:
+            try:
+                page = decode((yield rows.all_orders_call(found.since_ms)), list[wire.OrderRow], "orders")
+            except ExchangeRefused:
+                return False
+            for order in page:
+                found.keep(order)
+            found.every_order = len(page) < PAGE
+    return found.every_order
 
 
-def _unseen_orders(found: _Findings) -> Dialogue[None]:
+def _recent_orders(found: _Findings) -> Dialogue[None]:
     """Orders placed and ended since the watermark without a fill move nothing that a snapshot shows: they are asked for, by one
     call for all symbols, else in the symbols in use. An account that has been quiet for long is not asked about."""
     active = {s for s, at_ms in found.mark.symbols.items() if at_ms >= found.now_ms - ACTIVE_MS}
-    if not active:
+    active |= {trade.symbol for trade in found.trades.values()}
+    if not active or (yield from _every_order(found)):
         return
-    try:
-        page = decode((yield rows.all_orders_call(found.since_ms)), list[wire.OrderRow], "orders")
-        active = {order.symbol for order in page} if len(page) >= PAGE else set()
-    except ExchangeRefused:  # a server before 2026-08-25
-        page = []
-    for symbol in sorted(active):
+    for symbol in sorted(active | {symbol for symbol, _ in found.orders}):
         try:
-            page += yield from _orders(symbol, found.since_ms, found.now_ms)
+            for order in (yield from _orders(symbol, found.since_ms, found.now_ms)):
+                found.keep(order)
         except ExchangeRefused as refused:
             found.lost.append(f"orders of {symbol}: {refused.verdict}")
-    for order in page:
-        found.orders[order.symbol, str(order.order_id)] = order
+
+
+def _orders_of_fills(found: _Findings) -> Dialogue[None]:
+    """The orders of the fills that were missed, where they are older than the watermark."""
+    wanted: dict[str, set[str]] = {}
+    for trade in found.trades.values():
+        wanted.setdefault(trade.symbol, set()).add(str(trade.order_id))
+    for symbol, numbers in sorted(wanted.items()):
+        yield from _named_orders(found, symbol, numbers)
+
+
+def _named_orders(found: _Findings, symbol: str, numbers: set[str]) -> Dialogue[None]:
+    """Those of the orders that are not in yet: one by one (1 each), or all of the symbol from the oldest of them on (5)."""
+    left = {number for number in numbers if (symbol, number) not in found.orders}
+    if len(left) > MAX_ORDERS:
+        try:
+            reply = yield rows.orders_call(symbol, orderId=min(map(int, left)))
+            for order in decode(reply, list[wire.OrderRow], "orders"):
+                if str(order.order_id) in left:
+                    found.keep(order)
+        except ExchangeRefused:
+            pass  # one by one, then
+    for number in sorted(left):
+        if (symbol, number) not in found.orders:
+            yield from _order(found, symbol, number)
 
 
 def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.OrderRow]]:
@@ -262,7 +300,7 @@ def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.Order
 
 def _order(found: _Findings, symbol: str, order_id: str) -> Dialogue[None]:
     try:
-        found.orders[symbol, order_id] = decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order")
+        found.keep(decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
     except ExchangeRefused:  # -2013: cancelled unfilled more than three days ago, or not visible yet
         if found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS:
             found.closed.append(order_id)
@@ -270,29 +308,85 @@ def _order(found: _Findings, symbol: str, order_id: str) -> Dialogue[None]:
 
 def _open_orders(found: _Findings) -> Dialogue[None]:
     """Orders open now, in every symbol that may have some; and what became of those that were open."""
-    mark = found.mark
-    recent = sorted(mark.symbols, key=lambda s: -mark.symbols[s])[:RECENT_SYMBOLS]
-    margined = bool(Decimal(found.account.open_orders_margin))  # a row without a position is there for its open orders
-    hinted = {p.symbol for p in found.account.positions if margined or not Decimal(p.qty)}
-    still: set[str] = set()
-    for symbol in sorted({*recent, *hinted, *mark.open_orders.values()}):
+    known = _known_open(found, conditional=False)
+    told = {symbol for symbol, numbers in known.items() if all((symbol, number) in found.orders for number in numbers)}
+    wanted = (known.keys() - told) | _hinted_symbols(found, known.keys())
+    still: set[tuple[str, str]] = set()
+    for symbol in _a_few(wanted, found.now_ms) if found.frugal else sorted(wanted):
         try:
             reply = yield rows.open_orders_call(symbol)
         except ExchangeRefused as refused:
             found.lost.append(f"open orders of {symbol}: {refused.verdict}")
-            continue
-        for order in decode(reply, list[wire.OrderRow], "open orders"):
-            key = (symbol, str(order.order_id))
-            if key not in found.orders or found.orders[key].update_ms <= order.update_ms:
-                found.orders[key] = order
-            still.add(key[1])
-    for order_id, symbol in mark.open_orders.items():
-        if order_id not in still:
-            if (symbol, order_id) not in found.orders:
-                yield from _order(found, symbol, order_id)
-            row = found.orders.get((symbol, order_id))
+        else:
+            for order in decode(reply, list[wire.OrderRow], "open orders"):
+                found.keep(order)
+                still.add((symbol, str(order.order_id)))
+        yield from _named_orders(found, symbol, {n for n in known.get(symbol, ()) if (symbol, n) not in still})
+    for symbol, numbers in known.items():
+        for number in sorted(numbers):
+            row = found.orders.get((symbol, number))
             if row is not None and STATUSES.get(row.status) in TERMINAL:
-                found.closed.append(order_id)
+                found.closed.append(number)
+
+
+def _known_open(found: _Findings, *, conditional: bool) -> dict[str, set[str]]:
+    """By symbol, the orders that were open as far as the stream told."""
+    known: dict[str, set[str]] = {}
+    for order_id, symbol in found.mark.open_orders.items():
+        if order_id.startswith(ALGO) == conditional:
+            known.setdefault(symbol, set()).add(order_id)
+    return known
+
+
+def _hinted_symbols(found: _Findings, known: Set[str]) -> set[str]:
+    """Symbols that may have open orders of which we know nothing. The account lists those with a position or open orders only;
+    where all orders since the watermark are in, so are these."""
+    mark, rows_ = found.mark, found.account.positions
+    if found.every_order and mark.base is not None:
+        return set()
+    listed = {p.symbol for p in rows_}
+    hinted = {p.symbol for p in rows_ if not Decimal(p.qty)}
+    if Decimal(found.account.open_orders_margin) and not (found.frugal and known):
+        hinted = listed
+    return hinted if found.frugal else hinted | (_recent_symbols(found) & listed)
+
+
+def _recent_symbols(found: _Findings) -> set[str]:
+    latest = found.mark.symbols
+    return set(sorted(latest, key=lambda s: -latest[s])[:RECENT_SYMBOLS])
+
+
+def _a_few(symbols: Set[str], now_ms: int) -> list[str]:
+    """Three of them, others each minute."""
+    ordered = sorted(symbols)
+    first = now_ms // 60_000 * RECENT_SYMBOLS % max(1, len(ordered))
+    return (ordered[first:] + ordered[:first])[:RECENT_SYMBOLS]
+
+
+def _conditional_orders(found: _Findings) -> Dialogue[None]:
+    """Conditional orders that rest, where some are known or the account was active; and what became of the known ones."""
+    known, mark = _known_open(found, conditional=True), found.mark
+    wanted = set(known)
+    if mark.base is None:
+        wanted |= {p.symbol for p in found.account.positions} | mark.symbols.keys() | {s for s, _ in found.orders}
+    elif not found.frugal:
+        wanted |= {s for s in _recent_symbols(found) if mark.symbols[s] >= found.now_ms - ACTIVE_MS}
+    for symbol in _a_few(wanted, found.now_ms) if found.frugal else sorted(wanted):
+        try:
+            resting = decode((yield rows.open_algo_orders_call(symbol)), list[wire.AlgoRow], "conditional orders")
+        except ExchangeRefused:
+            return  # a server before 2025-12-09, whose open orders tell them
+        found.conditional |= {algo_name(row.algo_id): row for row in resting}
+        for name in sorted(known.get(symbol, set()) - found.conditional.keys()):
+            try:
+                row = decode((yield rows.algo_order_call(name.removeprefix(ALGO))), wire.AlgoRow, "conditional order")
+            except ExchangeRefused:
+                if found.now_ms - mark.symbols.get(symbol, 0) > FORGOTTEN_MS:
+                    found.closed.append(name)
+                continue
+            found.conditional[name] = row
+            if ALGO_STATUSES.get(row.status) in TERMINAL:
+                found.closed.append(name)
 
 
 # ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -306,9 +400,21 @@ def _history(found: _Findings) -> list[UserRecord]:
         event = rows.order(row, found.account_id, found.now_ms)
         if event is None:
             found.lost.append(f"order {order_id} of {symbol}: unknown status {row.status[:40]}")
-        elif row.update_ms >= found.since_ms or order_id in found.closed or found.mark.base is None:
+        elif _is_news(found, event):
+            events.append(event)
+    for name, algo in found.conditional.items():
+        event = algo_order(algo, algo.update_ms, found.account_id, found.now_ms, "rest")
+        if event is None:
+            found.lost.append(f"conditional order {name} of {algo.symbol}: unknown status {algo.status[:40]}")
+        elif _is_news(found, event):
             events.append(event)
     return events
+
+
+def _is_news(found: _Findings, event: Order) -> bool:
+    """Changed since the watermark, ended, or open and nobody knew."""
+    unknown = event.status not in TERMINAL and event.order_id not in found.mark.open_orders
+    return unknown or event.ts_event >= found.since_ms or event.order_id in found.closed or found.mark.base is None
 
 
 def _changes(found: _Findings) -> Dialogue[list[UserRecord]]:

@@ -38,6 +38,15 @@ def order_call(symbol: str, order_id: str) -> HttpCall:
     return _signed("/fapi/v1/order", 1, symbol=symbol, orderId=order_id)
 
 
+def open_algo_orders_call(symbol: str) -> HttpCall:
+    """Conditional orders that have not triggered: since 2025-12-09 openOrders does not show them."""
+    return _signed("/fapi/v1/openAlgoOrders", 1, symbol=symbol)
+
+
+def algo_order_call(algo_id: str) -> HttpCall:
+    return _signed("/fapi/v1/algoOrder", 1, algoId=algo_id)
+
+
 def income_call(since_ms: int, page: int) -> HttpCall:
     """Every booking of the account: which symbols traded."""
     return _signed("/fapi/v1/income", 30, startTime=since_ms, page=page, limit=PAGE)

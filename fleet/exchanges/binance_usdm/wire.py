@@ -158,6 +158,23 @@ class OrderTradeUpdate(msgspec.Struct, gc=False, tag_field="e", tag="ORDER_TRADE
     st: Any = UM
 
 
+class AlgoState(msgspec.Struct, gc=False, kw_only=True):
+    """`o` of an ALGO_UPDATE: a conditional order (STOP, TAKE_PROFIT, trailing), which the matching engine does not know yet."""
+
+    symbol: str = field(name="s")
+    client_id: str = field(name="caid", default="")
+    algo_id: Id = field(name="aid")
+    type: str = field(name="o")
+    side: Direction = field(name="S")
+    position_side: str = field(name="ps", default="BOTH")
+    time_in_force: str = field(name="f", default="")
+    qty: str = field(name="q")
+    status: str = field(name="X")
+    price: str = field(name="p", default="0")
+    trigger_price: str = field(name="tp", default="0")
+    reduce_only: bool = field(name="R", default=False)
+
+
 class WalletState(msgspec.Struct, gc=False):
     asset: str = field(name="a")
     wallet: Number = field(name="wb")
@@ -253,6 +270,24 @@ class OrderRow(msgspec.Struct, kw_only=True):
     filled: Number = field(name="executedQty")
     avg_price: str = field(name="avgPrice")
     reduce_only: bool = field(name="reduceOnly")
+    update_ms: Ms = field(name="updateTime")
+
+
+class AlgoRow(msgspec.Struct, kw_only=True):
+    """Row of openAlgoOrders and algoOrder."""
+
+    symbol: str
+    client_id: str = field(name="clientAlgoId", default="")
+    algo_id: Id = field(name="algoId")
+    type: str = field(name="orderType")
+    side: Direction
+    position_side: str = field(name="positionSide", default="BOTH")
+    time_in_force: str = field(name="timeInForce", default="")
+    qty: str = field(name="quantity")
+    status: str = field(name="algoStatus")
+    price: str = "0"
+    trigger_price: str = field(name="triggerPrice", default="0")
+    reduce_only: bool = field(name="reduceOnly", default=False)
     update_ms: Ms = field(name="updateTime")
 
 
