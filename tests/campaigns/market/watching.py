@@ -16,13 +16,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from websockets.exceptions import WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
+from fleet.core.errors import ConnectionFailed
 from tests.campaigns.market.books import Book
 from tests.campaigns.market.judge import Judge, Key
 from tests.campaigns.market.venues import Campaigner, witnessed_book
 from tests.support.simulator import Simulator
+from workers.connection import Connection
 
 JUDGE_IP = "127.0.0.2"
 LEDGER_EVERY_S = 1.0
@@ -30,6 +30,7 @@ SAMPLE_EVERY_S = 0.1  # one book of one symbol: at most 600 calls a minute over 
 KEEP_S = 0.6  # states of a book are kept around its sample
 WITNESSED_EVERY_S = 1.0
 PING_EVERY_S = 15.0
+PINGS = {"bybit": b'{"op":"ping"}', "okx": b"ping"}  # venues that want to hear from us
 CANDLES_AT_S = 20  # of each minute
 
 
@@ -134,37 +135,43 @@ class Exchange:
     def _witness(self, venue: Campaigner, path: str, frames: list[dict[str, Any]]) -> None:
         url = self.simulator.endpoints[venue.ws_setting] + path
         while not self.done.is_set():
-            with (
-                contextlib.suppress(WebSocketException, OSError, TimeoutError),
-                connect(url, compression=None, max_queue=None) as socket,
-            ):
-                for frame in frames:
-                    socket.send(json.dumps(frame))
-                self._follow(venue, path, socket)
+            with contextlib.suppress(ConnectionFailed):
+                socket = Connection.open(url)
+                try:
+                    for frame in frames:
+                        socket.send(json.dumps(frame).encode())
+                    self._follow(venue, path, socket)
+                finally:
+                    socket.close()
 
-    def _follow(self, venue: Campaigner, path: str, socket: ClientConnection) -> None:
+    def _follow(self, venue: Campaigner, path: str, socket: Connection) -> None:
         books: dict[str, Book] = {}
         sampled: dict[str, float] = {}
         pinged_s = time.monotonic()
         while not self.done.is_set():
-            frame = socket.recv(5.0)
-            now_s = time.monotonic()
-            if now_s - pinged_s > PING_EVERY_S:
-                pinged_s = now_s
-                socket.send('{"op":"ping"}' if venue.name == "bybit" else "ping" if venue.name == "okx" else "{}")
-            event = witnessed_book(frame) if venue.name == "bybit" and '"orderbook' in str(frame)[:40] else None
-            if event is None:
-                continue
-            book = books.setdefault(event["symbol"], Book())
-            book.feed(event)
-            if book.last is None:
-                return  # an update was dropped: a new socket begins with a snapshot
-            if now_s - sampled.get(event["symbol"], 0.0) > WITNESSED_EVERY_S and event["kind"] == "update":
-                sampled[event["symbol"]] = now_s
-                with self.lock:
-                    self.judge.book((venue.name, path.rpartition("/")[2], event["symbol"])).sample(
-                        book.last, *book.top()
-                    )
+            frames = socket.read(0.5)
+            if time.monotonic() - pinged_s > PING_EVERY_S and venue.name in PINGS:
+                pinged_s = time.monotonic()
+                socket.send(PINGS[venue.name])
+            for frame in frames if venue.name == "bybit" else ():
+                event = witnessed_book(frame) if b"orderbook.50." in frame[:60] else None
+                if event is not None and not self._witnessed(venue, path, event, books, sampled):
+                    return
+
+    def _witnessed(
+        self, venue: Campaigner, path: str, event: dict[str, Any], books: dict[str, Book], sampled: dict[str, float]
+    ) -> bool:
+        """False if an update was dropped: a new socket begins with a snapshot."""
+        symbol, now_s = event["symbol"], time.monotonic()
+        book = books.setdefault(symbol, Book())
+        book.feed(event)
+        if book.last is None:
+            return False
+        if now_s - sampled.get(symbol, 0.0) > WITNESSED_EVERY_S and event["kind"] == "update":
+            sampled[symbol] = now_s
+            with self.lock:
+                self.judge.book((venue.name, path.rpartition("/")[2], symbol)).sample(book.last, *book.top())
+        return True
 
 
 def key_of(venue: Campaigner, symbol: str) -> Key:
