@@ -149,7 +149,10 @@ class Loop(Generic[Item]):
 
     def _gather(self, source: Source) -> list[KafkaRecord]:
         records = source.poll(POLL_S, self._sink.max_records)
-        until_s = time.monotonic() + self._sink.linger_s
+        linger_s = (
+            self._sink.linger_s if self._committed_s else 0.0
+        )  # a process that is killed all the time gets somewhere
+        until_s = time.monotonic() + linger_s
         while records and len(records) < self._sink.max_records and not self._stop.is_set():
             left_s = until_s - time.monotonic()
             if left_s <= 0:
