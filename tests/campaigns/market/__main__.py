@@ -34,6 +34,7 @@ def campaign(given: argparse.Namespace, venues: tuple[str, ...], say: Say) -> di
             migrate(Postgres(services.postgres.dsn, application="campaign", statement_timeout_s=30))
             with Simulator(venues, rate=given.rate / len(venues), seed=given.seed) as simulator:
                 running = Campaign(services, simulator, directory, given.seed, venues, say)
+                running.silences = True
                 try:
                     return running.run(given.minutes * 60, given.cut_every, given.kill_every)
                 finally:

@@ -52,6 +52,9 @@ class Campaign:
         self.judge, self.random = Judge(CONTIGUOUS), random.Random(seed)
         self.faults: Counter[str] = Counter()
         self.kills = 0
+        self.silences = (
+            False  # half-open and stalled sockets too: found after a quarter of a minute, so not for short runs
+        )
         self.rss_mb = 0.0  # of the market process, the most
         self._port = free_ports(40)
         self._done = threading.Event()
@@ -82,6 +85,8 @@ class Campaign:
             judged_s = time.monotonic()
             self._harm(judged_s, seconds, cut_every_s, kill_every_s)
             drain_s = self._drain() if not self.violations() else 0.0
+            with self._lock:
+                broken = self.judge.broken_books()
             self.process.terminate()
             code = self.process.wait(15)
             time.sleep(1.5)  # what Kafka took last
@@ -93,7 +98,7 @@ class Campaign:
         return {
             "seconds": round(time.monotonic() - started_s), "drain_s": drain_s, "exit_code": code, "faults": dict(self.faults),
             "kills": self.kills, "frames_per_s": round(self.judge.events / (time.monotonic() - judged_s)),
-            **self.judge.figures(), "violations": self.violations(),
+            **self.judge.figures(), "books_broken": broken, "violations": self.violations(),
             "weight_per_min_max": max((r["weight"] for r in calls["weight_per_minute"] if r["ip"] != JUDGE_IP), default=0),
             "refused_429": sum(row["count"] for row in calls["rest"] if row["status"] in (403, 418, 429)),
             "rss_mb": {"marketdata": self.rss_mb, "judge": round(psutil.Process().memory_info().rss / MIB, 1)},
@@ -152,12 +157,16 @@ class Campaign:
         venue = self.random.choice(self.venues)
         drops = [("drop_event", stream, most) for stream, most in venue.drops]
         again = [("duplicate_event", venue.drops[0][0], 20), ("reorder", venue.drops[0][0], 3)]
-        kind, stream, most = self.random.choice([*[("cut", "", 0)] * 4, ("garbage", "", 2), *drops, *again])
+        silent = [("half_open", "", 0), ("stall", "", 0)] if self.silences else []
+        kind, stream, most = self.random.choice([*[("cut", "", 0)] * 4, ("garbage", "", 2), *silent, *drops, *again])
         self.faults[f"{kind} {venue.name}"] += 1
+        lane = self.random.choice(venue.lanes)
         if kind == "cut":
-            self._cut(venue, self.random.choice(venue.lanes))
+            self._cut(venue, lane)
+        elif kind in ("half_open", "stall"):
+            self.simulator.fault(kind, exchange=venue.name, path=lane.path, stream=lane.only, seconds=60)
         elif kind == "garbage":
-            self.simulator.fault(kind, exchange=venue.name, path=self.random.choice(venue.lanes).path, count=most)
+            self.simulator.fault(kind, exchange=venue.name, path=lane.path, count=most)
         else:
             symbol = venue.bare(self.random.choice(venue.symbols))[1]
             name = stream.format(symbol=symbol, lower=symbol.lower())
@@ -187,7 +196,7 @@ class Campaign:
         began_s = time.monotonic()
         while (took_s := time.monotonic() - began_s) < DRAIN_S:
             with self._lock:
-                missing = self.judge.holes() + self.judge.missing_candles()
+                missing = self.judge.holes() + self.judge.missing_candles() + len(self.judge.broken_books())
                 missing += len(self.judge.outstanding(time.monotonic(), 3.0))
             if not missing or self.violations():
                 break
@@ -240,6 +249,7 @@ def verdict(figures: dict[str, Any]) -> list[str]:
         f"{figures['trades_repeated']} trades repeated": figures["kills"] or not figures["trades_repeated"],
         "nothing compared": figures["books_compared"] and figures["trades_compared"],
         f"books never compared: {figures['books_never_compared']}": not figures["books_never_compared"],
+        f"books broken and not mended: {figures['books_broken']}": not figures["books_broken"],
         f"exit code {figures['exit_code']}": figures["exit_code"] == 0,
         f"{figures['refused_429']} calls beyond the limit": not figures["refused_429"],
     }

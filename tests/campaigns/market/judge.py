@@ -97,7 +97,12 @@ class Judge:
         series, ident, count = self._of(_key(event)), event["trade_id"], event.get("count", 1)
         self.newest_ms = max(self.newest_ms, event["ts_event"])
         if self._is_repeat(series, ident, count):
-            series.repeated += 1
+            series.repeated += (
+                1  # after a kill perhaps in part: what it tells for the first time is told, if not comparable
+            )
+            for covered in (*_earlier(ident, count), ident):
+                if covered not in series.told:
+                    series.truth.pop(covered, None)
             return
         series.told[ident] = (Decimal(event["price"]), Decimal(event["qty"]), event["side"]), count
         series.covers |= dict.fromkeys(_earlier(ident, count), ident)
@@ -196,6 +201,10 @@ class Judge:
     def holes(self) -> int:
         """Ids between the first and the last that Kafka does not have, of the venues where ids count."""
         return sum(series.numbers.missing for series in self.series.values() if series.contiguous)
+
+    def broken_books(self) -> list[str]:
+        """Those whose numbers broke, with no snapshot since."""
+        return ["/".join(key) for key, book in self.books.items() if book.last is None]
 
     def missing_candles(self) -> int:
         """Minutes without a closed candle between the first and the last."""
