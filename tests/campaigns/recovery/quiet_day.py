@@ -16,6 +16,8 @@ from fleet import exchanges
 from fleet.core.exchange import Exchange
 from fleet.core.model import AccountSpec, Credentials
 from fleet.runtime.http import Http
+from fleet.runtime.logs import configure
+from fleet.runtime.settings import Settings
 from tests.support.bench import LateKafka, NoLimit, Rows, WorkerBench
 from tests.support.simulator import Simulator
 from workers import stream
@@ -68,6 +70,7 @@ def length_s(accounts: int, hours: float) -> float:
 
 
 def run(accounts: int, hours: float, names: tuple[str, ...]) -> dict[str, Any]:
+    configure(Settings(log_level="warning"), "quiet-day")
     seconds = length_s(accounts, hours)
     speed = hours * HOUR_S / seconds
     stream.TICK_MAX_S = min(stream.TICK_MAX_S, 2.5 / speed)
@@ -75,7 +78,8 @@ def run(accounts: int, hours: float, names: tuple[str, ...]) -> dict[str, Any]:
     print(f"{hours:g} h on {accounts} accounts in {seconds:.0f} s, {speed:.0f} times as fast", flush=True)
     with Simulator(names, plain=True, rate=1) as simulator:
         simulator.settings(**UNLIMITED)
-        simulator.settings(ping_interval_s=180 / speed, pong_deadline_s=TIMEOUT_S)
+        pings = {"first_ping_s": 140 / speed, "ping_interval_s": 180 / speed, "pong_deadline_s": TIMEOUT_S + 180 / speed}
+        simulator.call("PATCH", "/settings", {"exchange": "binance", **pings})
         rows = _rows(simulator, accounts, names)
         kafka = LateKafka()
         Compressed.speed = speed
