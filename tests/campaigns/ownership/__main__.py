@@ -15,7 +15,7 @@ import msgspec
 
 from fleet.services import Services
 from tests.campaigns.ownership.random_faults import Campaign, missing
-from tests.campaigns.ownership.rig import Rig
+from tests.campaigns.ownership.rig import PULSE_S, Rig
 from tests.campaigns.ownership.rows import ROWS
 from tests.campaigns.ownership.trial import Finding, NotHealthy
 
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--accounts", type=int, default=30)
     parser.add_argument("--workers", type=int, default=1, help="per host")
     parser.add_argument("--hold", type=float, default=20.0, help="seconds an outage lasts (the table: 60)")
+    parser.add_argument("--pulse", type=float, default=PULSE_S, help="seconds from one order of an account to the next")
     parser.add_argument("--random", action="store_true", help="mix faults instead")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=30.0)
@@ -42,7 +43,7 @@ def main() -> int:
         began = time.monotonic()
         with (
             Services.start(directory / "services", only=("postgres", "redis", "kafka")) as services,
-            Rig(directory, services, workers=args.workers, accounts=args.accounts) as rig,
+            Rig(directory, services, workers=args.workers, accounts=args.accounts, pulse_s=args.pulse) as rig,
         ):
             print(f"up after {time.monotonic() - began:.1f} s", file=sys.stderr)
             if args.random:

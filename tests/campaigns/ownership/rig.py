@@ -42,7 +42,7 @@ from tests.support.proxy import Proxy
 from tests.support.services import free_ports
 
 VENUE = ("binance", "usdm")
-PULSE_S = 0.5
+PULSE_S = 0.5  # a few accounts; with hundreds, longer: the exchange is one process
 PORTS_PER_HOST = 40
 KEPT = ("PATH", "HOME", "CI", "TMPDIR", "JAVA_HOME")
 
@@ -63,8 +63,9 @@ class Rig:
         workers: int = 1,
         accounts: int = 30,
         settings: dict[str, str] | None = None,
+        pulse_s: float = PULSE_S,
     ) -> None:
-        self.directory, self.services = directory, services
+        self.directory, self.services, self.pulse_s = directory, services, pulse_s
         self._hosts, self._workers, self._count = hosts, workers, accounts
         self._more = settings or {}
         self.hosts: dict[str, Host] = {}
@@ -251,7 +252,7 @@ def alive(pid: int) -> bool:
 
 
 class Pulse:
-    """Keeps every active account talking: one resting order or its cancellation each PULSE_S. A thread of its own."""
+    """Keeps every active account talking: one resting order or its cancellation each `pulse_s`. A thread of its own."""
 
     def __init__(self, rig: Rig, control: Control) -> None:
         self._rig, self._control = rig, control
@@ -278,7 +279,7 @@ class Pulse:
                 except SimulatorFailed:
                     self.refused += 1
                     self._resting.pop(credentials.api_key, None)
-            self._stop.wait(max(0.05, PULSE_S - (time.monotonic() - began)))
+            self._stop.wait(max(0.05, self._rig.pulse_s - (time.monotonic() - began)))
 
     def _beat(self, api_key: str) -> None:
         order = self._resting.pop(api_key, None)
