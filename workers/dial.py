@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.errors import ConnectionFailed, DialRefused, ExchangeRefused
 from fleet.core.exchange import Exchange, Outcome, Reply, Step, UserItem
 from fleet.core.model import AccountSpec, Credentials
 from fleet.runtime.metrics import Metrics
@@ -65,25 +65,29 @@ class Dialler:
         self._spec, self._credentials, self._rest = spec, credentials, rest
         self._connect, self._user_url, self._metrics, self._stopped = connect, user_url, metrics, stopped
         self._opening: Wire | None = None
+        self._entered = False
 
-    def permit(self) -> None:
-        """Wait for the fleet's permission to dial."""
-        if not self._shared:
+    def permit(self, urgency: int = 0) -> None:
+        """Wait until the exchange is there, and for the fleet's permission to dial; higher `urgency` first."""
+        if self._shared:
+            return
+        self._rest.reach.enter(urgency, self._stopped)
+        self._entered = True
+        try:
             self._rest.dial_permit(self._stopped)
+        except ConnectionFailed:
+            self._leave(None)
+            raise
+
+    def _leave(self, answered: bool | None) -> None:
+        if self._entered:
+            self._entered = False
+            self._rest.reach.leave(self._spec.id, answered)
 
     def open(self, phase: Callable[[str], None]) -> PrivateSocket:
         """Dial; `phase` hears which step of the opening is under way."""
         exchange = self._rest.exchange
-        ticket = ""
-        if exchange.ticket is not None and exchange.ticket_of is not None:
-            ticket = exchange.ticket_of(self._rest.call(exchange.ticket, self._credentials, self._stopped))
-        try:
-            connection = self._connect(
-                self._rest, self._user_url(exchange, self._spec.is_testnet, ticket), self._spec.id, self._stopped
-            )
-        except ConnectionFailed as error:
-            self._metrics.dials(exchange.name, label(error)).inc()
-            raise
+        connection, ticket = self._reach()
         self._metrics.dials(exchange.name, "ok").inc()
         self._count(1)
         self._opening = connection
@@ -98,6 +102,30 @@ class Dialler:
         finally:
             self._opening = None
         return socket
+
+    def _reach(self) -> tuple[Wire, str]:
+        """Ticket and handshake. A refusal is an answer, but for those of a server that has no exchange behind it."""
+        exchange, ticket = self._rest.exchange, ""
+        answered: bool | None = None
+        dialled = False
+        try:
+            if exchange.ticket is not None and exchange.ticket_of is not None:
+                ticket = exchange.ticket_of(self._rest.call(exchange.ticket, self._credentials, self._stopped))
+            url = self._user_url(exchange, self._spec.is_testnet, ticket)
+            dialled = True
+            connection = self._connect(self._rest, url, self._spec.id, self._stopped)
+            answered = True
+        except ExchangeRefused as error:
+            answered = getattr(error.verdict, "outcome", None) is not Outcome.TRANSIENT
+            raise
+        except ConnectionFailed as error:
+            answered = isinstance(error, DialRefused) and error.status < 500
+            if dialled:
+                self._metrics.dials(exchange.name, label(error)).inc()
+            raise
+        finally:
+            self._leave(None if self._stopped() else answered)
+        return connection, ticket
 
     def _ask(self, connection: Wire, step: Step, number: int) -> list[UserItem]:
         """Send one step, signed at the time it goes out, and wait for its reply; whatever else comes meanwhile is returned."""

@@ -20,6 +20,7 @@ from fleet.core.exchange import Exchange, HttpCall, HttpReply, HttpRequest, Outc
 from fleet.core.model import Credentials
 from fleet.runtime.http import Http
 from fleet.runtime.metrics import Metrics
+from workers.reach import Reach
 
 CLOCK_AGE_S = 1800.0
 CLOCK_RETRY_S = 30.0
@@ -51,6 +52,7 @@ class VenueRest:
         stop: threading.Event,
     ) -> None:
         self.exchange, self.is_testnet, self.http = exchange, is_testnet, http
+        self.reach = Reach()
         self._permits, self._egress_ip, self._metrics, self._stop = permits, egress_ip, metrics, stop
         self._clock_lock = threading.Lock()  # guards _offset_ms and _synced_s: one thread asks for the time
         self._offset_ms = 0

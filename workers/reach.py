@@ -1,0 +1,89 @@
+"""Is the exchange there? Who of a crowd of streams may dial now. One per venue and source address, used by the accounts' threads.
+
+In: who wants to dial and how urgently, and what came of it. Out: leave to dial. The first few dial at once, and each that is
+answered lets one more in, so a crowd is let through in a few round trips. When several streams in a row found nobody, the
+exchange is away: then one at a time tries, less and less often, and the others keep their permits for when it is back, instead
+of spending on an outage what the exchange allows.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+from fleet.core.errors import ConnectionFailed
+
+FIRST = 8  # streams that dial together before anybody was answered; and so many that find nobody mean: it is away
+FIRST_TRIAL_S, LONGEST_TRIAL_S = 0.5, 8.0  # from one trial to the next while it is away
+LOOK_S = 2.0  # how often somebody who waits looks whether it has to go on waiting
+
+
+class _Waiting:
+    def __init__(self) -> None:
+        self.admitted = threading.Event()
+        self.gone = False
+
+
+class Reach:
+    """Thread-safe. `enter` before a dial, `leave` after it, whatever came of it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # guards everything below
+        self._width = FIRST  # how many may dial together
+        self._inside = 0
+        self._queue: list[tuple[int, int, _Waiting]] = []  # heap, most urgent first
+        self._numbers = itertools.count()
+        self._unanswered: set[str] = set()  # who found nobody since anybody was answered
+        self._trials = 0
+        self._next_trial_s = 0.0
+
+    def enter(self, urgency: int, cancelled: Callable[[], bool]) -> None:
+        """Wait for leave to dial; higher `urgency` first. Raises ConnectionFailed when cancelled."""
+        waiting = _Waiting()
+        with self._lock:
+            heapq.heappush(self._queue, (-urgency, next(self._numbers), waiting))
+            self._admit()
+        while not waiting.admitted.wait(LOOK_S):
+            with self._lock:
+                if not waiting.admitted.is_set() and cancelled():
+                    waiting.gone = True
+                    raise ConnectionFailed("cancelled while waiting to dial")
+                self._admit()
+
+    def leave(self, who: str, answered: bool | None) -> None:
+        """The dial is over. `answered`: did the exchange say anything? None = given up before that."""
+        with self._lock:
+            self._inside -= 1
+            if answered:
+                self._width += 1
+                self._unanswered.clear()
+                self._trials = 0
+            elif answered is False:
+                self._unanswered.add(who)
+                if self._away:
+                    self._width = FIRST
+            self._admit()
+
+    @property
+    def _away(self) -> bool:
+        return len(self._unanswered) >= FIRST
+
+    def _admit(self) -> None:
+        while self._queue and self._may_enter():
+            _, _, waiting = heapq.heappop(self._queue)
+            if waiting.gone:
+                continue
+            self._inside += 1
+            if self._away:
+                pause_s = min(LONGEST_TRIAL_S, FIRST_TRIAL_S * 2.0 ** min(self._trials, 10))
+                self._trials, self._next_trial_s = self._trials + 1, self._clock() + pause_s
+            waiting.admitted.set()
+
+    def _may_enter(self) -> bool:
+        if self._away:
+            return self._inside == 0 and self._clock() >= self._next_trial_s
+        return self._inside < self._width
