@@ -29,6 +29,7 @@ from tests.campaigns.loss.report import Gaps, Report, silences
 
 TICK_S = 0.2
 JUDGE_EVERY_S = 3.0
+LEDGER_EVERY_S = 20.0
 SETTLE_S = 120.0
 AUDITS = 2.5  # dropped events are found within two audit periods
 
@@ -99,10 +100,13 @@ class Campaign:
         faults = Faults(todo, self.control, self.fleet, self.services, list(self.keys))
         self.stack.callback(faults.end)
         self.control.load(self.options.rate, self.length_s)
-        began = time.monotonic()
+        began, read_s = time.monotonic(), LEDGER_EVERY_S
         while (elapsed_s := time.monotonic() - began) < self.length_s:
             for kind in faults.step(elapsed_s):
                 self.screen.note(f"fault: {kind}")
+            if elapsed_s > read_s:
+                self.read_ledger()
+                read_s = elapsed_s + LEDGER_EVERY_S
             time.sleep(TICK_S)
         faults.end()
         self.control.load(0.0, 0.0)
@@ -160,8 +164,12 @@ class Campaign:
             return [str(error)]
 
     def verdict(self) -> Verdict:
-        self.rows += self.control.ledger(self.rows[-1]["seq"] if self.rows else 0, market=False)
+        self.read_ledger()
         return compare(of_ledger(self.rows, self.keys), self.stored())
+
+    def read_ledger(self) -> None:
+        """The rows since the last time: a long campaign's are too many for one reply."""
+        self.rows += self.control.ledger(self.rows[-1]["seq"] if self.rows else 0, market=False)
 
     def stored(self) -> Books:
         books = Books()
