@@ -120,7 +120,7 @@ def test_one_stream_that_never_gets_through_is_not_an_outage(crowd: Crowd) -> No
 
 
 def test_the_most_urgent_is_next_and_who_gave_up_is_passed_over(crowd: Crowd) -> None:
-    for n in range(FIRST):
+    for _ in range(FIRST):
         crowd.reach.enter(0, lambda: False)
     crowd.ask("quiet", 0)
     crowd.ask("gone", 50)
