@@ -125,11 +125,11 @@ def test_a_book_that_is_whole_by_its_numbers_and_wrong_is_a_complaint() -> None:
     book.feed(depth("update", 2, 2, [("9", "1")]))
     assert book.compared == 1 and len(said) == 1
     book.feed(depth("update", 4, 4, []))
-    assert (book.last, book.breaks) == (None, 1)
+    assert (book.last, book.breaks, book.broken_s() > 0) == (None, 1, True)
     book.feed(depth("snapshot", 5, 5, LEVELS))
     book.sample(6, LEVELS, [("11", "1")])
     book.feed(depth("update", 6, 6, []))
-    assert book.compared == 2 and len(said) == 1
+    assert (book.compared, len(said), book.broken_s()) == (2, 1, 0.0)
 
 
 def test_numbers_are_kept_as_ranges() -> None:

@@ -5,6 +5,7 @@ Out: counts and complaints. It breaks where the numbers do, and a snapshot mends
 from __future__ import annotations
 
 import heapq
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -23,6 +24,7 @@ class Book:
         self._complain = complain
         self.last: int | None = None
         self._met = False
+        self._broke_s = 0.0
         self._sides: tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]] = ({}, {})
         self.breaks = self.snapshots = self.compared = 0
         self.keeping = False  # states are kept only while somebody samples: they are dear
@@ -36,7 +38,7 @@ class Book:
         elif self.last is None or event["last_seq"] <= self.last:
             return
         elif not self._links(event):
-            self.last, self.breaks = None, self.breaks + 1
+            self.last, self.breaks, self._broke_s = None, self.breaks + 1, time.monotonic()
             return
         for side, levels in zip(self._sides, (event["bids"], event["asks"]), strict=True):
             for price, qty in levels:
@@ -56,6 +58,10 @@ class Book:
             return False
         self.last, self._met = last, True
         return True
+
+    def broken_s(self) -> float:
+        """For how long its numbers have been broken; 0 while they are whole, or before the first snapshot."""
+        return time.monotonic() - self._broke_s if self.last is None and self._broke_s else 0.0
 
     def top(self) -> Top:
         bids, asks = self._sides

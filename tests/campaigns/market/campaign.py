@@ -36,6 +36,7 @@ CONTIGUOUS = {
     "bybit:spot": False,
 }
 LIVE_S, DRAIN_S, SETTLE_S = 60.0, 300.0, 12.0
+MEND_S = 10.0  # what waited for a snapshot goes out with it, so a book's numbers break for an instant only
 LOOK_EVERY_S, SAY_EVERY_S = 2.0, 10.0
 MIB = 1024 * 1024
 Say = Callable[[str], None]
@@ -87,6 +88,8 @@ class Campaign:
             drain_s = self._drain() if not self.violations() else 0.0
             with self._lock:
                 broken = self.judge.broken_books()
+                left = self.judge.outstanding(time.monotonic(), 3.0)[:5]
+            violations = self.violations()
             self.process.terminate()
             code = self.process.wait(15)
             time.sleep(1.5)  # what Kafka took last
@@ -98,7 +101,7 @@ class Campaign:
         return {
             "seconds": round(time.monotonic() - started_s), "drain_s": drain_s, "exit_code": code, "faults": dict(self.faults),
             "kills": self.kills, "frames_per_s": round(self.judge.events / (time.monotonic() - judged_s)),
-            **self.judge.figures(), "books_broken": broken, "violations": self.violations(),
+            **self.judge.figures(), "books_broken": broken, "outstanding": left, "violations": violations,
             "weight_per_min_max": max((r["weight"] for r in calls["weight_per_minute"] if r["ip"] != JUDGE_IP), default=0),
             "refused_429": sum(row["count"] for row in calls["rest"] if row["status"] in (403, 418, 429)),
             "rss_mb": {"marketdata": self.rss_mb, "judge": round(psutil.Process().memory_info().rss / MIB, 1)},
@@ -109,6 +112,7 @@ class Campaign:
         with self._lock:
             late = self.judge.outstanding(time.monotonic(), PATIENCE_S)
             found = self.judge.wrong + [f"not in Kafka: {x}" for x in late[:5]]
+            found += [f"broken, not mended: {x}" for x in self.judge.broken_books(MEND_S)]
             found += [f"needlessly lost: {x}" for x in self.judge.needless_losses()[:5]]
             if not self.kills and (repeats := self.judge.repeated_candles()):
                 found.append(f"{repeats} candles repeated")
@@ -249,6 +253,7 @@ def verdict(figures: dict[str, Any]) -> list[str]:
         f"{figures['trades_repeated']} trades repeated": figures["kills"] or not figures["trades_repeated"],
         "nothing compared": figures["books_compared"] and figures["trades_compared"],
         f"books never compared: {figures['books_never_compared']}": not figures["books_never_compared"],
+        f"not in Kafka: {figures['outstanding']}": not figures["outstanding"],
         f"books broken and not mended: {figures['books_broken']}": not figures["books_broken"],
         f"exit code {figures['exit_code']}": figures["exit_code"] == 0,
         f"{figures['refused_429']} calls beyond the limit": not figures["refused_429"],

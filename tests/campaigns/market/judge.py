@@ -202,9 +202,9 @@ class Judge:
         """Ids between the first and the last that Kafka does not have, of the venues where ids count."""
         return sum(series.numbers.missing for series in self.series.values() if series.contiguous)
 
-    def broken_books(self) -> list[str]:
-        """Those whose numbers broke, with no snapshot since."""
-        return ["/".join(key) for key, book in self.books.items() if book.last is None]
+    def broken_books(self, for_s: float = 0.0) -> list[str]:
+        """Those whose numbers broke so long ago, with no snapshot since."""
+        return ["/".join(key) for key, book in self.books.items() if book.broken_s() > for_s]
 
     def missing_candles(self) -> int:
         """Minutes without a closed candle between the first and the last."""
