@@ -22,6 +22,7 @@ from fleet.core.exchange import Rate
 from fleet.core.model import Desired, Ownership, StreamStatus, WorkerView, format_token
 from fleet.core.names import Keys
 from fleet.runtime.budget import Budget
+from fleet.runtime.deadline import Deadline
 from fleet.runtime.redis_connection import FAILURES, NoScriptError, connect
 
 __all__ = [
@@ -80,9 +81,8 @@ class RedisStore:
 
     def __init__(self, url: str, keys: Keys, timeout_s: float = 0.5) -> None:
         self.keys = keys
-        self._url = url
-        self._timeout_s = timeout_s
-        self._client = connect(url, timeout_s, keys.gen)
+        self._deadline = Deadline(timeout_s)
+        self._client = connect(url, timeout_s, keys.gen, self._deadline)
 
     def close(self) -> None:
         self._client.close()
@@ -369,16 +369,12 @@ class RedisStore:
     def budgets(self) -> list[dict[str, Any]]:
         """The shared buckets: `[{kind, exchange, egress_ip, tokens, burst, per_s, blocked_s}]`, refilled to now."""
         prefix = self.keys.prefix + "budget:"
-
-        def read() -> list[dict[str, Any]]:
-            seconds, micros = self._client.time()
-            now = seconds + micros / 1e6
-            client: Any = self._client
-            names: list[str] = sorted(client.scan_iter(match=_escape(prefix) + "*", count=500))
-            return [_bucket_row(name[len(prefix) :], client.hgetall(name), now) for name in names]
-
-        rows: list[dict[str, Any]] = self._call(read)
-        return rows
+        seconds, micros = self._call(self._client.time)
+        now, names, cursor = seconds + micros / 1e6, list[str](), -1
+        while cursor:  # each step a call: how many there are depends on whatever else this Redis holds
+            cursor, found = self._call(self._client.scan, max(cursor, 0), _escape(prefix) + "*", 500)
+            names += found
+        return [_bucket_row(n[len(prefix) :], self._call(self._client.hgetall, n), now) for n in sorted(set(names))]
 
     # ── buckets ──────────────────────────────────────────────────────────────────────────────────────────────────
     def bucket_take(
@@ -409,7 +405,8 @@ class RedisStore:
 
     def _call(self, call: Callable[..., Any], *args: Any) -> Any:
         try:
-            return call(*args)
+            with self._deadline:
+                return call(*args)
         except FAILURES as error:
             self._client.connection_pool.disconnect()
             raise StoreUnavailable(f"redis: {type(error).__name__}: {str(error)[:200]}") from error
@@ -423,7 +420,8 @@ class Poke:
     """The worker's end of `:ch:<slot>`. Pub/sub loses messages without an error, so it only ever shortens a wait (R15)."""
 
     def __init__(self, url: str, keys: Keys, slot: str, timeout_s: float = 0.5) -> None:
-        self._client = connect(url, timeout_s, keys.gen)
+        self._deadline = Deadline(timeout_s)  # of the subscription; a wait has a time of its own
+        self._client = connect(url, timeout_s, keys.gen, self._deadline)
         self._channel = keys.channel(slot)
         self._pubsub: Any = None
 
@@ -435,7 +433,8 @@ class Poke:
             if self._pubsub is None:
                 client: Any = self._client
                 self._pubsub = client.pubsub()
-                self._pubsub.subscribe(self._channel)
+                with self._deadline:
+                    self._pubsub.subscribe(self._channel)
             while (left_s := until - time.monotonic()) > 0:
                 if self._pubsub.get_message(timeout=left_s) is not None:
                     while self._pubsub.get_message(timeout=0) is not None:

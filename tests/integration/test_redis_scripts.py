@@ -380,7 +380,7 @@ def test_script_flush_and_a_restart_are_not_noticed(store: RedisStore, url: str)
 def test_data_loss_is_unknown_not_fenced(own_services: Callable[..., Services]) -> None:
     store = fresh(own_services("redis").redis.url)
     store.register(view(), beat_ms=1)
-    redis.Redis.from_url(store._url).flushall()
+    store._client.flushall()
     assert store.heartbeat(view(seq=1), beat_ms=2).standing == "UNKNOWN"
     assert store.pull("h:0", "i1", None, 0).standing == "UNKNOWN"
     assert store.register(view(), beat_ms=1) == "OK"
