@@ -32,7 +32,7 @@ LIVE_PER_ACCOUNT_S = 0.5
 # The simulated venues' limits are per real second; what is compressed here is far from them in real time.
 UNLIMITED = {
     "weight_limit": 10**9, "rest_limits": 0, "messages_per_s": 1e6, "messages_burst": 1e6, "dials_per_5min": 10**6,
-    "dials_per_s": 10**6,
+    "dials_per_s": 10**6, "calls_per_5s": 10**9, "calls_per_s": 10**9, "probes_per_s": 10**9, "requests_per_hour": 10**9,
 }  # fmt: skip
 
 
@@ -78,7 +78,12 @@ def run(accounts: int, hours: float, names: tuple[str, ...]) -> dict[str, Any]:
     print(f"{hours:g} h on {accounts} accounts in {seconds:.0f} s, {speed:.0f} times as fast", flush=True)
     with Simulator(names, plain=True, rate=1) as simulator:
         simulator.settings(**UNLIMITED)
-        pings = {"first_ping_s": 140 / speed, "ping_interval_s": 180 / speed, "pong_deadline_s": TIMEOUT_S + 180 / speed}
+        simulator.settings(listen_key_ttl_s=max(3 * TIMEOUT_S, 3600 / speed))
+        pings = {
+            "first_ping_s": 140 / speed,
+            "ping_interval_s": 180 / speed,
+            "pong_deadline_s": TIMEOUT_S + 180 / speed,
+        }
         simulator.call("PATCH", "/settings", {"exchange": "binance", **pings})
         rows = _rows(simulator, accounts, names)
         kafka = LateKafka()
