@@ -251,7 +251,7 @@ def test_a_fenced_producer_sends_again_as_another(broker: Kafka) -> None:
         publisher.close(5)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_killed_at_any_line_nothing_is_missing_and_repeats_have_the_same_id(broker: Kafka, tmp_path: Path) -> None:
     """A short run of `python -m tests.campaigns.kafka killed`."""
     with Simulator(plain=True, rate=1) as simulator:
