@@ -13,7 +13,7 @@ import pytest
 from fleet.core.book import Book
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Depth, Event
-from fleet.core.exchange import HttpCall, HttpReply, Outcome, Reply
+from fleet.core.exchange import CandleQuery, HttpCall, HttpReply, Outcome, Reply, TradeQuery
 from fleet.core.model import AccountSpec, Credentials
 from fleet.exchanges import exchanges, for_account
 from fleet.exchanges.okx import ids, limits, parse, session, subscribe
@@ -86,6 +86,19 @@ def test_rate_answers_say_two_seconds() -> None:
     assert OKX.classify(HttpReply(429, {"retry-after": "7"}, body)).wait_s == 7.0
     assert OKX.classify(HttpReply(429, {"retry-after": "soon"}, body)).wait_s == 2.0
     assert session.iso(1) == "1970-01-01T00:00:00.001Z"
+
+
+def test_no_public_call_is_made_more_often_in_two_seconds_than_its_endpoint_allows() -> None:
+    """Sheet 6.3: 40 books, 40 candles, 20 history-trades in two seconds. A bucket gives its burst and two seconds' refill."""
+    market, rate = exchanges()["okx"].market_data, limits.LIMITS.weight
+    assert rate.burst + 2 * rate.per_s == limits.IN_TWO_SECONDS
+    assert market.snapshot and market.candle_history and market.trade_history
+    calls = {
+        40: (market.snapshot("X"), market.candle_history.call(CandleQuery("X", "unified", "1m", 0, 1))),
+        20: (market.trade_history.call(TradeQuery("X", "unified", "1", "2")),),
+    }
+    for allowed, made in calls.items():
+        assert all((rate.burst + 2 * rate.per_s) / call.weight <= allowed for call in made)
 
 
 def test_topics_and_their_arguments() -> None:

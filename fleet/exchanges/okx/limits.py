@@ -26,6 +26,9 @@ REGIONS: dict[str, tuple[Hosts, Hosts]] = {  # site -> live, demo; port 443 work
         Hosts(rest="https://eea.okx.com", ws="wss://wseeapap.okx.com:8443"),
     ),
 }
+IN_TWO_SECONDS = (
+    400  # weight: a public call that is allowed n times in two seconds and address weighs IN_TWO_SECONDS // n
+)
 DEMO_HEADER = ("x-simulated-trading", "1")
 
 PRIVATE, PUBLIC, BUSINESS = "/ws/v5/private", "/ws/v5/public", "/ws/v5/business"
@@ -43,7 +46,7 @@ LIMITS = Limits(
     dial=Rate(burst=1, per_s=2),  # 3 new connections a second and IP
     # Private calls are limited per user and endpoint (5 to 30 a second), not per address; only public ones are, from 5/s on.
     # A read-back is serial, so one account stays below its own limits; this bounds a crowd of accounts and the order books.
-    weight=Rate(burst=200, per_s=100),
+    weight=Rate(burst=200, per_s=100),  # IN_TWO_SECONDS in the worst two
     lifetime_s=365 * 86_400,  # none documented: the end is announced by notice 64008
     rotate_after_s=23.5 * 3600,  # a login counts as use of the key, a socket kept open does not (3.3): at least daily
     history_s=89 * 86_400,  # fills-history, orders-history-archive: 3 months; a day of margin

@@ -13,7 +13,7 @@ import msgspec
 
 from fleet.core.events import Depth, Kline, Liquidation, MarketRecord, MarkPrice, Ticker, Trade
 from fleet.core.exchange import Hosts, HttpCall, MarketKind, Topic
-from fleet.exchanges.okx.limits import BUSINESS, PUBLIC
+from fleet.exchanges.okx.limits import BUSINESS, IN_TWO_SECONDS, PUBLIC
 
 # Our interval -> the venue's bar. From 6 hours on the plain names begin at 16:00 UTC (midnight in Hong Kong).
 BARS = {
@@ -106,4 +106,4 @@ def topic_of(event: MarketRecord) -> str:
 
 def snapshot(symbol: str) -> HttpCall:
     """The order book, in the stream's own sequence (4.4): for a book that broke, or whose first frame is no snapshot."""
-    return HttpCall("GET", "/api/v5/market/books", (("instId", symbol), ("sz", "400")), weight=5)
+    return HttpCall("GET", "/api/v5/market/books", (("instId", symbol), ("sz", "400")), weight=IN_TWO_SECONDS // 40)

@@ -103,7 +103,7 @@ class Campaign:
             "kills": self.kills, "frames_per_s": round(self.judge.events / (time.monotonic() - judged_s)),
             **self.judge.figures(), "books_broken": broken, "outstanding": left, "violations": violations,
             "weight_per_min_max": max((r["weight"] for r in calls["weight_per_minute"] if r["ip"] != JUDGE_IP), default=0),
-            "refused_429": sum(row["count"] for row in calls["rest"] if row["status"] in (403, 418, 429)),
+            "refused": [row for row in calls["rest"] if row["status"] in (403, 418, 429)],
             "rss_mb": {"marketdata": self.rss_mb, "judge": round(psutil.Process().memory_info().rss / MIB, 1)},
         }  # fmt: skip
 
@@ -256,6 +256,6 @@ def verdict(figures: dict[str, Any]) -> list[str]:
         f"not in Kafka: {figures['outstanding']}": not figures["outstanding"],
         f"books broken and not mended: {figures['books_broken']}": not figures["books_broken"],
         f"exit code {figures['exit_code']}": figures["exit_code"] == 0,
-        f"{figures['refused_429']} calls beyond the limit": not figures["refused_429"],
+        f"calls beyond the limit: {figures['refused']}": not figures["refused"],
     }
     return [*figures["violations"], *(what for what, fine in checks.items() if not fine)]
