@@ -4,7 +4,8 @@ Three threads meet here: the account's reader (live events), a read-back thread 
 thread (watermark). `_lock` guards every field, and publishing happens under it, so that per-account order is the order in
 which events came in: first what a read-back found, then the live frames that were held meanwhile.
 
-A gap is opened at the last instant at which the stream was proven alive and closed after the second read-back.
+A gap is opened at the last instant at which the stream was proven alive and closed after the second read-back. It ends where a
+new socket took over: should that one die before the proof, another gap opens, and each closes at its own proof.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fleet.core.errors import LeaseLost
 from fleet.core.events import StreamEvent, UserRecord
 from fleet.core.model import AccountSpec, format_token
 from fleet.core.names import HEADER_INCARNATION, HEADER_SHARD, HEADER_TOKEN, TOPIC_OF_TYPE, TOPIC_STREAMS
-from fleet.core.recovery import Snapshot, Watermark, in_order, missed
+from fleet.core.recovery import Scope, Snapshot, Watermark, in_order, missed
 from fleet.runtime.metrics import Metrics
 from workers.publish import Gate, Publisher
 
@@ -32,11 +33,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Gap(msgspec.Struct):
-    """An interval in which events may have been missed."""
+    """An interval in which events may have been missed. `until_ms`: exchange time at which a socket took over, 0 = none has."""
 
     id: str
     opened_ms: int
     reason: str
+    until_ms: int = 0
+    complete_to_ms: int = 0  # the same instant by our clock
     recovered: int = 0
     lost: str = ""  # what of it can never be delivered
 
@@ -56,7 +59,8 @@ class Progress:
         metrics: Metrics,
     ) -> None:
         self.spec, self.mark = spec, mark
-        self.gap: Gap | None = None
+        self.gaps: list[Gap] = []  # those that are open, oldest first; only the last one may still go on
+        self.full_ms = 0  # exchange time up to which a full read has looked, in this process
         self.dirty = True
         self.overflowed = False
         self._revoked = False  # written by the heartbeat's thread, once
@@ -69,7 +73,7 @@ class Progress:
             (HEADER_INCARNATION, incarnation.encode()),
         ]
         self._publisher, self._gate, self._metrics = publisher, gate, metrics
-        self._lock = threading.RLock()  # guards mark, gap, _known, _held, _owed, overflowed, and the order of offers
+        self._lock = threading.RLock()  # guards mark, gaps, _known, _held, _owed, overflowed, and the order of offers
         self._owed: deque[bytes] = deque()  # stream events that begin or end a gap and found the buffer full
         self._known: dict[str, None] = {}
         self._held: list[UserRecord] | None = None
@@ -149,11 +153,11 @@ class Progress:
         with self._lock:
             self._unacked.pop(sequence, None)
             lost = f"event {event.id} refused by Kafka: {why}"
-            alone = self.gap is None
-            gap = self.open_gap(event.ts_recv, "kafka")
+            open_ = self.gap
+            gap = open_ or self.open_gap(event.ts_recv, "kafka")
             gap.lost = f"{gap.lost}; {lost}" if gap.lost else lost
-            if alone:
-                self.close_gap()
+            if open_ is None:
+                self._close(gap, "")
             self._settle()
 
     def resume(self) -> None:
@@ -164,11 +168,13 @@ class Progress:
             self._held = []
 
     # ── read-backs ───────────────────────────────────────────────────────────────────────────────────────────────
-    def mark_for_reading(self, margin_ms: int) -> Watermark:
-        """A copy of the watermark to read back from, moved back by the margin (REST's clock and lag)."""
+    def mark_for_reading(self, margin_ms: int, scope: Scope = "full") -> Watermark:
+        """A copy of the watermark to read back from, moved back by the margin (REST's clock and lag). A full read also looks at
+        what proofs have left out since the one before."""
         with self._lock:
             copy = msgspec.json.decode(msgspec.json.encode(self.mark), type=Watermark)
-        copy.proven_ms = max(0, copy.proven_ms - margin_ms)
+            since_ms = min(copy.proven_ms, self.full_ms or copy.proven_ms) if scope == "full" else copy.proven_ms
+        copy.scope, copy.proven_ms = scope, max(0, since_ms - margin_ms)
         return copy
 
     def recovered(self, events: list[UserRecord]) -> list[UserRecord]:
@@ -179,16 +185,18 @@ class Progress:
             told = {event.id for event in held}
             fresh = [event for event in missed(events, self._known) if event.id not in told]
             found = [event for event in self._publish(in_order([*fresh, *held])) if event.source == "rest"]
-            if self.gap is not None:
-                self.gap.recovered += len(found)
+            if self.gaps:
+                self.gaps[0].recovered += len(found)
             if not self.overflowed:
                 self._held = None
             return found
 
-    def prove(self, snapshot: Snapshot, proven_ms: int) -> None:
+    def prove(self, snapshot: Snapshot, proven_ms: int, scope: Scope = "full") -> None:
         """All before `proven_ms` (exchange time) is read and handed over. The watermark follows Kafka: it moves when every
         record offered so far is acknowledged, whichever partition it went to."""
         with self._lock:
+            if scope == "full":
+                self.full_ms = max(self.full_ms, proven_ms)
             self._proof = (self._sequence, snapshot, proven_ms)
             self._settle()
 
@@ -210,6 +218,17 @@ class Progress:
                 return False
             return self.mark.suspicious()
 
+    @property
+    def traded_ms(self) -> int:
+        """Exchange time of the newest order, fill or event of a socket that is known."""
+        with self._lock:
+            return max(self.last_live_ms, max(self.mark.symbols.values(), default=0))
+
+    @property
+    def exposed(self) -> bool:
+        """Does the account hold positions or have open orders, as far as is known?"""
+        return bool(self.mark.positions or self.mark.open_orders)
+
     def flushed(self) -> bool:
         """True once Kafka acknowledged everything offered so far."""
         return not self._unacked
@@ -222,40 +241,68 @@ class Progress:
         """The stream is alive now and no gap is open: what a later owner may take as the last proven-alive instant."""
         with self._lock:
             self.tell()
-            if self.gap is None and not self.overflowed and self.mark.base is not None:
+            if not self.gaps and not self.overflowed and self.mark.base is not None:
                 self.mark.alive_ms = int(time.time() * 1000)
                 self.dirty = True
 
     # ── gaps and stream events ───────────────────────────────────────────────────────────────────────────────────
-    def open_gap(self, opened_ms: int, reason: str) -> Gap:
-        """Open a gap, or keep the one that is open (an account has at most one: the earliest start counts)."""
-        with self._lock:
-            if self.gap is None:
-                self.gap = Gap(f"{self.spec.id}:{opened_ms}", opened_ms, reason)
-                self._metrics.open_gaps(self.spec.exchange).inc()
-                self.event("gap_opened", reason, gap_id=self.gap.id, opened_ms=opened_ms, reason=reason)
-            return self.gap
+    @property
+    def gap(self) -> Gap | None:
+        """The newest open gap."""
+        gaps = self.gaps
+        return gaps[-1] if gaps else None
 
-    def close_gap(self, unrecoverable: str = "") -> Gap | None:
+    def open_gap(self, opened_ms: int, reason: str) -> Gap:
+        """Open a gap; one that still goes on goes on (the earliest start counts)."""
         with self._lock:
-            gap, self.gap = self.gap, None
-            if gap is None:
-                return None
-            unrecoverable = "; ".join(filter(None, (unrecoverable, gap.lost)))
-            closed_ms = int(time.time() * 1000)
-            self._metrics.open_gaps(self.spec.exchange).dec()
-            self._metrics.gap_seconds(self.spec.exchange).observe((closed_ms - gap.opened_ms) / 1000)
-            self.event(
-                "gap_closed",
-                unrecoverable or gap.reason,
-                gap_id=gap.id,
-                opened_ms=gap.opened_ms,
-                closed_ms=closed_ms,
-                reason=unrecoverable or gap.reason,
-                recovered_events=gap.recovered,
-                recoverable=not unrecoverable,
-            )
+            latest = self.gap
+            if latest is not None and (not latest.until_ms or latest.opened_ms >= opened_ms):
+                latest.until_ms = latest.complete_to_ms = 0
+                return latest
+            gap = Gap(f"{self.spec.id}:{opened_ms}", opened_ms, reason)
+            self.gaps = [*self.gaps, gap]
+            if len(self.gaps) == 1:
+                self._metrics.open_gaps(self.spec.exchange).inc()
+            self.event("gap_opened", reason, gap_id=gap.id, opened_ms=opened_ms, reason=reason)
             return gap
+
+    def taken_over(self, subscribed_ms: int) -> None:
+        """A socket delivers from `subscribed_ms` (exchange time) on: what is open ends there."""
+        with self._lock:
+            for gap in self.gaps:
+                if not gap.until_ms:
+                    gap.until_ms, gap.complete_to_ms = subscribed_ms, int(time.time() * 1000)
+
+    def closes(self, settled_ms: int) -> bool:
+        """Would a full read by which REST tells everything before `settled_ms` close a gap?"""
+        return any(0 < gap.until_ms <= settled_ms for gap in self.gaps)
+
+    def close_gaps(self, settled_ms: int, unrecoverable: str = "") -> list[Gap]:
+        """Close the gaps that ended before `settled_ms`. → these."""
+        with self._lock:
+            closed = [gap for gap in self.gaps if 0 < gap.until_ms <= settled_ms]
+            for gap in closed:
+                self._close(gap, unrecoverable)
+            return closed
+
+    def _close(self, gap: Gap, unrecoverable: str) -> None:
+        self.gaps = [other for other in self.gaps if other is not gap]
+        unrecoverable = "; ".join(filter(None, (unrecoverable, gap.lost)))
+        closed_ms = int(time.time() * 1000)
+        if not self.gaps:
+            self._metrics.open_gaps(self.spec.exchange).dec()
+        self._metrics.gap_seconds(self.spec.exchange).observe((closed_ms - gap.opened_ms) / 1000)
+        self.event(
+            "gap_closed",
+            unrecoverable or gap.reason,
+            gap_id=gap.id,
+            opened_ms=gap.opened_ms,
+            closed_ms=closed_ms,
+            complete_to_ms=gap.complete_to_ms or closed_ms,
+            reason=unrecoverable or gap.reason,
+            recovered_events=gap.recovered,
+            recoverable=not unrecoverable,
+        )
 
     def revoke(self) -> None:
         """This token is lost for good: nothing is published any more, even when the process has a lease again (under its next
@@ -268,9 +315,9 @@ class Progress:
     def abandon(self) -> None:
         """The stream ends here; whoever owns the account next goes on from the watermark."""
         with self._lock:
-            if self.gap is not None:
+            if self.gaps:
                 self._metrics.open_gaps(self.spec.exchange).dec()
-                self.gap = None
+                self.gaps = []
 
     def event(self, name: str, why: str = "", **data: Any) -> None:
         """Publish a fleet.streams event. A full buffer drops it (the log has it too), but what begins or ends a gap is told once

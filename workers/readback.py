@@ -1,17 +1,17 @@
 """Read-backs: what a gap may have missed, read again by REST and handed to the stream's progress. Runs in the worker.
 
 A few REST threads serve all accounts of the worker, most urgent first, so that no socket reader ever waits for REST and a
-crowd of reconnecting accounts shares the exchange's weight limit in order. The dialogue itself (which calls, windows, paging)
-is the venue's pure plan, `Exchange.recover`; this module only carries it out.
+crowd of reconnecting accounts shares the exchange's weight limit in order (`workers/rest_queue.py`). The dialogue itself (which
+calls, windows, paging) is the venue's pure plan, `Exchange.recover`; this module only carries it out.
 
 After the first read the live frames that were held are released; REST lags the engine, so a second read follows
-`second_read_s` later, and only then is the gap closed and the watermark moved. A read that starts that late anyway is both.
+`second_read_s` later, and only then is the gap closed and the watermark moved. A read that starts that late anyway is both; a
+first one that does not is a proof, as the second is full. A read of a new socket closes the gaps before it too.
 Failures are retried for ever, with backoff; the live stream goes on meanwhile.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import threading
 import time
@@ -19,20 +19,25 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fleet.core.backoff import delay_s
-from fleet.core.errors import ConnectionFailed, ExchangeRefused, LeaseLost
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import Fill
 from fleet.core.exchange import Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec, Credentials
+from fleet.core.recovery import Scope
 from fleet.runtime.logs import get
 from workers.progress import Progress
-from workers.rest import VenueRest
+from workers.rest import RESERVED_SHARE, VenueRest
+from workers.rest_queue import THREADS, Job, RestQueue
 
-THREADS = 6
 LIVE_LAG_MS = 5000  # REST may tell an event a little before the socket does: that is not loss
-URGENT, ROUTINE = 0, 10
-
-Job = Callable[[], None]
-Priority = tuple[int, int]  # URGENT or ROUTINE, then lower first
+# How much later than a gap's beginning its read-back is due; the oldest first among equals, and nobody waits for ever.
+EXPOSED_S = 30.0  # an account that has positions or open orders and did not trade within TRADED_MS
+QUIET_S = 60.0  # one that has nothing
+AGAIN_S = 30.0  # the second read of one of these, when the first found nothing
+AUDIT_S = 300.0
+TRADED_MS = 3_600_000
+CROWD = 100  # with so many waiting, the first read of an account that is not urgent waits until it can be the only one
+PATIENT_SHARE, AUDIT_SHARE = 0.2, 0.5  # of the weight that reads which are not urgent, and audits, leave to others
 
 
 class Readable(Protocol):
@@ -49,26 +54,34 @@ class Readable(Protocol):
 
 
 class Reading:
-    """One read-back of one account: first read, second read, done. Given up by `cancel` when a newer one replaces it."""
+    """One read-back of one account: first read, second read, done. Given up by `cancel` when a newer one replaces it. `audit`:
+    how much an audit asks for, None for a read-back after a gap."""
 
-    def __init__(self, stream: Readable, subscribed_ms: int, *, audit: bool = False) -> None:
+    def __init__(self, stream: Readable, subscribed_ms: int, *, audit: Scope | None = None) -> None:
         self.stream = stream
         self.subscribed_ms = subscribed_ms  # exchange time from which the socket delivers
         self.audit = audit
+        self.asked_s = time.monotonic()
+        self.urgent = False
+        self.turn = -1  # the entry in the queue that counts; older ones do nothing
         self.reads = 0
         self.attempt = 0
         self.recovered = 0
         self.deaf_since_ms = (
             0  # exchange time of the oldest fill that only REST told us (audits; order times may differ by venue)
         )
-        self.cancelled = False
+        self.done = self.cancelled = False
 
     def cancel(self) -> None:
         self.cancelled = True
 
+    @property
+    def under_way(self) -> bool:
+        return not self.done and not self.cancelled
+
 
 class ReadBack:
-    """The worker's REST threads and their queue, by urgency, then by time."""
+    """Read-backs of all accounts of this worker."""
 
     def __init__(
         self,
@@ -79,81 +92,67 @@ class ReadBack:
         stop: threading.Event,
         threads: int = THREADS,
     ) -> None:
-        self._margin_ms, self._second_read_s, self._random, self._stop = (
-            int(margin_s * 1000),
-            second_read_s,
-            random,
-            stop,
-        )
-        self._changed = threading.Condition()  # guards _later and _ready
-        self._later: list[tuple[float, int, Priority, Job]] = []  # heap of jobs that are not due yet, by time
-        self._ready: list[tuple[Priority, int, Job]] = []  # heap of jobs that are, by urgency, then in order of arrival
-        self._numbers = itertools.count()
+        self._margin_ms, self._second_read_ms = int(margin_s * 1000), int(second_read_s * 1000)
+        self._random, self._stop = random, stop
+        self._queue = RestQueue(stop, threads)
+        self._turns = itertools.count()
         self._log = get("readback")
-        self._threads = [threading.Thread(target=self._run, name=f"rest-{n}") for n in range(threads)]
 
     def start(self) -> ReadBack:
-        for thread in self._threads:
-            thread.start()
+        self._queue.start()
         return self
 
     def join(self, timeout_s: float) -> None:
-        with self._changed:
-            self._changed.notify_all()
-        deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._queue.join(timeout_s)
 
-    def request(self, stream: Readable, subscribed_ms: int, *, audit: bool = False) -> Reading:
+    def request(self, stream: Readable, subscribed_ms: int, *, audit: Scope | None = None) -> Reading:
         """Ask for a read-back since the stream's watermark; it starts as soon as a thread is free."""
         reading = Reading(stream, subscribed_ms, audit=audit)
-        self.submit(lambda: self._read(reading), 0.0, self._priority(reading))
+        self._line_up(reading, 0.0)
         return reading
 
-    def submit(self, job: Job, delay_s: float = 0.0, priority: Priority = (URGENT, 0)) -> None:
-        """Run `job` in a REST thread after `delay_s` (listen-key renewals too)."""
-        with self._changed:
-            heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._numbers), priority, job))
-            self._changed.notify()
+    def hurry(self, reading: Reading) -> None:
+        """The socket tells that the account trades: its first read is urgent now."""
+        if not reading.urgent and reading.audit is None and not reading.reads:
+            reading.urgent = True
+            self._line_up(reading, 0.0)
 
-    def _priority(self, reading: Reading) -> Priority:
-        """Gaps before audits; among them the account that traded last comes first: it has most to lose."""
-        return (ROUTINE if reading.audit else URGENT, -reading.stream.progress.last_event_ms)
+    def submit(self, job: Job, delay_s: float = 0.0) -> None:
+        """Run `job` in a REST thread after `delay_s`, before anything else (listen-key renewals)."""
+        self._queue.submit(job, delay_s)
 
-    # ── the threads ──────────────────────────────────────────────────────────────────────────────────────────────
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            job = self._next()
-            if job is None:
-                continue
-            try:
-                job()
-            except LeaseLost:
-                continue  # the stream's own thread ends it
-            except Exception:  # noqa: BLE001  # a bug in one account's job must not take the REST threads from the others
-                self._log.exception("REST job failed", action="rest")
+    def _line_up(self, reading: Reading, delay_s: float) -> None:
+        turn = reading.turn = next(self._turns)
 
-    def _next(self) -> Job | None:
-        with self._changed:
-            self._collect_due()
-            if not self._ready:
-                self._changed.wait(min(0.5, self._later[0][0] - time.monotonic()) if self._later else 0.5)
-                self._collect_due()
-            return heapq.heappop(self._ready)[2] if self._ready else None
+        def read() -> None:
+            if reading.turn == turn and not reading.cancelled:
+                self._read(reading)
 
-    def _collect_due(self) -> None:
-        now_s = time.monotonic()
-        while self._later and self._later[0][0] <= now_s:
-            _, number, priority, job = heapq.heappop(self._later)
-            heapq.heappush(self._ready, (priority, number, job))
+        self._queue.submit(read, delay_s, self._deadline_s(reading))
 
+    def _deadline_s(self, reading: Reading) -> float:
+        """Urgent is an account that traded of late, of which something was missed, or whose socket has told something."""
+        if reading.audit is not None:
+            return reading.asked_s + AUDIT_S
+        progress, now_ms = reading.stream.progress, int(time.time() * 1000)
+        begun_ms = min((gap.opened_ms for gap in progress.gaps), default=now_ms)
+        begun_s = min(reading.asked_s, time.monotonic() - (now_ms - begun_ms) / 1000)
+        reading.urgent = reading.urgent or reading.recovered > 0 or progress.traded_ms > begun_ms - TRADED_MS
+        if reading.urgent:
+            return begun_s
+        return begun_s + (EXPOSED_S if progress.exposed else QUIET_S) + (AGAIN_S if reading.reads else 0.0)
+
+    # ── one read ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _read(self, reading: Reading) -> None:
-        stream = reading.stream
-        if reading.cancelled:
-            return
+        stream, progress = reading.stream, reading.stream.progress
         started_ms = stream.rest.now_ms()
+        early_ms = reading.subscribed_ms + self._second_read_ms - started_ms
+        if early_ms > 0 and not reading.urgent and not reading.reads and self._queue.waiting() > CROWD:
+            self._line_up(reading, early_ms / 1000)
+            return
+        scope = self._scope(reading, started_ms)
         try:
-            found = self._carry_out(reading)
+            found = self._carry_out(reading, scope)
         except ConnectionFailed as error:
             self._again(reading, str(error))
             return
@@ -168,34 +167,60 @@ class ReadBack:
             return
         reading.reads += 1
         reading.attempt = 0
-        published = stream.progress.recovered(found.events)
-        if stream.progress.overflowed:
+        published = progress.recovered(found.events)
+        if progress.overflowed:
             return  # Kafka's buffer is full again: the stream asks anew once there is room
         reading.recovered += len(published)
         old = [e.ts_event for e in published if isinstance(e, Fill) and e.ts_event < started_ms - LIVE_LAG_MS]
         reading.deaf_since_ms = min(old, default=0)
-        late_enough = started_ms >= reading.subscribed_ms + self._second_read_s * 1000
-        if late_enough or reading.audit:
-            self._complete(reading, found)
-        else:
-            # A base for the second read, which is cheap then if it explains. What REST did not show yet makes the two
-            # disagree, and is read again from the margin before this. Where something could not be read, the second one tries
-            # all of it again, and it is the one that says so.
-            if not found.unrecoverable:
-                stream.progress.prove(found.snapshot, reading.subscribed_ms - self._margin_ms)
-            wait_s = max(0.5, (reading.subscribed_ms - stream.rest.now_ms()) / 1000 + self._second_read_s + 0.2)
-            self.submit(lambda: self._read(reading), wait_s, self._priority(reading))
+        self._judge(reading, found, scope, started_ms)
 
-    def _carry_out(self, reading: Reading) -> Recovered:
+    def _scope(self, reading: Reading, started_ms: int) -> Scope:
+        """A gap is closed by a full read that starts late enough for REST to tell everything before its end. An earlier one is a
+        proof, but for the first in a stream's life: nobody here knows what was before."""
+        if reading.audit is not None:
+            return reading.audit
+        settled_ms = started_ms - self._second_read_ms
+        late = reading.subscribed_ms <= settled_ms or reading.stream.progress.closes(settled_ms)
+        return "full" if late or not reading.stream.known_here else "proof"
+
+    def _judge(self, reading: Reading, found: Recovered, scope: Scope, started_ms: int) -> None:
+        """What a read has proven, and whether another one has to follow."""
+        stream, progress = reading.stream, reading.stream.progress
+        if reading.audit is not None:
+            progress.prove(found.snapshot, found.snapshot.at_ms - self._margin_ms, scope)
+            reading.done = True
+            stream.proven(reading)
+            return
+        settled_ms = started_ms - self._second_read_ms
+        if reading.subscribed_ms <= settled_ms:
+            progress.prove(found.snapshot, reading.subscribed_ms)
+            progress.close_gaps(settled_ms, found.unrecoverable)
+            reading.done = True
+            stream.proven(reading)
+            return
+        # A base for the second read, which is cheap then if it explains. What REST did not show yet makes the two disagree, and
+        # is read again from the margin before this; what a proof did not ask for, from where the watermark is. Where something
+        # could not be read, the second one tries all of it again, and it is the one that says so.
+        if not found.unrecoverable:
+            whole = scope == "full"
+            progress.prove(found.snapshot, reading.subscribed_ms - self._margin_ms if whole else 0, scope)
+        if scope == "full":
+            progress.close_gaps(settled_ms, found.unrecoverable)
+        wait_s = max(0.5, (reading.subscribed_ms - stream.rest.now_ms() + self._second_read_ms) / 1000 + 0.2)
+        self._line_up(reading, wait_s)
+
+    def _carry_out(self, reading: Reading, scope: Scope) -> Recovered:
         """Drive the venue's plan: each yielded call is carried out and its OK reply sent back in."""
         stream = reading.stream
-        mark = stream.progress.mark_for_reading(self._margin_ms)
+        mark = stream.progress.mark_for_reading(self._margin_ms, scope)
+        share = AUDIT_SHARE if reading.audit else RESERVED_SHARE if reading.urgent else PATIENT_SHARE
         plan = stream.rest.exchange.recover(stream.spec, mark, stream.rest.now_ms())
         try:
             call = next(plan)
             while True:
                 try:
-                    reply = stream.rest.call(call, stream.credentials, lambda: reading.cancelled)
+                    reply = stream.rest.call(call, stream.credentials, lambda: reading.cancelled, reserved_share=share)
                 except ExchangeRefused as error:
                     if not (isinstance(error.verdict, Verdict) and error.verdict.outcome is Outcome.PERMANENT):
                         raise
@@ -227,13 +252,4 @@ class ReadBack:
             error=why,
         )
         pause_s = delay_s(reading.attempt, self._random, cap_s=30.0)
-        self.submit(lambda: self._read(reading), pause_s, self._priority(reading))
-
-    def _complete(self, reading: Reading, found: Recovered) -> None:
-        """The second read is in: the account is complete up to where the socket took over (an audit: up to its snapshot)."""
-        stream = reading.stream
-        until_ms = found.snapshot.at_ms - self._margin_ms if reading.audit else reading.subscribed_ms
-        stream.progress.prove(found.snapshot, until_ms)
-        if not reading.audit:
-            stream.progress.close_gap(found.unrecoverable)
-        stream.proven(reading)
+        self._line_up(reading, pause_s)

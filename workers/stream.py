@@ -33,6 +33,7 @@ from fleet.core.exchange import (
 )
 from fleet.core.model import AccountSpec, Credentials, StreamState, StreamStatus
 from fleet.core.names import USER_CONNECTED, USER_CONNECTING, USER_RECONNECTED
+from fleet.core.recovery import Scope
 from fleet.runtime.logs import get
 from fleet.runtime.metrics import Metrics
 from fleet.runtime.settings import Settings
@@ -305,7 +306,7 @@ class AccountStream:
             self._log.error("the exchange refuses, and not for the credentials", action="refused", code=verdict.code)
 
     def _dial(self) -> PrivateSocket:
-        self._dialler.permit()
+        self._dialler.permit(self.progress.traded_ms)
         self._move(StreamState.CONNECTING)
         self._log.info(USER_CONNECTING, action="dial", exchange=self._exchange.name, attempt=self.patience.attempt)
         return self._dialler.open(lambda phase: self._move(StreamState(phase)))
@@ -330,11 +331,15 @@ class AccountStream:
         self._held_until_s = time.monotonic() + self._settings.recover_hold_s
         self.read_back()
 
-    def read_back(self, *, audit: bool = False) -> None:
-        """Read everything since the watermark by REST; an audit only looks whether that is needed."""
-        if self.socket is not None:
-            if self._reading is not None:
-                self._reading.cancel()
+    def read_back(self, *, audit: Scope | None = None) -> None:
+        """Read everything since the watermark by REST; an audit only looks whether that is needed, and not while the other is under
+        way."""
+        before = self._reading
+        if self.socket is not None and not (audit is not None and before is not None and before.under_way):
+            if before is not None:
+                before.cancel()
+            if audit is None:
+                self.progress.taken_over(self.socket.subscribed_ms)
             self._reading = self._worker.readback.request(self, self.socket.subscribed_ms, audit=audit)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -361,6 +366,8 @@ class AccountStream:
         events: list[UserRecord] = [item for item in items if isinstance(item, Event)]
         if events:
             self.progress.live(events)
+            if self._reading is not None:
+                self._worker.readback.hurry(self._reading)
         for item in items:
             if not isinstance(item, Event):
                 self._control(item)
@@ -403,8 +410,7 @@ class AccountStream:
     def _overflowed(self, socket: PrivateSocket) -> None:
         """Kafka is away and the buffer full: frames are read and dropped (pings are answered), and once there is room again a
         read-back from the watermark delivers what was dropped."""
-        if self.progress.gap is None:
-            self.progress.open_gap(self.progress.last_event_ms or self._alive_ms, "kafka")
+        self.progress.open_gap(self.progress.last_event_ms or self._alive_ms, "kafka")
         self._move(StreamState.RECOVERING, reason="kafka")
         if self._worker.publisher.has_room():
             self.progress.resume()

@@ -12,6 +12,7 @@ from typing import Protocol
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.exchange import Outcome, Verdict
 from fleet.core.model import Credentials
+from fleet.core.recovery import Scope
 from fleet.runtime.logs import get
 from fleet.runtime.metrics import Metrics
 from fleet.runtime.settings import Settings
@@ -23,6 +24,9 @@ from workers.rest import VenueRest
 SUSPECT_PAUSE_S = 5.0  # how often the bookkeeping is looked at; doubled each time that an audit finds nothing behind it
 SUSPECT_QUIET_MS = 2000
 RENEW_RETRY_S = 30.0
+FULL_AUDIT_EACH = (
+    4  # audits of which one asks for orders that came and went unfilled; the others prove that no fill is missing
+)
 
 
 class Kept(Protocol):
@@ -35,7 +39,7 @@ class Kept(Protocol):
 
     @property
     def socket(self) -> PrivateSocket | None: ...
-    def read_back(self, *, audit: bool = False) -> None: ...
+    def read_back(self, *, audit: Scope | None = None) -> None: ...
     def rejected(self, verdict: Verdict) -> None: ...
     def give_up(self, verdict: Verdict) -> None: ...
     def stopping(self) -> bool: ...
@@ -48,13 +52,16 @@ class Upkeep:
         self._stream, self._settings, self._readback, self._metrics = stream, settings, readback, metrics
         self._jitter = jitter  # in [0, 1): spreads the streams of a shard over each interval
         self._suspect_pause_s = SUSPECT_PAUSE_S
+        self._audits = int(jitter * FULL_AUDIT_EACH)
         self._renew_s = self._audit_s = self._suspect_s = 0.0
         self._log = get("upkeep").bind(stream=stream.account_id)
 
     def begin(self) -> None:
         now_s = time.monotonic()
         self._renew_s = now_s + self._settings.listenkey_renewal_s * (0.7 + 0.3 * self._jitter)
-        self._audit_s = now_s + self._settings.audit_interval_s * (0.5 + 0.5 * self._jitter)
+        self._audit_s = (
+            now_s + self._settings.audit_interval_s * self._jitter
+        )  # so that a crowd is spread over all of it
 
     def tick(self, socket: PrivateSocket, now_s: float, *, proven: bool) -> None:
         """`proven`: the stream is live and no gap is open. Raises ConnectionFailed if the socket answers no ping any more."""
@@ -89,7 +96,8 @@ class Upkeep:
             self._suspect_s = now_s + self._suspect_pause_s
         if suspect or now_s >= self._audit_s:
             self._audit_s = now_s + self._settings.audit_interval_s * (0.8 + 0.4 * self._jitter)
-            self._stream.read_back(audit=True)
+            self._audits += 1
+            self._stream.read_back(audit="proof" if self._audits % FULL_AUDIT_EACH else "full")
 
     def audited(self, reading: Reading) -> None:
         """An audit is complete. Orders or fills that only REST told are silent loss; if the socket has delivered nothing since

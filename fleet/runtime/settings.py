@@ -106,7 +106,7 @@ class Settings:
     accounts_per_socket: int = _setting(
         "FLEET_ACCOUNTS_PER_SOCKET", 1, "accounts on one private socket, where a venue allows it"
     )
-    audit_interval_s: float = _setting("FLEET_AUDIT_INTERVAL_S", 600.0, "REST audit of a connected account", "s")
+    audit_interval_s: float = _setting("FLEET_AUDIT_INTERVAL_S", 1200.0, "REST audit of a connected account", "s")
     recover_margin_s: float = _setting(
         "FLEET_RECOVER_MARGIN_S", 10.0, "read-back starts this long before the watermark", "s"
     )

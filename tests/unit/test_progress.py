@@ -111,8 +111,9 @@ def test_an_event_that_kafka_never_takes_is_an_unrecoverable_gap_and_holds_nothi
     refuse = publisher.refusals[-1]
     assert refuse is not None
     refuse("too large")
-    gap = made.close_gap()
-    assert gap is not None and publisher.records[-1]["data"]["recoverable"] is False
+    made.taken_over(7_000)
+    (gap,) = made.close_gaps(9_000)
+    assert publisher.records[-1]["data"]["recoverable"] is False
 
 
 def test_nothing_is_published_past_the_lease() -> None:
@@ -159,13 +160,16 @@ def test_a_gap_keeps_its_earliest_start_and_counts_what_came_back() -> None:
     made.open_gap(1_500, "closed")
     made.open_gap(1_900, "silent")
     made.recovered([fill(1, source="rest")])
-    closed = made.close_gap()
-    assert closed is not None and closed.opened_ms == 1_500 and closed.recovered == 1
+    assert made.close_gaps(9_000) == [], "no socket has taken over"
+    made.taken_over(2_500)
+    assert made.close_gaps(2_499) == [] and not made.closes(2_499) and made.closes(2_500)
+    (closed,) = made.close_gaps(2_500)
+    assert closed.opened_ms == 1_500 and closed.recovered == 1
     opened, gap_closed = (r for r in publisher.records if r["type"] == "stream")
     assert (opened["event"], gap_closed["event"]) == ("gap_opened", "gap_closed")
     assert opened["data"]["gap_id"] == gap_closed["data"]["gap_id"]
     assert gap_closed["data"]["recovered_events"] == 1 and gap_closed["data"]["recoverable"] is True
-    assert made.close_gap() is None
+    assert made.gap is None and made.close_gaps(9_000) == []
 
 
 def test_orders_are_symbols_of_interest_until_they_end() -> None:
@@ -203,9 +207,40 @@ def test_a_gap_that_begins_or_ends_with_a_full_buffer_is_told_once_there_is_room
     publisher.room = 2
     made.resume()
     assert [r["event"] for r in publisher.records if r["type"] == "stream"] == ["gap_opened"]
-    made.close_gap()
+    made.taken_over(1_800)
+    made.close_gaps(1_800)
     publisher.room = 100
     made.note_alive()
     made.event("connected")
     made.note_alive()
     assert [r["event"] for r in publisher.records if r["type"] == "stream"] == ["gap_opened", "gap_closed", "connected"]
+
+
+def test_a_socket_that_dies_before_the_proof_opens_another_gap() -> None:
+    made, publisher, _ = progress()
+    made.open_gap(1_500, "cut")
+    made.taken_over(2_000)
+    made.open_gap(4_000, "cut")
+    made.taken_over(5_000)
+    made.open_gap(4_000, "silent")  # the next one never told anything: its gap goes on
+    assert [g.opened_ms for g in made.gaps] == [1_500, 4_000] and made.gaps[-1].until_ms == 0
+    assert [g.opened_ms for g in made.close_gaps(3_000)] == [1_500]
+    assert (
+        made.gap is not None
+        and publisher.records[-1]["data"]["complete_to_ms"] <= publisher.records[-1]["data"]["closed_ms"]
+    )
+    made.taken_over(6_000)
+    assert [g.opened_ms for g in made.close_gaps(6_000)] == [4_000]
+    events = [(r["event"], r["data"]["opened_ms"]) for r in publisher.records if r["type"] == "stream"]
+    assert events == [("gap_opened", 1_500), ("gap_opened", 4_000), ("gap_closed", 1_500), ("gap_closed", 4_000)]
+
+
+def test_a_full_read_looks_at_what_proofs_left_out() -> None:
+    made, _, _ = progress()
+    now = Snapshot(5_000, {}, {})
+    made.prove(now, 4_000)
+    made.prove(now, 60_000, "proof")
+    assert made.mark_for_reading(1_000, "proof").proven_ms == 59_000
+    assert made.mark_for_reading(1_000).proven_ms == 3_000
+    made.prove(now, 61_000)
+    assert (made.mark_for_reading(0).proven_ms, made.mark_for_reading(0, "proof").scope) == (61_000, "proof")

@@ -11,8 +11,9 @@ import pytest
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, RecoveryPlan, Verdict
 from fleet.core.model import AccountSpec, Credentials
-from fleet.core.recovery import Snapshot, Watermark
-from workers.readback import ReadBack, Reading
+from fleet.core.recovery import Scope, Snapshot, Watermark
+from workers.progress import Gap
+from workers.readback import CROWD, ReadBack, Reading
 
 SPEC = AccountSpec("a1", "u1", "binance", "usdm", "main", False, 1, 1_000)
 OK = HttpReply(200, {}, b"{}")
@@ -30,7 +31,9 @@ class FakeRest:
     def now_ms(self) -> int:
         return int(time.time() * 1000)
 
-    def call(self, call: HttpCall, credentials: Credentials, cancelled: Callable[[], bool]) -> HttpReply:
+    def call(
+        self, call: HttpCall, credentials: Credentials, cancelled: Callable[[], bool], *, reserved_share: float
+    ) -> HttpReply:
         self.calls.append(call.path)
         if self.answers:
             raise self.answers.pop(0)
@@ -38,28 +41,36 @@ class FakeRest:
 
 
 class FakeProgress:
-    overflowed = False
-    last_event_ms = 0
+    overflowed = exposed = False
+    traded_ms = 0
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.scopes: list[str] = []
+        self.gaps: list[Gap] = []
 
-    def mark_for_reading(self, margin_ms: int) -> Watermark:
-        return Watermark(proven_ms=5_000 - margin_ms)
+    def mark_for_reading(self, margin_ms: int, scope: Scope) -> Watermark:
+        self.scopes.append(scope)
+        return Watermark(proven_ms=5_000 - margin_ms, scope=scope)
 
     def recovered(self, events: list[object]) -> list[object]:
         self.log.append("recovered")
         return []
 
-    def prove(self, snapshot: Snapshot, proven_ms: int) -> None:
+    def prove(self, snapshot: Snapshot, proven_ms: int, scope: Scope = "full") -> None:
         self.log.append("prove")
 
-    def close_gap(self, unrecoverable: str) -> None:
+    def closes(self, settled_ms: int) -> bool:
+        return any(gap.until_ms <= settled_ms for gap in self.gaps)
+
+    def close_gaps(self, settled_ms: int, unrecoverable: str) -> None:
+        if self.gaps and not self.closes(settled_ms):
+            return
         self.log.append("closed" + unrecoverable)
 
 
 class FakeStream:
-    spec, credentials = SPEC, Credentials("k", "s")
+    spec, credentials, known_here = SPEC, Credentials("k", "s"), True
 
     def __init__(self, plan: Callable[[AccountSpec, Watermark, int], RecoveryPlan]) -> None:
         self.rest, self.progress = FakeRest(plan), FakeProgress()
@@ -123,7 +134,7 @@ def test_a_read_that_starts_late_enough_is_both(back: ReadBack) -> None:
 
 def test_an_audit_is_one_read_and_touches_no_gap(back: ReadBack) -> None:
     stream = FakeStream(plan)
-    back.request(stream, stream.rest.now_ms(), audit=True)  # type: ignore[arg-type]
+    back.request(stream, stream.rest.now_ms(), audit="full")  # type: ignore[arg-type]
     assert stream.done.wait(5.0)
     assert stream.progress.log == ["recovered", "prove"]
 
@@ -133,11 +144,13 @@ def test_a_permanent_refusal_is_the_plans_own_business(back: ReadBack) -> None:
     stream.rest.answers = [ConnectionFailed("cut"), ConnectionFailed("cut")]
     refusal = ExchangeRefused("GET /optional", Verdict(Outcome.PERMANENT, "-1121"))
 
-    def optional(call: HttpCall, credentials: Credentials, cancelled: Callable[[], bool]) -> HttpReply:
+    def optional(
+        call: HttpCall, credentials: Credentials, cancelled: Callable[[], bool], *, reserved_share: float
+    ) -> HttpReply:
         if call.path == "/optional":
             stream.rest.calls.append(call.path)
             raise refusal
-        return FakeRest.call(stream.rest, call, credentials, cancelled)
+        return FakeRest.call(stream.rest, call, credentials, cancelled, reserved_share=reserved_share)
 
     stream.rest.call = optional  # type: ignore[method-assign]
     back.request(stream, 0)  # type: ignore[arg-type]
@@ -167,21 +180,119 @@ def test_a_cancelled_reading_does_nothing_more(back: ReadBack) -> None:
     assert "closed" not in stream.progress.log
 
 
-def test_gaps_come_before_audits_and_the_last_trader_first() -> None:
+def carried_out(requests: list[tuple[str, FakeStream, Scope | None]], second_read_s: float = 0.0) -> list[str]:
+    """Who was complete first, with one thread and everything asked for before it began."""
     stop = threading.Event()
-    back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop, threads=1)
+    back = ReadBack(margin_s=1.0, second_read_s=second_read_s, random=lambda: 0.1, stop=stop, threads=1)
     order: list[str] = []
-    streams = []
-    for name, last_ms, audit in (("audit", 9, True), ("quiet", 0, False), ("trader", 5, False)):
-        stream = FakeStream(plan)
-        stream.progress.last_event_ms = last_ms
+    for name, stream, audit in requests:
         stream.proven = lambda reading, name=name: order.append(name)  # type: ignore[method-assign]
         back.request(stream, 0, audit=audit)  # type: ignore[arg-type]
-        streams.append(stream)
     back.start()
-    deadline_s = time.monotonic() + 5.0
-    while len(order) < 3 and time.monotonic() < deadline_s:
+    deadline_s = time.monotonic() + 10.0
+    while len(order) < len(requests) and time.monotonic() < deadline_s:
         time.sleep(0.01)
     stop.set()
     back.join(2.0)
-    assert order == ["trader", "quiet", "audit"]
+    return order
+
+
+def account(*, opened_s_ago: float = 0.0, traded: bool = False, exposed: bool = False) -> FakeStream:
+    stream, now_ms = FakeStream(plan), int(time.time() * 1000)
+    stream.progress.gaps = [Gap("g", now_ms - int(opened_s_ago * 1000), "cut", until_ms=1)]
+    stream.progress.traded_ms = now_ms - 10_000 if traded else 0
+    stream.progress.exposed = exposed
+    return stream
+
+
+def test_who_traded_comes_first_then_who_has_something_and_audits_last() -> None:
+    kinds = {
+        "audit": account(traded=True), "quiet": account(), "exposed": account(exposed=True), "trader": account(traded=True)
+    }  # fmt: skip
+    asked: list[tuple[str, FakeStream, Scope | None]] = [
+        (name, stream, "proof" if name == "audit" else None) for name, stream in kinds.items()
+    ]
+    assert carried_out(asked) == ["trader", "exposed", "quiet", "audit"]
+
+
+def test_nobody_waits_for_ever_the_oldest_gap_goes_first_among_equals() -> None:
+    assert carried_out([
+        ("new trader", account(traded=True), None), ("old quiet", account(opened_s_ago=120), None),
+        ("old trader", account(traded=True, opened_s_ago=30), None), ("quiet", account(), None),
+    ]) == ["old quiet", "old trader", "new trader", "quiet"]  # fmt: skip
+
+
+def test_an_early_read_is_a_proof_but_for_the_first_of_a_life(back: ReadBack) -> None:
+    for known_here, scopes in ((True, ["proof", "full"]), (False, ["full", "full"])):
+        stream = FakeStream(plan)
+        stream.known_here = known_here
+        back.request(stream, stream.rest.now_ms())  # type: ignore[arg-type]
+        assert stream.done.wait(5.0) and stream.progress.scopes == scopes
+
+
+def test_a_read_of_a_new_socket_closes_the_gap_before_it(back: ReadBack) -> None:
+    """Cut again before the proof: the first gap must not wait until the account is left in peace."""
+    stream, now_ms = FakeStream(plan), int(time.time() * 1000)
+    stream.progress.gaps = [Gap("before", now_ms - 9_000, "cut", until_ms=now_ms - 5_000)]
+    reading = back.request(stream, now_ms + 60_000)  # type: ignore[arg-type]
+    deadline_s = time.monotonic() + 5.0
+    while "closed" not in stream.progress.log and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert stream.progress.log[-1] == "closed" and stream.progress.scopes == ["full"] and reading.under_way
+
+
+def test_what_the_socket_tells_makes_a_read_urgent() -> None:
+    stop = threading.Event()
+    back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop, threads=1)
+    order: list[str] = []
+    readings = {}
+    for name in ("quiet", "heard"):
+        stream = account()
+        stream.proven = lambda reading, name=name: order.append(name)  # type: ignore[method-assign]
+        readings[name] = back.request(stream, 0)  # type: ignore[arg-type]
+    for _ in range(3):
+        back.hurry(readings["heard"])
+    back.start()
+    deadline_s = time.monotonic() + 5.0
+    while len(order) < 2 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    stop.set()
+    back.join(2.0)
+    assert order == ["heard", "quiet"], "each once"
+
+
+def test_in_a_crowd_a_quiet_account_is_read_once_late_enough() -> None:
+    stop = threading.Event()
+    back = ReadBack(margin_s=1.0, second_read_s=0.5, random=lambda: 0.1, stop=stop, threads=2)
+    streams = [account() for _ in range(CROWD + 50)]
+    for stream in streams:
+        back.request(stream, stream.rest.now_ms())  # type: ignore[arg-type]
+    back.start()
+    assert all(stream.done.wait(10.0) for stream in streams)
+    stop.set()
+    back.join(2.0)
+    reads = [len(stream.progress.scopes) for stream in streams]
+    assert reads.count(1) >= 40 and max(reads) == 2
+
+
+def test_the_patient_leave_a_thread_to_the_urgent() -> None:
+    stop, go_on = threading.Event(), threading.Event()
+    back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop, threads=3)
+
+    def held_up(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        assert go_on.wait(10.0)
+        yield HttpCall("GET", "/account")
+        return Recovered([], Snapshot(now_ms, {}, {}))
+
+    patient = [account() for _ in range(5)]
+    for stream in patient:
+        stream.rest.recover = held_up
+        back.request(stream, 0)  # type: ignore[arg-type]
+    back.start()
+    trader = account(traded=True)
+    back.request(trader, 0)  # type: ignore[arg-type]
+    assert trader.done.wait(5.0) and not any(stream.done.is_set() for stream in patient)
+    go_on.set()
+    assert all(stream.done.wait(5.0) for stream in patient)
+    stop.set()
+    back.join(2.0)

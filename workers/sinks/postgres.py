@@ -53,6 +53,7 @@ class _Gap(msgspec.Struct, frozen=True):
     reason: str = ""
     recovered_events: int = 0
     recoverable: bool = True
+    complete_to_ms: int | None = None  # a gap's end; another one may have begun since, and is still open
 
 
 class PostgresSink:
@@ -173,7 +174,7 @@ def _read_stream(record: KafkaRecord) -> tuple[tuple[str, ...], Values]:
     closed_ms = gap.closed_ms if e.event == "gap_closed" else None
     return ("stream_gaps", "superseded_gaps"), (
         gap.gap_id, e.account_id, e.stream, e.exchange, e.market, gap.opened_ms, closed_ms, gap.reason or e.reason,
-        gap.recovered_events, gap.recoverable,
+        gap.recovered_events, gap.recoverable, gap.complete_to_ms or closed_ms,
     )  # fmt: skip
 
 

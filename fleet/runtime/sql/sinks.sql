@@ -101,7 +101,7 @@ SELECT DISTINCT ON (id)
     id, account_id::uuid, stream, exchange, market, to_timestamp(opened_ms / 1000.0),
     to_timestamp(closed_ms::bigint / 1000.0), reason, recovered_events, recoverable
 FROM (VALUES %s) AS page (
-    id, account_id, stream, exchange, market, opened_ms, closed_ms, reason, recovered_events, recoverable)
+    id, account_id, stream, exchange, market, opened_ms, closed_ms, reason, recovered_events, recoverable, complete_to_ms)
 ORDER BY id, closed_ms::bigint DESC NULLS LAST
 ON CONFLICT (id) DO UPDATE SET
     closed_at = EXCLUDED.closed_at, reason = EXCLUDED.reason, recovered_events = EXCLUDED.recovered_events,
@@ -116,10 +116,10 @@ FROM (
     SELECT stored.id, min(to_timestamp(page.closed_ms::bigint / 1000.0)) AS closed_at,
         (array_agg(page.recoverable ORDER BY page.closed_ms::bigint))[1] AS recoverable
     FROM (VALUES %s) AS page (
-        id, account_id, stream, exchange, market, opened_ms, closed_ms, reason, recovered_events, recoverable)
+        id, account_id, stream, exchange, market, opened_ms, closed_ms, reason, recovered_events, recoverable, complete_to_ms)
     JOIN stream_gaps AS stored USING (exchange, market, stream)
     WHERE page.closed_ms IS NOT NULL AND stored.closed_at IS NULL AND stored.id <> page.id
-      AND stored.opened_at < to_timestamp(page.closed_ms::bigint / 1000.0)
+      AND stored.opened_at < to_timestamp(page.complete_to_ms::bigint / 1000.0)
     GROUP BY stored.id
 ) AS later
 WHERE older.id = later.id;
