@@ -25,6 +25,7 @@ from fleet.core.events import Balance, Fill, Order, Position, UserRecord
 TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
 MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
+KEPT = 50  # of them outlive a proof: fills of orders that a full read will list again
 Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
 
@@ -70,9 +71,7 @@ class Watermark(msgspec.Struct):
         str, str
     ] = {}  # asset -> what the balance events since base say came from elsewhere (funding, transfers)
     paid: dict[str, str] = {}  # "SYMBOL|side" -> signed price × quantity of the fills since base
-    recent: list[
-        Booking
-    ] = []  # the last of those that made up the four above: those newer than the next base outlive it
+    recent: list[Booking] = []  # the last of those that made up the four above, and a few from before the base
     symbols: dict[str, int] = {}  # symbol -> ts_event of its last order or fill (symbols of interest)
     positions: dict[str, str] = {}  # "SYMBOL|side" -> last known signed qty, flat ones absent
     wallets: dict[str, str] = {}  # asset -> last known wallet balance, zero ones absent
@@ -129,14 +128,20 @@ class Watermark(msgspec.Struct):
         if len(self.recent) > 2 * MAX_RECENT:
             del self.recent[:MAX_RECENT]
 
+    def filled_qty(self, symbol: str, order_id: str) -> Decimal:
+        """How much of an order the known fills make up, as far back as `recent` reaches."""
+        fills = [b for b in self.recent if b.key.partition("|")[0] == symbol and b.trade.partition("/")[2] == order_id]
+        return sum((abs(Decimal(b.qty)) for b in fills), Decimal(0))
+
     def without(self, symbols: set[str]) -> Watermark:
         """A copy to try an explanation on: the same base, without what the fills of `symbols` changed since."""
         trial = Watermark(self.proven_ms, self.base)
         trial.moved = {key: qty for key, qty in self.moved.items() if key.partition("|")[0] not in symbols}
         trial.paid = {key: cost for key, cost in self.paid.items() if key.partition("|")[0] not in symbols}
         trial.booked = dict(self.booked)
+        since_ms = self.base.at_ms if self.base is not None else 0
         for booking in self.recent:  # where older ones were cut off, the explanation fails and more is read
-            if booking.key and booking.key.partition("|")[0] not in symbols:
+            if booking.ts >= since_ms and booking.key and booking.key.partition("|")[0] not in symbols:
                 _add(trial.earned, booking.asset, Decimal(booking.amount))
         return trial
 
@@ -175,7 +180,7 @@ class Watermark(msgspec.Struct):
         """Everything before `proven_ms` is in Kafka and `now` is what it led to: the new base."""
         self.proven_ms = max(self.proven_ms, proven_ms)
         self.base = now
-        recent, self.recent = self.recent, []
+        recent, self.recent = self.recent, [b for b in self.recent if b.ts < now.at_ms][-KEPT:]
         self.moved, self.earned, self.booked, self.paid = {}, {}, {}, {}
         for booking in recent:  # of events that were acknowledged after the snapshot was taken
             self._book(booking)

@@ -34,9 +34,10 @@ def retry_after_s(reply: HttpReply) -> float:
 
 
 def left_s(reply: HttpReply, until_ms: int) -> float | None:
-    """How long after the reply `until_ms` is, both by the server's clock; None where the reply has no date."""
+    """How long after the reply `until_ms` is, both by the server's clock; None where the reply has no date, nor its call a time."""
     sent = email.utils.parsedate_tz(reply.headers.get("date", ""))
-    return max(0.0, until_ms / 1000 - email.utils.mktime_tz(sent)) if sent else None
+    sent_s = email.utils.mktime_tz(sent) if sent else reply.at_ms / 1000
+    return max(0.0, until_ms / 1000 - sent_s) if sent_s else None
 
 
 def closed(candles: Iterable[Kline], reply: HttpReply, now_ms: int) -> list[Kline]:

@@ -335,6 +335,20 @@ def test_an_order_that_came_and_went_without_a_fill_is_found() -> None:
     assert ids(venue.read(mark, T0 + 1000).events, Fill)
 
 
+def test_a_round_trip_that_cost_nothing_is_found_by_its_orders() -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    lost = items(
+        venue.trade("ETHUSDT", "BUY", "1", T0 + 20, fee="0") + venue.trade("ETHUSDT", "SELL", "1", T0 + 30, fee="0")
+    )
+    found = venue.read(mark, T0 + 1000)
+    assert ids(found.events, Fill) == ids(lost, Fill)
+    trades = [dict(call.params)["symbol"] for call in venue.calls if call.path.endswith("userTrades")]
+    assert trades == ["ETHUSDT"]  # the fill of the other symbol is known
+
+
 def test_round_trip_in_a_symbol_nobody_knew_is_found_by_bookings() -> None:
     venue = Venue()
     mark = based(venue)

@@ -262,6 +262,19 @@ def test_a_fill_of_a_known_symbol_is_found_by_its_two_assets() -> None:
     assert exchange.read(mark).events == [] and exchange.weight == 20
 
 
+def test_a_round_trip_that_cost_nothing_is_found_by_its_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "FEE", Decimal(0))
+    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["BTCUSDT"] = NOW - 5000
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 2000)
+    exchange.trade("BTCUSDT", "SELL", "0.5", "84000", NOW - 1000)
+    found = exchange.read(mark)
+    assert fills(found) == [("BTCUSDT", "0"), ("BTCUSDT", "1")]
+    assert exchange.paths() == ["account", "allOrders BTCUSDT", "myTrades BTCUSDT"]
+
+
 def test_fills_of_symbols_that_never_traded_before_are_guessed() -> None:
     exchange = Exchange()
     mark = proven(exchange)

@@ -88,13 +88,22 @@ BAN = b'{"code":-1003,"msg":"Way too many requests; IP(1.2.3.4) banned until 179
         (429, {"retry-after": "soon"}, b"", Verdict(Outcome.RATE, "http 429", 60.0)),
         (400, {}, b'{"code":-1015,"msg":""}', Verdict(Outcome.RATE, "-1015", 60.0)),
         (503, {"retry-after": "3"}, b"<html>", Verdict(Outcome.TRANSIENT, "http 503", 3.0)),
-        (403, {}, b"\xff<html>", Verdict(Outcome.TRANSIENT, "http 403")),
+        (403, {}, b"\xff<html>", Verdict(Outcome.RATE, "http 403", 120.0)),
+        (403, {}, b'{"code":-2015}', Verdict(Outcome.INVALID, "-2015")),
         (401, {}, b'{"code":"-2015"}', Verdict(Outcome.TRANSIENT, "http 401")),
         (204, {}, b"", Verdict(Outcome.OK)),
     ],
 )
 def test_verdicts_and_waits(status: int, headers: dict[str, str], body: bytes, verdict: Verdict) -> None:
     assert X.classify(HttpReply(status, headers, body)) == verdict
+
+
+def test_without_retry_after_a_wait_ends_by_the_exchanges_clock() -> None:
+    """The weight's minute is over, or the ban that the text tells of."""
+    assert (
+        X.classify(HttpReply(429, {}, b"", at_ms=1_790_000_000_000 + 45_000)).wait_s == 55.0
+    )  # 20 s into a minute, and 45
+    assert X.classify(HttpReply(418, {}, BAN, at_ms=1_790_000_000_000)).wait_s == 30.0
 
 
 def test_verdicts_come_from_codes_not_texts() -> None:

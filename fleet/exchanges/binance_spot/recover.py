@@ -95,10 +95,12 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         yield from _orders_of_fills(found)
     if not found.frugal:
         yield from _unseen_orders(found)
+        yield from _trades_of(found, _traded_unseen(found) - found.read)
     yield from _ended_orders(found)
     events = _history(found) + _changes(found)
     snapshot = Snapshot(found.snapshot.at_ms, {}, found.snapshot.wallets, tuple(found.closed))
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost))
+    complete = complete or mark.base is None or _explained(found)
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), complete)
 
 
 def _account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
@@ -338,6 +340,15 @@ def _unseen_orders(found: _Findings) -> Dialogue[None]:
                 _keep(found, order)
         except ExchangeRefused as refused:
             found.lost.append(f"orders of {symbol}: {refused.verdict}")
+
+
+def _traded_unseen(found: _Findings) -> set[str]:
+    """Symbols of orders whose fills are not all known: a round trip at one price without a fee leaves no trace in the account."""
+    return {
+        symbol
+        for (symbol, number), row in found.orders.items()
+        if row.update_ms >= found.since_ms and Decimal(row.filled) > found.mark.filled_qty(symbol, number)
+    }
 
 
 def _ended_orders(found: _Findings) -> Dialogue[None]:

@@ -50,10 +50,16 @@ _TABLE: tuple[tuple[Outcome, str, dict[int, str]], ...] = (
 CODES: dict[int, Outcome] = {code: outcome for outcome, _, codes in _TABLE for code in codes}
 CODE_TEXTS: dict[str, str] = {str(code): f"{area}: {text}" for _, area, codes in _TABLE for code, text in codes.items()}
 ALREADY_SUBSCRIBED = -2035
-STATUSES: dict[int, Outcome] = {  # for answers without a known code; any other status is transient (a proxy's 401 or 403 page too)
+STATUSES: dict[int, Outcome] = {  # whatever the code; any other status without a known one is transient (a proxy's 401 page too)
     410: Outcome.PERMANENT, 418: Outcome.RATE, 429: Outcome.RATE, 451: Outcome.PERMANENT,
 }  # fmt: skip
-FALLBACK_WAIT_S = {418: 120.0, 429: 60.0}  # shortest documented ban; the next minute boundary at the latest
+MINUTE_MS = 60_000
+FIREWALL = 403  # with a page instead of a code it is the firewall's: too much from this address (sections 2.3, 6)
+FALLBACK_WAIT_S = {
+    FIREWALL: 120.0,
+    418: 120.0,
+    429: 60.0,
+}  # minutes; shortest documented ban; the next minute boundary at the latest
 _BANNED_UNTIL = re.compile(r"banned until (\d{13})\b")
 
 
@@ -88,11 +94,12 @@ def classify(reply: HttpReply) -> Verdict:
     """What an answer means. Codes decide, then the status; texts never (only how long a ban lasts is read from one)."""
     if 200 <= reply.status < 300:
         return Verdict(Outcome.OK)
+    unknown = Outcome.RATE if reply.status == FIREWALL else Outcome.TRANSIENT
     try:
         refusal = msgspec.json.decode(reply.body, type=_Refusal)
-        code, outcome, text = str(refusal.code), CODES.get(refusal.code, Outcome.TRANSIENT), refusal.msg
+        code, outcome, text = str(refusal.code), CODES.get(refusal.code, unknown), refusal.msg
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        code, outcome, text = f"http {reply.status}", Outcome.TRANSIENT, ""
+        code, outcome, text = f"http {reply.status}", unknown, ""
     outcome = STATUSES.get(reply.status, outcome)
     return Verdict(outcome, code, _wait_s(reply, outcome, text))
 
@@ -105,6 +112,8 @@ def _wait_s(reply: HttpReply, outcome: Outcome, text: str) -> float:
     left = left_s(reply, int(banned.group(1))) if banned else None
     if left is not None:
         return left
+    if reply.status == 429 and reply.at_ms:  # weight counts by clock minute
+        return (MINUTE_MS - reply.at_ms % MINUTE_MS) / 1000
     return FALLBACK_WAIT_S.get(reply.status, 60.0)
 
 

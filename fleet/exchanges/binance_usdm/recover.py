@@ -98,13 +98,15 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
             found.account, found.snapshot = yield from _account(at_ms)
     if not explained or mark.scope == "full":
         yield from _recent_orders(found)
+        yield from _trades_of(found, _traded_unseen(found) - found.read)
     yield from _orders_of_fills(found)
     yield from _open_orders(found)
     yield from _conditional_orders(found)
     changes = yield from _changes(found)
     events = _history(found) + changes
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost))
+    explained = explained or mark.base is None or _explained(found)
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained)
 
 
 def _account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
@@ -255,6 +257,15 @@ def _recent_orders(found: _Findings) -> Dialogue[None]:
                 found.keep(order)
         except ExchangeRefused as refused:
             found.lost.append(f"orders of {symbol}: {refused.verdict}")
+
+
+def _traded_unseen(found: _Findings) -> set[str]:
+    """Symbols of orders whose fills are not all known: a round trip at one price without a fee leaves no trace in the account."""
+    return {
+        symbol
+        for (symbol, number), row in found.orders.items()
+        if row.update_ms >= found.since_ms and Decimal(row.filled) > found.mark.filled_qty(symbol, number)
+    }
 
 
 def _orders_of_fills(found: _Findings) -> Dialogue[None]:

@@ -220,7 +220,7 @@ SAMPLES = Samples(
     errors=[
         (200, b"{}", {}, Outcome.OK),
         (401, b"<html>proxy</html>", {}, Outcome.TRANSIENT),
-        (403, b"<html>waf</html>", {}, Outcome.TRANSIENT),
+        (403, b"<html>waf</html>", {}, Outcome.RATE),
         (401, b'{"code":-2015,"msg":"Invalid API-key, IP, or permissions for action."}', {}, Outcome.INVALID),
         (400, b'{"code":-99999,"msg":"new"}', {}, Outcome.TRANSIENT),
         (408, b"", {}, Outcome.TRANSIENT),
