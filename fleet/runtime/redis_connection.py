@@ -1,7 +1,7 @@
 """The one door to redis-py: `connect` returns a client of one connection to the server that holds this fleet's keys.
 
 In: FLEET_REDIS_URL (`redis_place`), the budget of a call, a key. Out: a `redis.Redis` that never retries. Used by
-`redis_store`, in every process.
+`redis_calls`, in every process.
 
 All keys of a fleet share one hash tag, so in a cluster too there is exactly one server to talk to, and Sentinel and Cluster are
 one thing: who is it now? That is asked each time a connection opens; after any error the connection is closed, so the next

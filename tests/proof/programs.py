@@ -19,7 +19,7 @@ from fleet.core.lifecycle import ENDED
 from fleet.core.model import StreamState, StreamStatus
 from fleet.core.names import Keys
 from fleet.core.wire import RUN
-from fleet.runtime import redis_store
+from fleet.runtime import redis_calls, redis_store
 from fleet.runtime.settings import Settings
 from tests.proof.postgres_db import FakeListener, FakePostgres
 from tests.proof.redis_client import FakePoke, FakeRedis
@@ -116,7 +116,7 @@ def installed(fleet: Fleet) -> Iterator[None]:
                 if init.__kwdefaults__:
                     new = {k: _virtual((v,), fakes["time"])[0] for k, v in init.__kwdefaults__.items()}  # type: ignore[index]
                     put(init, "__kwdefaults__", new)
-    put(redis_store, "connect", lambda url, timeout_s, key, deadline: FakeRedis(fleet.redis, timeout_s))
+    put(redis_calls, "connect", lambda url, timeout_s, key, deadline: FakeRedis(fleet.redis, timeout_s))
     put(shard_module, "AccountStream", lambda account, token, worker: Stream(account, token, worker))
     main = coordinator_main
     put(main, "logs", SimpleNamespace(get=lambda name: Log(fleet, name), close=lambda: None))

@@ -1,4 +1,4 @@
-"""What fleet/runtime/redis_store.py talks to instead of a redis.Redis: the model of the server, over the virtual network.
+"""What fleet/runtime/redis_calls.py talks to instead of a redis.Redis: the model of the server, over the virtual network.
 
 In: the calls RedisStore makes (scripts, a few reads, pipelines). Out: their replies, or redis-py's own errors.
 """

@@ -1,6 +1,6 @@
 """Redis as plain Python: the keys, the few commands in use, and every script of fleet/runtime/lua with the same meaning.
 
-In: KEYS and ARGV exactly as fleet/runtime/redis_store.py sends them. Out: the reply that the script would give. The real
+In: KEYS and ARGV exactly as fleet.runtime.redis_store.RedisStore sends them. Out: the reply that the script would give. The real
 RedisStore runs on top of it. tests/proof/test_model_is_redis.py holds it against a real Redis: equal replies, equal keys.
 """
 
