@@ -21,7 +21,7 @@ from typing import Protocol
 from fleet.core.backoff import delay_s
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import Fill
-from fleet.core.exchange import Outcome, Recovered, Verdict
+from fleet.core.exchange import REFUSED, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec, Credentials
 from fleet.core.recovery import Scope
 from fleet.runtime.logs import get
@@ -188,6 +188,10 @@ class ReadBack:
         """What a read has proven, and whether another one has to follow."""
         stream, progress = reading.stream, reading.stream.progress
         if reading.audit is not None:
+            if not found.explained and reading.reads == 1:
+                # The snapshot may show a fill that no call tells yet. As a base it would explain that fill away.
+                self._line_up(reading, self._second_read_ms / 1000)
+                return
             progress.prove(found.snapshot, found.snapshot.at_ms - self._margin_ms, scope)
             reading.done = True
             stream.proven(reading)
@@ -201,8 +205,8 @@ class ReadBack:
             return
         # A base for the second read, which is cheap then if it explains. What REST did not show yet makes the two disagree, and
         # is read again from the margin before this; what a proof did not ask for, from where the watermark is. Where something
-        # could not be read, the second one tries all of it again, and it is the one that says so.
-        if not found.unrecoverable:
+        # could not be read or explained, the second one tries all of it again, and it is the one that says so.
+        if found.explained and not found.unrecoverable:
             whole = scope == "full"
             progress.prove(found.snapshot, reading.subscribed_ms - self._margin_ms if whole else 0, scope)
         if scope == "full":
@@ -233,9 +237,7 @@ class ReadBack:
 
     def _refused(self, reading: Reading, error: ExchangeRefused) -> None:
         verdict = error.verdict
-        if isinstance(verdict, Verdict) and (
-            verdict.outcome is Outcome.INVALID or (verdict.outcome is Outcome.ELSEWHERE and reading.stream.known_here)
-        ):
+        if isinstance(verdict, Verdict) and verdict.outcome in REFUSED:
             reading.stream.rejected(verdict)
         else:
             self._again(reading, str(error))

@@ -62,12 +62,18 @@ class Outcome(enum.StrEnum):
 
     OK = "ok"
     INVALID = "invalid"  # credentials: a strike
-    ELSEWHERE = "elsewhere"  # the key is not known at this site: deleted, or another site's. A strike if it has worked here before
+    ELSEWHERE = (
+        "elsewhere"  # a strike too, but the key may be of another environment or region, and the user is told so
+    )
     CLOCK = "clock"  # our timestamp is off: resync, retry
     RATE = "rate"  # wait as told, for the whole egress address
     TRANSIENT = "transient"  # retry with backoff
     PERMANENT = "permanent"  # not credentials, not curable by retrying: alert
     TICKET_GONE = "ticket_gone"  # the listen key does not exist any more: fetch a new one
+
+
+REFUSED = frozenset({Outcome.INVALID, Outcome.ELSEWHERE})
+"""The exchange does not accept these credentials here."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -187,11 +193,13 @@ class Renewal(msgspec.Struct, frozen=True):
 
 
 class Recovered(msgspec.Struct, frozen=True):
-    """Result of one read-back: what was missed (in order of ts_event), the snapshot it was judged by, and what cannot be had."""
+    """Result of one read-back: what was missed (in order of ts_event), the snapshot it was judged by, and what cannot be had.
+    `explained` False: the fills read do not lead to the snapshot. It may be ahead of them (REST lags), and is no base then."""
 
     events: list[UserRecord]
     snapshot: Snapshot
     unrecoverable: str = ""
+    explained: bool = True
 
 
 RecoveryPlan = Generator[HttpCall, HttpReply, Recovered]

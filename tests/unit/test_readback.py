@@ -180,6 +180,23 @@ def test_a_cancelled_reading_does_nothing_more(back: ReadBack) -> None:
     assert "closed" not in stream.progress.log
 
 
+def test_a_snapshot_that_nothing_explains_is_no_base_before_it_was_read_twice(back: ReadBack) -> None:
+    """It may be ahead of the fills that REST tells: as a base it would explain away the one that is still to come."""
+
+    def ahead(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        yield HttpCall("GET", "/account")
+        return Recovered([], Snapshot(now_ms, {}, {}), explained=False)
+
+    stream = FakeStream(ahead)
+    back.request(stream, stream.rest.now_ms())  # type: ignore[arg-type]
+    assert stream.done.wait(5.0)
+    assert stream.progress.log == ["recovered", "recovered", "prove", "closed"]
+    audited = FakeStream(ahead)
+    back.request(audited, 0, audit="proof")  # type: ignore[arg-type]
+    assert audited.done.wait(5.0)
+    assert audited.progress.log == ["recovered", "recovered", "prove"]
+
+
 def carried_out(requests: list[tuple[str, FakeStream, Scope | None]], second_read_s: float = 0.0) -> list[str]:
     """Who was complete first, with one thread and everything asked for before it began."""
     stop = threading.Event()

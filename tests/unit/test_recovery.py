@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fleet.core import recovery
 from fleet.core.events import AccountEvent, Balance, Fill, Order, Position
-from fleet.core.recovery import Snapshot, Watermark, balance_changes, missed
+from fleet.core.recovery import KEPT, Snapshot, Watermark, balance_changes, missed
 
 
 def common(at_ms: int, symbol: str = "S", name: str = "i") -> dict[str, Any]:
@@ -218,3 +218,14 @@ def test_a_booking_names_its_fill_and_older_rows_are_still_read() -> None:
     assert msgspec.json.decode(stored, type=Watermark) == mark
     old = msgspec.json.decode(b'[150,"S|both","1","U","-0.1"]', type=recovery.Booking)
     assert (old.cost, old.trade) == ("0", "")
+
+
+def test_the_last_fills_outlive_a_proof_and_are_booked_once() -> None:
+    mark = Watermark(0, Snapshot(0, {}, {}))
+    for n in range(KEPT + 10):
+        mark.advance(fill(10 + n))
+    mark.prove(Snapshot(10_000, dict(mark.moved), dict(mark.earned)), 10_000)
+    assert len(mark.recent) == KEPT and mark.moved == mark.earned == {}
+    mark.advance(fill(11_000, "sell"))
+    assert Decimal(mark.moved["S|both"]) == -1
+    assert mark.without(set()).earned == mark.earned, "what is in the base is not counted again"
