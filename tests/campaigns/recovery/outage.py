@@ -13,7 +13,7 @@ from fleet.core.exchange import Rate
 from fleet.demo.options import Options
 from fleet.exchanges import exchanges
 from tests.campaigns.recovery.bounds import dial_bound_s, outage_bound_s
-from tests.campaigns.recovery.running import Running
+from tests.campaigns.recovery.running import SEEN_ALIVE_MS, Running, now_ms
 
 MARGIN = 1.1
 
@@ -26,7 +26,7 @@ class Outage(Running):
         addresses = self._by_address()
         dials = [(count, self._rate(name)) for name, count in addresses.items()]
         bound_s, best_s = outage_bound_s(dials), max(dial_bound_s(*each) for each in dials)
-        since_ms, away = int(time.time() * 1000) - 5000, self.away()
+        since_ms, away = now_ms() - SEEN_ALIVE_MS, self.away()
         self.screen.note(f"the exchange is away for {outage_s:.0f} s; the bound afterwards is {bound_s:.0f} s")
         time.sleep(outage_s)
         self.heal(away)

@@ -14,7 +14,7 @@ from fleet.core.exchange import Rate
 from fleet.demo.options import Options
 from fleet.exchanges import exchanges
 from tests.campaigns.recovery.bounds import MINUTE_MS, Proof, dial_bound_s, overtaken
-from tests.campaigns.recovery.running import Running
+from tests.campaigns.recovery.running import SEEN_ALIVE_MS, Running, now_ms
 
 VENUE = "binance_usdm"
 AWAY_S = 12.0
@@ -36,7 +36,7 @@ class QuietAndTraded(Running):
         if not self.wait(lambda: not self.verdict().outstanding(), 60.0):
             return {"wrong": ["trades before the cut did not arrive"]}
         self._new_minute()
-        since_ms, away = int(time.time() * 1000) - 5000, self.away()
+        since_ms, away = now_ms() - SEEN_ALIVE_MS, self.away()
         self.screen.note("the exchange is away")
         began = time.monotonic()
         for key in traders:

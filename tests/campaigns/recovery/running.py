@@ -17,6 +17,7 @@ from tests.campaigns.loss.campaign import Campaign
 from tests.campaigns.recovery.bounds import beyond, dials_in_span, weight_per_min
 
 SAY_EVERY_S = 10.0
+SEEN_ALIVE_MS = 20_000  # a gap begins when its socket was last heard, which a quiet one is each five seconds
 PROVEN = "SELECT count(*) AS n FROM stream_watermarks WHERE jsonb_typeof(watermark -> 'base') = 'object'"
 GAPS_SINCE = (
     "SELECT account_id::text AS account, opened_at, closed_at, reason, recoverable, recovered_events FROM stream_gaps "
@@ -24,6 +25,10 @@ GAPS_SINCE = (
 )
 # One public stream is enough of a neighbour: its calls count on the same address.
 MARKET = {"FLEET_MARKET_STREAMS": "mark_price,ticker"}
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 class Surroundings(Demo):
