@@ -21,6 +21,7 @@ import click
 from fleet.commands.demo import venues_of
 from fleet.core.errors import FleetError
 from fleet.demo.options import Options
+from fleet.runtime.settings import Settings
 from tests.campaigns.recovery import audit as audits
 from tests.campaigns.recovery import outage as outages
 from tests.campaigns.recovery import quiet_and_traded as crowds
@@ -90,7 +91,11 @@ def outage(accounts: int, minutes: float, addresses: int, names: str, workers: i
 @main.command()
 @accounts_option
 @click.option(
-    "--audit-s", type=click.FloatRange(min=5.0), default=600.0, show_default=True, help="FLEET_AUDIT_INTERVAL_S."
+    "--audit-s",
+    type=click.FloatRange(min=5.0),
+    default=Settings().audit_interval_s,
+    show_default=True,
+    help="FLEET_AUDIT_INTERVAL_S.",
 )
 @click.option("--orders", type=click.IntRange(min=1), default=5, show_default=True, help="Orders of each account.")
 @click.option("--watch-s", type=float, default=0.0, help="Watch the audits' weight so long (default: one period).")

@@ -74,7 +74,10 @@ def run(accounts: int, hours: float, names: tuple[str, ...]) -> dict[str, Any]:
     seconds = length_s(accounts, hours)
     speed = hours * HOUR_S / seconds
     stream.TICK_MAX_S = min(stream.TICK_MAX_S, 2.5 / speed)
-    settings = {"FLEET_AUDIT_INTERVAL_S": f"{600 / speed:g}", "FLEET_LISTENKEY_RENEWAL_S": f"{1800 / speed:g}"}
+    settings = {
+        "FLEET_AUDIT_INTERVAL_S": f"{Settings().audit_interval_s / speed:g}",
+        "FLEET_LISTENKEY_RENEWAL_S": f"{1800 / speed:g}",
+    }
     print(f"{hours:g} h on {accounts} accounts in {seconds:.0f} s, {speed:.0f} times as fast", flush=True)
     with Simulator(names, plain=True, rate=1) as simulator:
         simulator.settings(**UNLIMITED)
