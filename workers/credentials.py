@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused, StoreUnavailable
-from fleet.core.exchange import Outcome, Verdict
+from fleet.core.exchange import REFUSED, Outcome, Verdict
 from fleet.core.model import AccountSpec, Credentials
 from fleet.core.names import CREDENTIALS_ERROR
 from fleet.runtime.logs import get
@@ -43,20 +43,19 @@ class CredentialDesk:
         with self._lock:
             self._struck.pop(spec.id, None)
 
-    def confirm(
-        self, spec: AccountSpec, credentials: Credentials, rest: VenueRest, *, known_here: bool = False
-    ) -> bool:
+    def confirm(self, spec: AccountSpec, credentials: Credentials, rest: VenueRest) -> bool:
         """The second strike: ask the exchange with a signed call. True = the row is now inactive, the stream ends. False = go
-        on trying (they work, or the exchange, the database or the address may be what is wrong). `known_here`: they have worked
-        at this site, so an answer that could mean another site does not."""
+        on trying (they work, or the exchange, the database or the address may be what is wrong)."""
         try:
             rest.call(rest.exchange.probe, credentials)
         except ConnectionFailed:
             return False
         except ExchangeRefused as error:
             verdict = error.verdict
-            dead = {Outcome.INVALID, Outcome.ELSEWHERE} if known_here else {Outcome.INVALID}
-            if not (isinstance(verdict, Verdict) and verdict.outcome in dead):
+            if not (isinstance(verdict, Verdict) and verdict.outcome in REFUSED):
+                self._log.warning(
+                    "credentials neither refused nor accepted", action="probe", stream=spec.id, verdict=str(verdict)
+                )
                 return False
             return self._deactivate(spec, verdict)
         self.acquit(spec)
@@ -77,7 +76,8 @@ class CredentialDesk:
             f"(code {verdict.code or 'unknown'}). Check or replace the key, then activate the account again."
         )
         if verdict.outcome is Outcome.ELSEWHERE:
-            text += " A key of another regional site, or of demo trading, is refused in the same way."
+            reason += " (also the answer to a key of another environment or region)"
+            text += " A key of another environment (testnet, demo trading) or of another region is refused in the same way."
         try:
             done = self._accounts.deactivate(spec, reason, text)
         except StoreUnavailable as error:

@@ -20,6 +20,7 @@ from fleet.core.backoff import Patience, delay_s
 from fleet.core.errors import ConnectionFailed, DialRefused, ExchangeRefused, FleetError, LeaseLost
 from fleet.core.events import Event, UserRecord
 from fleet.core.exchange import (
+    REFUSED,
     Control,
     Exchange,
     Goodbye,
@@ -92,7 +93,7 @@ class AccountStream:
         self._thread = threading.Thread(target=self._run, name=f"account-{account_id[:8]}")
         self._log = get("stream").bind(stream=account_id, shard=worker.slot)
         self._loaded = self._lost = self._rotate = False
-        self.known_here = False  # these credentials have worked at this site, by socket and by REST
+        self.known_here = False  # a read-back of this life is complete
         self._reading: Reading | None = None
         self._verdict: Verdict | None = None  # set by REST threads, taken by this one
         self._reason = "start"  # why the stream is not connected
@@ -285,23 +286,18 @@ class AccountStream:
         verdict, self._verdict = self._verdict, None
         if verdict is None or self._stop.is_set():
             return
-        if verdict.outcome is Outcome.INVALID or (verdict.outcome is Outcome.ELSEWHERE and self.known_here):
+        if verdict.outcome in REFUSED:
             self._move(StreamState.REJECTED, code=verdict.code)
             self._worker.desk.strike(self.spec, verdict)
             self._stop.wait(STRIKE_DELAY_S)
             self.rest.resync()  # some venues call a wrong timestamp a failed login
-            if not self._stop.is_set() and self._worker.desk.confirm(
-                self.spec, self.credentials, self.rest, known_here=self.known_here
-            ):
+            if not self._stop.is_set() and self._worker.desk.confirm(self.spec, self.credentials, self.rest):
                 self.progress.event("deactivated", f"credentials: code {verdict.code}")
                 self._stop.set()
         elif verdict.outcome is Outcome.CLOCK:
             self.rest.resync()
         elif verdict.outcome is Outcome.RATE:
             self.rest.block_dials(verdict.wait_s or BAN_WAIT_S)
-        elif verdict.outcome is Outcome.ELSEWHERE:
-            why = "the key is not known at this site: deleted, or of another region or environment"
-            self._log.error(why, action="refused", code=verdict.code)
         elif verdict.outcome is Outcome.PERMANENT:
             self._log.error("the exchange refuses, and not for the credentials", action="refused", code=verdict.code)
 

@@ -116,17 +116,14 @@ def test_pings_keep_a_quiet_socket_and_find_a_dead_one(bench: OkxBench) -> None:
     until(lambda: not bench.missing(), 15.0, "what the dead socket did not deliver")
 
 
-def test_a_key_that_never_worked_here_is_another_sites_and_not_deactivated(simulator: Simulator) -> None:
+def test_a_key_that_never_worked_here_is_deactivated_and_the_reason_names_environment_and_region(
+    simulator: Simulator,
+) -> None:
     simulator.set_state(KEY, "invalid")  # 60032, 50119: exactly what a key of another region gets
     bench = OkxBench(simulator)
     try:
-        until(
-            lambda: simulator.calls()["handshakes"] and sum(h["count"] for h in simulator.calls()["handshakes"]) >= 3,
-            20.0,
-        )
-        assert bench.accounts.deactivated == [] and bench.stream.state is not StreamState.REJECTED
-        simulator.set_state(KEY, "active")
-        until(lambda: bench.stream.state is StreamState.LIVE, 20.0, "live once the site knows the key")
+        until(lambda: bench.accounts.deactivated, 30.0, "two strikes")
+        assert "50119 (also the answer to a key of another environment or region)" in bench.accounts.deactivated[0]
     finally:
         bench.close()
 

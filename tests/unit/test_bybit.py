@@ -91,7 +91,7 @@ def test_a_refused_login_is_a_suspicion_whatever_its_shape() -> None:
 @pytest.mark.parametrize(
     ("code", "outcome"),
     [
-        (10003, Outcome.INVALID),
+        (10003, Outcome.ELSEWHERE),
         (10004, Outcome.INVALID),
         (10002, Outcome.CLOCK),
         (-1, Outcome.CLOCK),

@@ -56,15 +56,18 @@ def proven(**more: Any) -> Watermark:
 
 
 def test_a_quiet_account() -> None:
-    found, calls = read(proven(), nothing)
+    found, calls = read(proven(scope="proof"), nothing)
     assert (found.events, found.unrecoverable, found.snapshot.at_ms) == ([], "", NOW + 3)
     asked = [(path.rpartition("/")[2], p.get("category"), p.get("settleCoin")) for path, p in calls]
     assert asked == [
-        ("list", "linear", None), ("list", "spot", None), ("history", "linear", None), ("history", "spot", None),
+        ("list", "linear", None), ("list", "spot", None), ("list", "inverse", None), ("list", "option", None),
+        ("history", "linear", None), ("history", "spot", None),
         ("realtime", "linear", "USDT"), ("realtime", "linear", "USDC"), ("realtime", "spot", None), ("list", "linear", "USDT"),
         ("list", "linear", "USDC"), ("wallet-balance", None, None),
     ]  # fmt: skip
     assert calls[0][1] == {"category": "linear", "limit": "100", "startTime": str(NOW - 60_000)}
+    _, whole = read(proven(), nothing)
+    assert len(whole) == 18
 
 
 def test_pages_follow_the_cursor_and_windows_the_seven_days() -> None:
@@ -212,17 +215,42 @@ def test_a_known_position_that_nobody_lists_is_flat_unless_it_is_young() -> None
     assert young.events == []
 
 
-def test_inverse_is_read_where_it_was_seen() -> None:
-    _, calls = read(proven(symbols={"BTCUSD": 1}, positions={"BTCUSD|both": "300"}), nothing)
-    inverse = [path.rpartition("/")[2] for path, p in calls if p.get("category") == "inverse"]
-    assert inverse == ["list", "history", "realtime", "list", "list"]
+def test_a_proof_reads_inverse_and_options_where_they_were_seen() -> None:
+    known = proven(symbols={"BTCUSD": 1, "BTC-30DEC22-1400-C": 1}, positions={"BTCUSD|both": "300"}, scope="proof")
+    _, calls = read(known, nothing)
+    for category, more in (("inverse", ["list"]), ("option", [])):
+        asked = [path.rpartition("/")[2] for path, p in calls if p.get("category") == category]
+        assert asked == ["list", "history", "realtime", "list", *more]
+
+
+@pytest.mark.parametrize(("category", "symbol"), [("inverse", "BTCUSD"), ("option", "BTC-30DEC22-1400-C")])
+def test_the_first_fill_in_another_category_may_be_the_lost_one(category: str, symbol: str) -> None:
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/execution/list" and params["category"] == category:
+            return [rest_row(EXECUTION, symbol=symbol, execTime=str(NOW - 5))]
+        return []
+
+    found, calls = read(proven(scope="proof"), answer)
+    (fill,) = found.events
+    assert isinstance(fill, Fill) and f":fill:{category}:{symbol}:" in fill.id
+    assert {"history", "realtime", "list"} <= {
+        path.rpartition("/")[2] for path, p in calls if p.get("category") == category
+    }
+
+
+def test_a_product_that_an_account_does_not_have_is_no_loss() -> None:
+    def answer(path: str, params: dict[str, str]) -> Any:
+        return refused("10028") if params.get("category") in ("inverse", "option") else []
+
+    found, calls = read(proven(), answer)
+    assert (found.unrecoverable, len(calls)) == ("", 18)
 
 
 # ── What a key may not do, and replies that are not what the sheet says ──────────────────────────────────────────
 def test_what_is_refused_is_named_and_the_rest_is_read() -> None:
     known = proven(positions={"ETHUSDT|both": "1"}, wallets={"USDT": "5"})
     found, calls = read(known, lambda path, params: refused())
-    assert len(calls) == 9
+    assert len(calls) == 15
     for what in ("fills of linear", "orders of spot", "open orders of linear", "positions", "wallet"):
         assert what in found.unrecoverable
     assert (found.events, found.snapshot.positions, found.snapshot.wallets) == (

@@ -101,12 +101,27 @@ def of(found: Recovered, kind: type[Event]) -> list[Any]:
     return [event for event in found.events if isinstance(event, kind)]
 
 
-def test_an_explained_account_costs_three_calls() -> None:
+def test_a_proof_of_an_explained_account_costs_four_calls() -> None:
     mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
     found, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2"))})
     assert (found.events, found.unrecoverable) == ([], "")
-    assert paths(calls) == [rows.BALANCE.path, rows.POSITIONS.path, rows.PENDING]
+    asked = [rows.BALANCE.path, rows.POSITIONS.path, rows.FILLS, rows.PENDING]
+    assert paths(calls) == [*asked, rows.ORDERS]  # where orders may have come and gone unfilled
     assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net": "2"}, {"USDT": "5"})
+    mark.scope = "proof"
+    _, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2"))})
+    assert paths(calls) == asked
+
+
+def test_a_fill_that_moved_no_balance_is_read() -> None:
+    """There and back at one price, without a fee; or a balance that is told later than the fill."""
+    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    mark.scope = "proof"
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2")), rows.FILLS: data(fill(3)),
+    }  # fmt: skip
+    found, _ = read(mark, answers)
+    assert [told.trade_id for told in of(found, Fill)] == ["503"]
 
 
 def test_a_missing_fill_is_read_with_its_order_position_and_wallet() -> None:

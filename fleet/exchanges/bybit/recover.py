@@ -3,12 +3,15 @@
 In: the account, its watermark (moved back by the caller's margin), exchange time. Out: what was missed, with the stream's ids.
 Driven by workers/readback.py. Sources: exchanges/bybit.md sections 6.3, 6.4, 7.
 
-One call tells the fills of all symbols of a category, so they are always read: a quiet account costs ten calls of weight 1.
+One call tells the fills of all symbols of a category, so they are always read: a quiet account costs 18 calls of weight 1, a
+proof of it 12.
 1. Executions and order history of each category since the watermark, in windows of seven days, page by page.
 2. Open orders; then each order that is known as open or has a fill here, and was in neither list.
 3. Positions by settlement coin, which lists open ones only; each known one that is not listed is asked for by symbol.
 4. The wallet.
-Categories are linear and spot; inverse too where the stream or the watermark has shown an inverse symbol.
+Fills are read in every category: the first one in another category may be the one that was lost. A proof asks for the rest
+where the account was seen: linear and spot, inverse and option once a symbol of theirs was known or a fill was read. A refusal
+elsewhere tells of no loss: not every account has every product.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ SETTLE_COINS: Params = (("settleCoin", "USDT"), ("settleCoin", "USDC"))  # a lin
 REST_LAG_MS = 5000
 FORGOTTEN_MS = 60_000  # an order that is in no list is forgotten only if its symbol was quiet this long (REST lags)
 MAX_PAGES = 2000
+EVERY = ("linear", "spot", "inverse", "option")
 
 
 @dataclass
@@ -49,6 +53,7 @@ class _Findings:
     mark: Watermark
     now_ms: int
     since_ms: int
+    used: set[str]  # categories in which the account was seen
     at_ms: int = 0  # exchange time before the first call
     fills: dict[tuple[str, str], msgspec.Raw] = field(default_factory=dict)  # category, execution id
     orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)  # category, order id
@@ -63,12 +68,13 @@ class _Findings:
 def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Yields calls, is sent OK replies. Raises ConnectionFailed for a reply that is not what the sheet says (try again later)."""
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
-    found = _Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms))
+    found = _Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), _used(mark))
     if mark.proven_ms < oldest_ms:
         found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
-    categories = _categories(mark)
-    for category in categories:
+    for category in EVERY:
         yield from _fills(found, category)
+    found.used |= {category for category, _ in found.fills}
+    categories = [category for category in EVERY if mark.scope == "full" or category in found.used]
     for category in categories:
         yield from _orders(found, category)
     for category in categories:
@@ -80,9 +86,15 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     return Recovered(missed(events, set()), _snapshot(found, known_positions, known_wallets), "; ".join(found.lost))
 
 
-def _categories(mark: Watermark) -> list[str]:
+def _used(mark: Watermark) -> set[str]:
     known = {*mark.symbols, *mark.open_orders.values(), *(key.partition("|")[0] for key in mark.positions)}
-    return ["linear", "spot", *(["inverse"] if any(map(rows.is_inverse, known)) else [])]
+    return {"linear", "spot", *(rows.category_of(symbol, "") for symbol in known)}
+
+
+def _refused(found: _Findings, category: str, what: str, refused: ExchangeRefused) -> None:
+    """What cannot be read is lost, where there may be something to lose."""
+    if category in found.used:
+        found.lost.append(f"{what} of {category}: {refused.verdict}")
 
 
 # ── Calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +149,7 @@ def _fills(found: _Findings, category: str) -> Dialogue[None]:
                 if int(row.exec_time or 0) >= found.since_ms:
                     found.fills[category, row.exec_id] = raw
     except ExchangeRefused as refused:
-        found.lost.append(f"fills of {category}: {refused.verdict}")
+        _refused(found, category, "fills", refused)
 
 
 def _row(raw: msgspec.Raw) -> wire.ExecutionRow:
@@ -156,7 +168,7 @@ def _orders(found: _Findings, category: str) -> Dialogue[None]:
                 (yield from _pages(found, HISTORY, _list(category, ORDER_PAGE) + window, wire.OrderRow)),
             )
     except ExchangeRefused as refused:
-        found.lost.append(f"orders of {category}: {refused.verdict}")
+        _refused(found, category, "orders", refused)
 
 
 def _open_orders(found: _Findings, category: str) -> Dialogue[None]:
@@ -164,7 +176,7 @@ def _open_orders(found: _Findings, category: str) -> Dialogue[None]:
         try:
             listed = yield from _pages(found, OPEN, _list(category, ORDER_PAGE) + settled, wire.OrderRow)
         except ExchangeRefused as refused:
-            found.lost.append(f"open orders of {category}: {refused.verdict}")
+            _refused(found, category, "open orders", refused)
             continue
         _keep(found, category, listed)
         found.open |= {row.order_id for row in listed}
@@ -222,8 +234,7 @@ def _positions(found: _Findings, categories: list[str]) -> Dialogue[bool]:
     try:
         for category in categories:
             for settled in _settled(category) if category != "spot" else []:
-                params = _list(category, POSITION_PAGE) + settled
-                _hold(found, category, (yield from _pages(found, POSITIONS, params, wire.PositionRow)))
+                yield from _held(found, category, _list(category, POSITION_PAGE) + settled)
         absent = {key.partition("|")[0] for key in found.mark.positions.keys() - found.positions.keys()}
         for symbol in sorted(absent):
             category = rows.category_of(symbol, "")
@@ -235,6 +246,14 @@ def _positions(found: _Findings, categories: list[str]) -> Dialogue[bool]:
         found.lost.append(f"positions: {refused.verdict}")
         return False
     return True
+
+
+def _held(found: _Findings, category: str, params: Params) -> Dialogue[None]:
+    try:
+        _hold(found, category, (yield from _pages(found, POSITIONS, params, wire.PositionRow)))
+    except ExchangeRefused:
+        if category in found.used:
+            raise
 
 
 def _hold(found: _Findings, category: str, listed: list[wire.PositionRow]) -> None:

@@ -25,6 +25,7 @@ STATUSES: dict[str, OrderStatus] = {
 # Execution types that trade; the others (Funding, Delivery, Settle, ...) book money and are told as `account` events.
 TRADING = frozenset({"Trade", "AdlTrade", "BustTrade", "BlockTrade", "MovePosition", "FutureSpread"})
 _INVERSE = re.compile(r"[A-Z0-9]+USD(?:[FGHJKMNQUVXZ]\d\d)?")
+_OPTION = re.compile(r".+-[0-9.]+-[CP](?P<coin>-[A-Z]+)?")
 
 
 class Told(NamedTuple):
@@ -37,9 +38,12 @@ class Told(NamedTuple):
 
 
 def category_of(symbol: str, order_id: str) -> str:
-    """Of a known order: spot ids are numeric, the others are uuids (5.1); only inverse symbols end in USD or USD and an expiry."""
+    """Of a known order: spot ids are numeric, the others are uuids (5.1); only inverse symbols end in USD or USD and an expiry,
+    only options' in strike and kind."""
     if order_id.isdigit():
         return "spot"
+    if _OPTION.fullmatch(symbol):
+        return "option"
     return "inverse" if is_inverse(symbol) else "linear"
 
 
@@ -84,6 +88,9 @@ def _fee_asset(row: wire.ExecutionRow, category: str) -> str:
     """The settlement coin, where REST leaves the currency out; "" on spot (a pair does not tell where its base ends)."""
     if category == "inverse":
         return row.symbol.partition("USD")[0]
+    if category == "option":
+        option = _OPTION.fullmatch(row.symbol)
+        return (option["coin"] or "-USDC")[1:] if option else ""
     return {"linear": "USDT" if "USDT" in row.symbol else "USDC"}.get(category, "")
 
 

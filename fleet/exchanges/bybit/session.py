@@ -25,8 +25,10 @@ LOGIN_AHEAD_MS = 10_000  # `expires` of the login: one second, as the docs show,
 TOPICS = ("order", "execution", "position", "wallet")
 
 _TABLE: tuple[tuple[Outcome, str, dict[int, str]], ...] = (
+    # A key of another environment or regional domain is answered exactly like a deleted one (3.3).
+    (Outcome.ELSEWHERE, "credentials, or another environment or region", {10003: "API key invalid"}),
     (Outcome.INVALID, "credentials", {
-        10003: "API key invalid, of another environment or region", 10004: "signature not valid (wrong secret)",
+        10004: "signature not valid (wrong secret)",
         33004: "API key expired", -2015: "API key expired (spot)",
     }),
     (Outcome.CLOCK, "clock", {-1: "request expired", 10002: "timestamp outside the window"}),

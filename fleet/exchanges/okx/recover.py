@@ -4,11 +4,11 @@ In: the account, its watermark (moved back by the caller's margin), exchange tim
 Driven by workers/readback.py. Sources: exchanges/okx.md sections 5.1, 6.3, 7.
 
 Limits are per user and endpoint, so calls are cheap and each answers for the whole account:
-1. Balance and positions. If what we know explains them, no fill is missing.
-2. Else the fills since the watermark: pages backwards by billId; older than three days by product.
-3. Orders: the open ones; those that were known as open and are not (one by one); and where fills were read or the account was
-   active within the hour, the order history of the products in use, which is also where an order placed and cancelled inside the
-   gap shows (for two hours).
+1. Balance and positions, the snapshot by which the next read is judged.
+2. The fills since the watermark, always, though what we know may explain the snapshot: a round trip at one price without a fee
+   changes nothing, and a balance may be told later than a fill. Pages backwards by billId; older than three days by product.
+3. Orders: the open ones; those that were known as open and are not (one by one); and, unless it is a proof that is explained, the
+   order history of the products in use, which is also where an order placed and cancelled inside the gap shows (for two hours).
 4. What the balances and positions say that was not known; a known position or currency that is absent is flat or empty.
 """
 
@@ -67,14 +67,16 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS) if first else mark.proven_ms
     found = _Findings(account.id, mark, now_ms, max(since_ms, oldest_ms), assets, positions, snapshot)
     explained = mark.explains(snapshot)
-    if not explained:
-        if since_ms < oldest_ms:
-            found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
-        yield from _fills(found)
-        if not first and found.fills and not _explained(found):  # REST lags, or the account moved on meanwhile
-            found.assets, found.positions, found.snapshot = yield from _holdings(now_ms)
+    if not explained and since_ms < oldest_ms:
+        found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
+    yield from _fills(found)
+    if (
+        not first and not explained and found.fills and not _explained(found)
+    ):  # REST lags, or the account moved on meanwhile
+        found.assets, found.positions, found.snapshot = yield from _holdings(now_ms)
     yield from _open_orders(found)
-    if not explained or any(at_ms >= now_ms - ACTIVE_MS for at_ms in mark.symbols.values()):
+    active = any(at_ms >= now_ms - ACTIVE_MS for at_ms in mark.symbols.values())
+    if mark.scope == "full" or not explained or active:
         yield from _order_history(found)
     yield from _ended_orders(found)
     events = _history(found) + _changes(found)

@@ -509,7 +509,8 @@ PAIRS = [
 ]
 
 DOCUMENTED = {
-    **dict.fromkeys(("10003", "10004", "33004", "-2015"), Outcome.INVALID),
+    "10003": Outcome.ELSEWHERE,
+    **dict.fromkeys(("10004", "33004", "-2015"), Outcome.INVALID),
     **dict.fromkeys(("-1", "10002"), Outcome.CLOCK),
     **dict.fromkeys(("10006", "10018", "10009"), Outcome.RATE),
     **dict.fromkeys(("10000", "10016", "10019"), Outcome.TRANSIENT),
@@ -525,7 +526,7 @@ SAMPLES = Samples(
         (200, b'{"retCode":0,"retMsg":"","result":{},"time":1}', {}, Outcome.OK),
         (200, b"<html>proxy</html>", {}, Outcome.TRANSIENT),
         (502, b'{"retCode":0}', {}, Outcome.TRANSIENT),
-        (200, b'{"retCode":10003,"retMsg":"API key is invalid."}', {}, Outcome.INVALID),
+        (200, b'{"retCode":10003,"retMsg":"API key is invalid."}', {}, Outcome.ELSEWHERE),
         (200, b'{"retCode":10006,"retMsg":"Too many visits!","time":1}', {}, Outcome.RATE),
         (401, b"", {}, Outcome.TRANSIENT),
         (403, b"403, access too frequent", {}, Outcome.RATE),
@@ -545,5 +546,5 @@ SAMPLES = Samples(
     ),
     ticket=None,
     snapshot=None,
-    quiet_calls=10,
+    quiet_calls=18,
 )

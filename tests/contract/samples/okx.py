@@ -275,7 +275,7 @@ SAMPLES = Samples(
     quiet={
         "/api/v5/account/balance": answer({"details": [{"ccy": "USDT", "cashBal": "5", "availBal": "5", "uTime": "1"}]})
     },
-    quiet_calls=3,  # balance, positions, open orders: each is told by another endpoint
+    quiet_calls=6,  # balance, positions, fills, open orders, order history of two products: each is told by another endpoint
     empty=b'{"code":"0","data":[],"msg":""}',
     clock=(b'{"code":"0","msg":"","data":[{"ts":"1790000000123"}]}', 1_790_000_000_123),
     ticket=None,
