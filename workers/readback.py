@@ -6,7 +6,7 @@ calls, windows, paging) is the venue's pure plan, `Exchange.recover`; this modul
 
 After the first read the live frames that were held are released; REST lags the engine, so a second read follows
 `second_read_s` later, and only then is the gap closed and the watermark moved. A read that starts that late anyway is both; a
-first one that does not is a proof, as the second is full. A read of a new socket closes the gaps before it too.
+first one that does not is about fills only, as the second is full. A read of a new socket closes the gaps before it too.
 Failures are retried for ever, with backoff; the live stream goes on meanwhile.
 """
 
@@ -176,13 +176,13 @@ class ReadBack:
         self._judge(reading, found, scope, started_ms)
 
     def _scope(self, reading: Reading, started_ms: int) -> Scope:
-        """A gap is closed by a full read that starts late enough for REST to tell everything before its end. An earlier one is a
-        proof, but for the first in a stream's life: nobody here knows what was before."""
+        """A gap is closed by a full read that starts late enough for REST to tell everything before its end. An earlier one is
+        about fills, but for the first in a stream's life: nobody here knows what was before."""
         if reading.audit is not None:
             return reading.audit
         settled_ms = started_ms - self._second_read_ms
         late = reading.subscribed_ms <= settled_ms or reading.stream.progress.closes(settled_ms)
-        return "full" if late or not reading.stream.known_here else "proof"
+        return "full" if late or not reading.stream.known_here else "fills"
 
     def _judge(self, reading: Reading, found: Recovered, scope: Scope, started_ms: int) -> None:
         """What a read has proven, and whether another one has to follow."""
@@ -204,7 +204,7 @@ class ReadBack:
             stream.proven(reading)
             return
         # A base for the second read, which is cheap then if it explains. What REST did not show yet makes the two disagree, and
-        # is read again from the margin before this; what a proof did not ask for, from where the watermark is. Where something
+        # is read again from the margin before this; what was not asked for, from where the watermark is. Where something
         # could not be read or explained, the second one tries all of it again, and it is the one that says so.
         if found.explained and not found.unrecoverable:
             whole = scope == "full"

@@ -30,10 +30,10 @@ Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
 
 
-Scope = Literal["full", "proof"]
-"""How much a read-back asks for. `full`: everything that may have been missed. `proof`: whether anything is, as cheaply as the
-venue allows (snapshot, orders known as open); what that leaves unexplained is read in full. A first read soon after a reconnect,
-which a full one follows, and most audits are proofs."""
+Scope = Literal["full", "proof", "fills"]
+"""How much a read-back asks for. `full`: everything that may have been missed. `fills`: whether fills are, and these; a full read
+follows. `proof`: whether anything is, as cheaply as the venue allows, by an account's snapshot and orders known as open; what that
+leaves unexplained is read in full (most audits)."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -755,3 +755,25 @@ def test_many_orders_that_ended_cost_a_page_and_not_one_call_each() -> None:
     assert venue.weight == 11
     venue.refuse = {"/fapi/v1/allOrders": -1121}
     assert len(venue.read(mark, T0 + DAY).snapshot.closed_orders) == 20
+
+
+def test_a_read_of_fills_brings_their_orders_and_asks_for_nothing_else() -> None:
+    venue = Venue()
+    mark = based(venue)
+    row = venue.order("BTCUSDT", "SELL", "1", T0 - 50)
+    mark.open_orders, mark.scope = {str(row["orderId"]): "BTCUSDT"}, "fills"
+    assert venue.read(mark, T0 + 100).events == [] and venue.paths() == ["account"]
+    lost = items(venue.trade("ETHUSDT", "BUY", "1", T0 + 200))
+    found = venue.read(mark, T0 + 10_000)
+    assert ids(found.events, Fill) == ids(lost, Fill) and ids(found.events, Order) == ids(lost, Order)
+    assert "allOrders" not in venue.paths() and "openOrders" not in venue.paths() and found.explained
+
+
+def test_a_snapshot_ahead_of_its_trades_is_not_explained() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 200)
+    late, venue.trades = venue.trades, []
+    assert not venue.read(mark, T0 + 300).explained
+    venue.trades = late
+    assert venue.read(mark, T0 + 300).explained

@@ -519,3 +519,25 @@ def test_an_unreadable_reply_is_tried_again_later() -> None:
     next(dialogue)
     with pytest.raises(ConnectionFailed):
         dialogue.send(HttpReply(200, {}, b"<html>"))
+
+
+# ── Fills alone, and proofs ──────────────────────────────────────────────────────────────────────────────────────
+def test_a_read_of_fills_and_a_proof_look_at_little() -> None:
+    exchange = Exchange()
+    for symbol, price in (("BTCUSDT", "80000"), ("ETHUSDT", "3000")):
+        exchange.order(symbol, "BUY", "0.1", price, NOW - 2 * DAY)
+    mark = proven(exchange)
+    mark.scope = "fills"
+    assert exchange.read(mark).events == [] and exchange.paths() == ["account"]
+    mark.scope = "proof"
+    looked = {exchange.read(mark, NOW + minute * 60_000).events == [] and exchange.paths()[1] for minute in range(2)}
+    assert looked == {"openOrders BTCUSDT", "openOrders ETHUSDT"} and exchange.weight == 26, (
+        "another symbol each minute"
+    )
+    exchange.refuse = {"/api/v3/openOrders ETHUSDT", "/api/v3/openOrders BTCUSDT"}
+    assert "open orders of" in exchange.read(mark).unrecoverable
+    exchange.refuse = set()
+    mark.open_orders = {}
+    assert (
+        exchange.read(mark).events == [] and exchange.weight == 20
+    )  # something is locked, and an audit in four asks for what

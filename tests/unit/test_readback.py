@@ -239,8 +239,8 @@ def test_nobody_waits_for_ever_the_oldest_gap_goes_first_among_equals() -> None:
     ]) == ["old quiet", "old trader", "new trader", "quiet"]  # fmt: skip
 
 
-def test_an_early_read_is_a_proof_but_for_the_first_of_a_life(back: ReadBack) -> None:
-    for known_here, scopes in ((True, ["proof", "full"]), (False, ["full", "full"])):
+def test_an_early_read_is_about_fills_but_for_the_first_of_a_life(back: ReadBack) -> None:
+    for known_here, scopes in ((True, ["fills", "full"]), (False, ["full", "full"])):
         stream = FakeStream(plan)
         stream.known_here = known_here
         back.request(stream, stream.rest.now_ms())  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
 2. Else trades (5) of the symbols whose position is unexplained or that traded since the base; then of the other known ones.
    Bookings (30) name the symbols that traded and that nobody knew. The account again if it does not fit the trades (REST lags).
 3. Orders since the watermark, of all symbols (5), where the account was active within the hour or fills were missed; a proof
-   asks only in the latter case. The orders of the missed fills that are older (1 each).
+   asks only in the latter case. The orders of the missed fills that are older (1 each). A read of fills ends here.
 4. Open orders (1 a symbol) where some are known as open; where step 3 did not tell all, also where the account hints at some.
    Each order (1) that was known as open and is not any more. A proof looks at three symbols, and at others next time.
 5. Conditional orders (1 a symbol), of which the matching engine knows nothing until they trigger.
@@ -96,12 +96,13 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         ):  # the account lagged behind the trades, or moved on meanwhile
             at_ms = clock_ms((yield CLOCK))
             found.account, found.snapshot = yield from _account(at_ms)
-    if not explained or mark.scope == "full":
+    if mark.scope == "full" or (mark.scope == "proof" and not explained):
         yield from _recent_orders(found)
         yield from _trades_of(found, _traded_unseen(found) - found.read)
     yield from _orders_of_fills(found)
-    yield from _open_orders(found)
-    yield from _conditional_orders(found)
+    if mark.scope != "fills":
+        yield from _open_orders(found)
+        yield from _conditional_orders(found)
     changes = yield from _changes(found)
     events = _history(found) + changes
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
