@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fleet.core.model import Credentials, StreamState
-from fleet.core.recovery import Snapshot
+from fleet.core.recovery import Scope, Snapshot
 from tests.campaigns.loss.judge import compare, of_events, of_ledger
 from tests.support.bench import LateKafka, Rows, WorkerBench
 from tests.support.simulator import Simulator, eventually
@@ -167,7 +167,7 @@ def no_hold(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_wait_for_the_acknowledgement(patch: pytest.MonkeyPatch) -> None:
-    def prove(self: Progress, snapshot: Snapshot, proven_ms: int) -> None:
+    def prove(self: Progress, snapshot: Snapshot, proven_ms: int, scope: Scope = "full") -> None:
         with self._lock:
             self.mark.prove(snapshot, proven_ms)
             self.dirty = True

@@ -1,0 +1,92 @@
+"""Silent loss on each of the four venues: the socket drops a fill and all that is told of its order, and stays up. An audit
+finds it within two periods, once, and nobody reconnects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fleet.core.model import Credentials
+from fleet.exchanges import exchanges
+from tests.support.bench import LateKafka, Rows, WorkerBench
+from tests.support.simulator import Simulator, eventually
+
+AUDIT_S = 5.0
+SLACK_S = 10.0  # the reads themselves, on a busy machine
+SECRET = "s" * 64
+ORDERS = 10  # of each account, the last but one of which is dropped: 1 in 10
+SYMBOLS = {"okx": "BTC-USDT-SWAP"}
+
+
+class Audited:
+    """One account of each venue, in one worker."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator, self.kafka, rows = simulator, LateKafka(), Rows()
+        self.venues = exchanges()
+        self.keys = {name: f"audit-{name}".ljust(64, "k") for name in self.venues}
+        for name, venue in self.venues.items():
+            more = {"passphrase": "phrase"} if venue.needs_passphrase else {}
+            simulator.account(self.keys[name], SECRET, exchange=venue.exchange, market=venue.market, **more)
+            rows.add(name, Credentials(self.keys[name], SECRET, "phrase"), venue.exchange, venue.market)
+        settings = {"FLEET_AUDIT_INTERVAL_S": str(AUDIT_S), "FLEET_SECOND_READ_S": "1"}
+        self.worker = WorkerBench(simulator, self.kafka, rows, "audited", settings)
+
+    def order(self, name: str) -> str:
+        symbol, market = SYMBOLS.get(name, "BTCUSDT"), self.venues[name].market
+        return str(self.simulator.order(self.keys[name], symbol, "buy", "0.1", "84000", market=market)["order_id"])
+
+    def drop(self, name: str) -> str:
+        fault = self.simulator.fault("drop_event", api_key=self.keys[name])
+        order = self.order(name)
+        self.simulator.end_fault(fault)
+        return order
+
+    def fills(self, name: str) -> list[dict[str, Any]]:
+        return [record for _, record in self.kafka.user_records(name) if record["type"] == "fill"]
+
+    def missing(self) -> set[tuple[str, str]]:
+        ledger = {
+            (name, str(row["trade_id"]))
+            for name, key in self.keys.items()
+            for row in self.simulator.ledger(api_key=key, type="fill")
+        }
+        return ledger - {(name, fill["trade_id"]) for name in self.keys for fill in self.fills(name)}
+
+    def counted(self) -> float:
+        metrics = self.worker.metrics
+        return sum(metrics.recovered(exchange, "audit")._value.get() for exchange in ("binance", "bybit", "okx"))
+
+
+@pytest.fixture
+def audited() -> Iterator[Audited]:
+    with Simulator(tuple(exchanges()), rate=1) as simulator:
+        simulator.settings(weight_limit=1_000_000)  # audits of a test come every few seconds
+        made = Audited(simulator)
+        yield made
+        made.worker.kill()
+
+
+def test_fills_that_a_living_socket_dropped_are_found_within_two_audit_periods(audited: Audited) -> None:
+    streams = audited.worker.streams.values()
+    eventually(lambda: audited.worker.settled() and all(s.known_here for s in streams), 30.0, "all live and proven")
+    dropped: dict[str, str] = {}
+    for number in range(ORDERS):
+        for name in audited.keys:
+            if number == ORDERS - 2:
+                dropped[name] = audited.drop(name)
+            else:
+                audited.order(name)
+    eventually(lambda: not audited.missing(), 2 * AUDIT_S + SLACK_S, f"missing {audited.missing()}")
+    for name in audited.keys:
+        fills = audited.fills(name)
+        assert len({fill["id"] for fill in fills}) == len(fills) == ORDERS
+        assert {fill["order_id"] for fill in fills if fill["source"] == "rest"} >= {dropped[name]}
+        orders = [
+            r for _, r in audited.kafka.user_records(name) if r["type"] == "order" and r["order_id"] == dropped[name]
+        ]
+        assert [(r["status"], r["source"]) for r in orders] == [("filled", "rest")]
+        assert audited.worker.streams[name].reconnects == 0
+    eventually(lambda: audited.counted() >= len(dropped), 5.0, "counted as found by an audit")
