@@ -127,6 +127,7 @@ def test_a_sentinel_failover_stops_no_stream_and_the_store_comes_back(replicated
     }
     found = Settings.from_env(env)
     store = RedisStore(found.redis_url, Keys(found.fleet))
+    poke = Poke(found.redis_url, store.keys, "elsewhere")
     worker = ControlledWorker(found, "h:0")
     try:
         wait_for(lambda: "h:0" in store.observe().workers, 10, "registered")
@@ -134,6 +135,7 @@ def test_a_sentinel_failover_stops_no_stream_and_the_store_comes_back(replicated
         record = Ownership("h:0", worker.heartbeat.incarnation, 1 << 32, "run", 5, 1)
         assert store.apply(leader, generation, [Change("a", None, record)]) == [True]
         wait_for(lambda: "a" in worker.running, 10, "started")
+        assert poke.wait(2.0)
         old = replicated.master
         wait_until(lambda: _caught_up(replicated), "the replica lags")
         old.kill()
@@ -150,9 +152,20 @@ def test_a_sentinel_failover_stops_no_stream_and_the_store_comes_back(replicated
         wait_for(beats_on, 15, "heartbeats on the next master")
         assert replicated.master is not old
         assert (worker.running, worker.shard.aborted, worker.shard.stops) == ({"a": 1 << 32}, [], [])
+        wait_for(lambda: _woken(poke, 0.1), 5, "a subscription on the next master")
+        store.poke("elsewhere")
+        assert poke.wait(5.0)
     finally:
         worker.kill()
+        poke.close()
         store.close()
+
+
+def _woken(poke: Poke, timeout_s: float) -> bool:
+    try:
+        return poke.wait(timeout_s)
+    except StoreUnavailable:  # the subscription was on the master that is gone
+        return False
 
 
 def _caught_up(replicated: Replicated) -> bool:
@@ -226,6 +239,8 @@ def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
     leader, generation = led(store)
     assert store.register(view(), beat_ms=1) == "OK"
     assert store.apply(leader, generation, [Change("a", None, owned(1))]) == [True]
+    poke = Poke(cluster.url, store.keys, "h:0")
+    assert poke.wait(2.0)
     slot = key_slot(store.keys.gen.encode())
     source = cluster.servers[slot * 3 // 16384]
     target = cluster.servers[(cluster.servers.index(source) + 1) % 3]
@@ -235,6 +250,9 @@ def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
     wait_for(lambda: _works(store, 2), 5, "the slot's new place")
     assert beat(store, 3) == "OK" and set(store.owners()[0]) == {"a"} and store.leader() == leader
     assert redis.Redis(port=target.port).exists(store.keys.own)
+    store.poke("h:0")
+    assert poke.wait(5.0)  # the subscription stays where it is: a cluster tells all its nodes
+    poke.close()
     target.kill()  # cluster-require-full-coverage: all of it is down, and its nodes still answer
     for _ in range(4):
         assert refused(lambda: beat(store, 4)) < BUDGET_S + SLACK_S
