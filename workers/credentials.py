@@ -77,7 +77,9 @@ class CredentialDesk:
         )
         if verdict.outcome is Outcome.ELSEWHERE:
             reason += " (also the answer to a key of another environment or region)"
-            text += " A key of another environment (testnet, demo trading) or of another region is refused in the same way."
+            text += (
+                " A key of another environment (testnet, demo trading) or of another region is refused in the same way."
+            )
         try:
             done = self._accounts.deactivate(spec, reason, text)
         except StoreUnavailable as error:

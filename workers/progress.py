@@ -170,10 +170,12 @@ class Progress:
     # ── read-backs ───────────────────────────────────────────────────────────────────────────────────────────────
     def mark_for_reading(self, margin_ms: int, scope: Scope = "full") -> Watermark:
         """A copy of the watermark to read back from, moved back by the margin (REST's clock and lag). A full read also looks at
-        what proofs have left out since the one before."""
+        what proofs have left out since the one before. Nor is a gap's beginning passed over, which is by our clock: the exchange's,
+        as we heard it, may have gone back, and left the watermark in what is to come."""
         with self._lock:
             copy = msgspec.json.decode(msgspec.json.encode(self.mark), type=Watermark)
             since_ms = min(copy.proven_ms, self.full_ms or copy.proven_ms) if scope == "full" else copy.proven_ms
+            since_ms = min([since_ms, *(gap.opened_ms for gap in self.gaps)])
         copy.scope, copy.proven_ms = scope, max(0, since_ms - margin_ms)
         return copy
 

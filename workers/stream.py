@@ -240,7 +240,9 @@ class AccountStream:
             self.progress.revoke()
         worker.metrics.streams(self._exchange.exchange, str(self.state)).inc()
         if loaded.known:
-            self.progress.open_gap(max(mark.alive_ms, mark.last_event_ms, mark.proven_ms), "moved")
+            now_ms = int(time.time() * 1000)  # a time to come was told by a clock that went back since
+            known = [at_ms for at_ms in (mark.alive_ms, mark.last_event_ms, mark.proven_ms) if at_ms <= now_ms]
+            self.progress.open_gap(max(known, default=now_ms), "moved")
 
     def _one_life(self) -> None:
         """Wait, dial, serve until something goes wrong, and say what. Never raises but LeaseLost."""

@@ -244,3 +244,11 @@ def test_a_full_read_looks_at_what_proofs_left_out() -> None:
     assert made.mark_for_reading(1_000).proven_ms == 3_000
     made.prove(now, 61_000)
     assert (made.mark_for_reading(0).proven_ms, made.mark_for_reading(0, "proof").scope) == (61_000, "proof")
+
+
+def test_a_read_back_begins_at_the_gap_though_the_exchange_s_clock_went_back() -> None:
+    """A watermark of a clock that was a minute fast lies ahead of what happens next: fills of the gap are before it."""
+    made, _, _ = progress(Watermark(proven_ms=60_000))
+    assert made.mark_for_reading(1_000, "proof").proven_ms == 59_000
+    made.open_gap(5_000, "closed")
+    assert [made.mark_for_reading(1_000, scope).proven_ms for scope in ("proof", "full")] == [4_000, 4_000]
