@@ -159,6 +159,7 @@ class MarketStream:
                 topics=where,
             )
             self.feed.announce("subscription_refused", str(reply.verdict), data={"topics": where})
+            self.feed.watch.refused(where)
         socket.refused.clear()
         socket.again(self.feed.mend(now_s))
         self._stalled = stalled = self.feed.watch.stalled(now_s)

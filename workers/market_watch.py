@@ -18,6 +18,7 @@ LEARN_SPAN_S = 10.0  # this long, before a rhythm is believed
 RHYTHM_S = 2.0  # longest silence so far for a topic to count as ticking every second
 LEARNED_LIMIT_S = 10.0
 MAX_LIMIT_S = 600.0
+PATIENT = 10  # strikes that make any limit MAX_LIMIT_S
 
 
 class _Topic:
@@ -83,6 +84,11 @@ class TopicWatch:
         """These topics get a new socket now: if they stay silent on it, wait longer before the next."""
         for name in names:
             self._topics[name].strikes += 1
+
+    def refused(self, names: Iterable[str]) -> None:
+        """The exchange does not serve these: they are asked for again with a new socket, and it is no hurry to get one for them."""
+        for name in names:
+            self._topics[name].strikes = PATIENT
 
     def whole(self, stalled: Iterable[str], now_s: float) -> bool:
         """Is nothing of this socket alive: was no other topic heard for half as long as the most patient of `stalled`?"""

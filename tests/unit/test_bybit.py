@@ -9,7 +9,7 @@ import pytest
 
 from fleet.core.book import Book
 from fleet.core.errors import ConnectionFailed
-from fleet.core.events import AccountEvent, Depth, Fill, Kline, Liquidation, MarkPrice, Order, Ticker, Trade
+from fleet.core.events import AccountEvent, Balance, Depth, Fill, Kline, Liquidation, MarkPrice, Order, Ticker, Trade
 from fleet.core.exchange import HttpCall, HttpReply, Malformed, Outcome, Pong, Reply, Unknown, Verdict
 from fleet.core.model import Credentials
 from fleet.core.signing import signature
@@ -247,3 +247,10 @@ def test_an_unknown_topic_that_is_not_json() -> None:
 def test_clock_reply() -> None:
     with pytest.raises(ConnectionFailed):
         session.clock_ms(HttpReply(200, {}, b"{}"))
+
+
+def test_a_coin_without_a_figure_hides_no_other() -> None:
+    coins = b'{"coin":"MNT","walletBalance":""},{"coin":"XRP","walletBalance":"5.500"}'
+    frame = b'{"topic":"wallet","creationTime":9,"data":[{"coin":[%s]}]}' % coins
+    (told,) = parse_user(frame, "a", 1)
+    assert isinstance(told, Balance) and (told.asset, told.wallet) == ("XRP", "5.500")

@@ -133,3 +133,13 @@ def test_a_silence_that_was_real_ends_the_rhythm_for_good() -> None:
     for second in range(LEARN_AFTER + 5):
         watch.note("trades", alarm_s + 30 + second)
     assert watch.stalled(alarm_s + 1000) == []
+
+
+def test_a_topic_the_exchange_refuses_costs_no_sockets() -> None:
+    """A wrong or delisted symbol (OKX 60018, Bybit "handler not found") must not replace the socket of its neighbours."""
+    watch = TopicWatch([topic("wrong", 5.0), topic("fine", 5.0)], 0.0)
+    watch.refused(["wrong"])
+    watch.note("fine", MAX_LIMIT_S - 1)
+    assert watch.stalled(MAX_LIMIT_S - 1) == []
+    watch.note("fine", MAX_LIMIT_S)
+    assert watch.stalled(MAX_LIMIT_S + 1) == ["wrong"]

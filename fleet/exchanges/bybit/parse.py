@@ -195,7 +195,7 @@ def _position(raw: msgspec.Raw, told: rows.Told) -> list[UserItem]:
 
 
 def _wallet(raw: msgspec.Raw, told: rows.Told) -> list[UserItem]:
-    return [rows.balance(coin, told) for coin in _WALLET(raw).coin]
+    return [rows.balance(coin, told) for coin in _WALLET(raw).coin if coin.wallet_balance]  # "" tells nothing of it
 
 
 _ORDER = msgspec.json.Decoder(wire.OrderRow).decode

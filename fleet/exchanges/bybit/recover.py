@@ -270,7 +270,7 @@ def _wallet(found: _Findings) -> Dialogue[bool]:
     except ExchangeRefused as refused:
         found.lost.append(f"wallet: {refused.verdict}")
         return False
-    found.coins = {coin.coin: coin for wallet in page.rows for coin in wallet.coin}
+    found.coins = {coin.coin: coin for wallet in page.rows for coin in wallet.coin if coin.wallet_balance}
     return True
 
 

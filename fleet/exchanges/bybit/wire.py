@@ -167,7 +167,7 @@ class PositionRow(Categorised, kw_only=True, rename="camel"):
 
 class CoinRow(msgspec.Struct, rename="camel"):
     coin: str
-    wallet_balance: Number
+    wallet_balance: Loose = ""
     available_to_withdraw: Loose = ""
 
 
