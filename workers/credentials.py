@@ -19,22 +19,23 @@ from workers.accounts import Accounts
 from workers.rest import VenueRest
 
 MASS_WINDOW_S = 120.0
-MASS_MINIMUM = 5  # so many accounts, and over half of the worker's, struck together: suspect our address, not the keys
+MASS_MINIMUM = 5  # so many accounts of a venue, and over half of ours there, struck together: suspect our address
 
 
 class CredentialDesk:
     """One per worker: sees all strikes of the worker's accounts."""
 
-    def __init__(self, accounts: Accounts, streams: Callable[[], int]) -> None:
+    def __init__(self, accounts: Accounts, streams: Callable[[AccountSpec], int]) -> None:
+        """`streams`: how many streams of an account's venue this worker has."""
         self._accounts, self._streams = accounts, streams
         self._lock = threading.Lock()  # guards _struck
-        self._struck: dict[str, float] = {}  # account id -> monotonic time of its last strike
+        self._struck: dict[str, tuple[AccountSpec, float]] = {}  # account id -> monotonic time of its last strike
         self._log = get("credentials")
 
     def strike(self, spec: AccountSpec, verdict: Verdict) -> None:
         """The first strike: remembered and logged, nothing else."""
         with self._lock:
-            self._struck[spec.id] = time.monotonic()
+            self._struck[spec.id] = spec, time.monotonic()
         self._log.warning(
             "credentials were refused, to be confirmed", action="credentials_strike", stream=spec.id, code=verdict.code
         )
@@ -62,7 +63,7 @@ class CredentialDesk:
         return False
 
     def _deactivate(self, spec: AccountSpec, verdict: Verdict) -> bool:
-        if self._mass():
+        if self._mass(spec):
             self._log.error(
                 "many accounts are refused at once: suspecting this address, deactivating nobody",
                 action="credentials_hold",
@@ -99,8 +100,10 @@ class CredentialDesk:
         self.acquit(spec)
         return True  # done, or the row changed under us: either way the coordinator decides what runs next
 
-    def _mass(self) -> bool:
+    def _mass(self, spec: AccountSpec) -> bool:
+        """Is it most of the accounts at this venue? What other venues think of our address does not count."""
         now_s = time.monotonic()
         with self._lock:
-            self._struck = {k: at for k, at in self._struck.items() if now_s - at < MASS_WINDOW_S}
-            return len(self._struck) >= MASS_MINIMUM and 2 * len(self._struck) > self._streams()
+            self._struck = {k: (of, at) for k, (of, at) in self._struck.items() if now_s - at < MASS_WINDOW_S}
+            struck = sum(of.venue == spec.venue for of, _ in self._struck.values())
+        return struck >= MASS_MINIMUM and 2 * struck > self._streams(spec)

@@ -198,7 +198,7 @@ class Progress:
         record offered so far is acknowledged, whichever partition it went to."""
         with self._lock:
             if scope == "full":
-                self.full_ms = max(self.full_ms, proven_ms)
+                self.full_ms = min(max(self.full_ms, proven_ms), snapshot.at_ms)
             self._proof = (self._sequence, snapshot, proven_ms)
             self._settle()
 

@@ -165,6 +165,9 @@ class ReadBack:
             return
         if reading.cancelled:
             return
+        # The snapshot was asked for after both: times that lie beyond it were told by a clock that went back meanwhile.
+        started_ms = min(started_ms, found.snapshot.at_ms)
+        reading.subscribed_ms = min(reading.subscribed_ms, found.snapshot.at_ms)
         reading.reads += 1
         reading.attempt = 0
         published = progress.recovered(found.events)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from fleet.core.model import Desired, StreamStatus
+from fleet.core.model import AccountSpec, Desired, StreamStatus
 from fleet.runtime.logs import get
 from workers.progress import Progress
 from workers.stream import AccountStream, Worker
@@ -69,6 +69,10 @@ class Shard:
 
     def count(self) -> int:
         return len(self._streams)
+
+    def count_at(self, spec: AccountSpec) -> int:
+        """Streams under way at the venue of `spec`."""
+        return sum(stream.running and stream.spec.venue == spec.venue for stream in self.streams())
 
     def running(self) -> Iterable[tuple[int, Progress]]:
         """(token, progress) of every stream that is under way, for saving watermarks."""

@@ -128,7 +128,7 @@ class UserData:
             publisher=self.publisher,
             readback=self.readback,
             accounts=self.accounts,
-            desk=CredentialDesk(self.accounts, lambda: self.shard.count()),
+            desk=CredentialDesk(self.accounts, lambda spec: self.shard.count_at(spec)),
             metrics=self.metrics,
             venue=self.rests.of,
             user_url=user_url,

@@ -177,8 +177,9 @@ class Watermark(msgspec.Struct):
         )
 
     def prove(self, now: Snapshot, proven_ms: int) -> None:
-        """Everything before `proven_ms` is in Kafka and `now` is what it led to: the new base."""
-        self.proven_ms = max(self.proven_ms, proven_ms)
+        """Everything before `proven_ms` is in Kafka and `now` is what it led to: the new base. Nothing after `now` is proven: a
+        watermark beyond it was told by a clock that went back since."""
+        self.proven_ms = min(max(self.proven_ms, proven_ms), now.at_ms)
         self.base = now
         recent, self.recent = self.recent, [b for b in self.recent if b.ts < now.at_ms][-KEPT:]
         self.moved, self.earned, self.booked, self.paid = {}, {}, {}, {}

@@ -191,7 +191,7 @@ class WorkerBench:
             publisher=self.publisher,
             readback=self.readback,
             accounts=self.rows,  # type: ignore[arg-type]
-            desk=CredentialDesk(self.rows, lambda: len(self.streams)),  # type: ignore[arg-type]
+            desk=CredentialDesk(self.rows, lambda spec: len(self.streams)),  # type: ignore[arg-type]
             metrics=self.metrics,
             venue=self._rest,
             user_url=user_url,

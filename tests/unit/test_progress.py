@@ -237,12 +237,11 @@ def test_a_socket_that_dies_before_the_proof_opens_another_gap() -> None:
 
 def test_a_full_read_looks_at_what_proofs_left_out() -> None:
     made, _, _ = progress()
-    now = Snapshot(5_000, {}, {})
-    made.prove(now, 4_000)
-    made.prove(now, 60_000, "proof")
+    made.prove(Snapshot(5_000, {}, {}), 4_000)
+    made.prove(Snapshot(61_000, {}, {}), 60_000, "proof")
     assert made.mark_for_reading(1_000, "proof").proven_ms == 59_000
     assert made.mark_for_reading(1_000).proven_ms == 3_000
-    made.prove(now, 61_000)
+    made.prove(Snapshot(62_000, {}, {}), 61_000)
     assert (made.mark_for_reading(0).proven_ms, made.mark_for_reading(0, "proof").scope) == (61_000, "proof")
 
 

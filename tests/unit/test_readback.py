@@ -132,6 +132,15 @@ def test_a_read_that_starts_late_enough_is_both(back: ReadBack) -> None:
     assert stream.progress.log == ["recovered", "prove", "closed"]
 
 
+def test_a_clock_that_went_back_does_not_keep_a_gap_open(back: ReadBack) -> None:
+    """The socket's beginning was noted by a clock a minute ahead, which the first signed call corrected."""
+    stream = FakeStream(plan)
+    reading = back.request(stream, stream.rest.now_ms() + 70_000)  # type: ignore[arg-type]
+    assert stream.done.wait(5.0)
+    assert reading.reads == 2 and reading.subscribed_ms <= stream.rest.now_ms()
+    assert stream.progress.log == ["recovered", "prove", "recovered", "prove", "closed"]
+
+
 def test_an_audit_is_one_read_and_touches_no_gap(back: ReadBack) -> None:
     stream = FakeStream(plan)
     back.request(stream, stream.rest.now_ms(), audit="full")  # type: ignore[arg-type]

@@ -229,3 +229,13 @@ def test_the_last_fills_outlive_a_proof_and_are_booked_once() -> None:
     mark.advance(fill(11_000, "sell"))
     assert Decimal(mark.moved["S|both"]) == -1
     assert mark.without(set()).earned == mark.earned, "what is in the base is not counted again"
+
+
+def test_nothing_after_its_snapshot_is_proven() -> None:
+    """The exchange's clock, as we heard it, was ahead: a watermark in the future would pass over what is lost until then."""
+    mark = Watermark(proven_ms=1000)
+    mark.prove(Snapshot(2000, {}, {}), 72_000)
+    assert mark.proven_ms == 2000
+    mark.proven_ms = 72_000  # of a worker that did not know
+    mark.prove(Snapshot(3000, {}, {}), 2500)
+    assert mark.proven_ms == 3000
