@@ -275,6 +275,12 @@ class Progress:
                 if not gap.until_ms:
                     gap.until_ms, gap.complete_to_ms = subscribed_ms, int(time.time() * 1000)
 
+    def clock_went_back(self, now_ms: int) -> None:
+        """It is `now_ms` at the exchange: what a socket took over later than that by the clock before, it has taken over."""
+        with self._lock:
+            for gap in self.gaps:
+                gap.until_ms = min(gap.until_ms, now_ms)
+
     def closes(self, settled_ms: int) -> bool:
         """Would a full read by which REST tells everything before `settled_ms` close a gap?"""
         return any(0 < gap.until_ms <= settled_ms for gap in self.gaps)

@@ -165,9 +165,10 @@ class ReadBack:
             return
         if reading.cancelled:
             return
-        # The snapshot was asked for after both: times that lie beyond it were told by a clock that went back meanwhile.
+        if found.snapshot.at_ms < reading.subscribed_ms:  # asked for after it: the exchange's clock went back
+            reading.subscribed_ms = found.snapshot.at_ms
+            progress.clock_went_back(found.snapshot.at_ms)
         started_ms = min(started_ms, found.snapshot.at_ms)
-        reading.subscribed_ms = min(reading.subscribed_ms, found.snapshot.at_ms)
         reading.reads += 1
         reading.attempt = 0
         published = progress.recovered(found.events)

@@ -251,3 +251,7 @@ def test_a_read_back_begins_at_the_gap_though_the_exchange_s_clock_went_back() -
     assert made.mark_for_reading(1_000, "proof").proven_ms == 59_000
     made.open_gap(5_000, "closed")
     assert [made.mark_for_reading(1_000, scope).proven_ms for scope in ("proof", "full")] == [4_000, 4_000]
+    made.taken_over(66_000)
+    assert not made.closes(10_000)
+    made.clock_went_back(6_000)
+    assert made.closes(10_000)

@@ -60,6 +60,10 @@ class FakeProgress:
     def prove(self, snapshot: Snapshot, proven_ms: int, scope: Scope = "full") -> None:
         self.log.append("prove")
 
+    def clock_went_back(self, now_ms: int) -> None:
+        for gap in self.gaps:
+            gap.until_ms = min(gap.until_ms, now_ms)
+
     def closes(self, settled_ms: int) -> bool:
         return any(gap.until_ms <= settled_ms for gap in self.gaps)
 
@@ -135,7 +139,9 @@ def test_a_read_that_starts_late_enough_is_both(back: ReadBack) -> None:
 def test_a_clock_that_went_back_does_not_keep_a_gap_open(back: ReadBack) -> None:
     """The socket's beginning was noted by a clock a minute ahead, which the first signed call corrected."""
     stream = FakeStream(plan)
-    reading = back.request(stream, stream.rest.now_ms() + 70_000)  # type: ignore[arg-type]
+    ahead_ms = stream.rest.now_ms() + 70_000
+    stream.progress.gaps.append(Gap("g", ahead_ms - 1000, "closed", ahead_ms))
+    reading = back.request(stream, ahead_ms)  # type: ignore[arg-type]
     assert stream.done.wait(5.0)
     assert reading.reads == 2 and reading.subscribed_ms <= stream.rest.now_ms()
     assert stream.progress.log == ["recovered", "prove", "recovered", "prove", "closed"]
