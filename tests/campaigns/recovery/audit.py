@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from contextlib import ExitStack
+from random import Random
 from typing import Any
 
 import msgspec
@@ -42,17 +43,18 @@ class Audit(Running):
         return self._figures(found, shares)
 
     def _trade(self, orders_per_account: int) -> None:
-        """Each account's orders, spread over one audit period, the twentieth of all without a word on the socket."""
+        """Each account's orders, spread over one audit period, one in twenty without a word on the socket."""
         venues = {v.name: v for v in exchanges().values()}
         names = self.options.venues
         length_s = self.settings.audit_interval_s
         todo = [(turn, n, key) for turn in range(orders_per_account) for n, key in enumerate(self.keys)]
+        dropped = set(Random(self.seed).sample(range(len(todo)), max(1, len(todo) // DROP_EACH)))
         began = time.monotonic()
         for number, (_, n, key) in enumerate(todo):
             venue = venues[names[n % len(names)]]
             time.sleep(max(0.0, began + length_s * number / len(todo) - time.monotonic()))
             symbol = "BTC-USDT-SWAP" if venue.name == "okx" else "BTCUSDT"
-            drops = number % DROP_EACH == DROP_EACH - 1
+            drops = number in dropped
             fault = self.control.fault({"kind": "drop_event", "api_key": key}) if drops else ""
             order = self.order(key, venue.market, symbol, PRICES[symbol])
             if drops:
