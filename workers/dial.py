@@ -79,6 +79,10 @@ class Dialler:
             self._leave(None)
             raise
 
+    def permit_now(self) -> bool:
+        """That permission if it is to be had at once, for a stream that has a socket to read meanwhile."""
+        return self._shared or self._rest.dial_now()
+
     def _leave(self, answered: bool | None) -> None:
         if self._entered:
             self._entered = False

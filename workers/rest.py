@@ -121,6 +121,13 @@ class VenueRest:
         """Wait for the right to open one socket."""
         self._permit("dial", 1.0, self.exchange.limits.dial, cancelled)
 
+    def dial_now(self) -> bool:
+        """The right to open one socket, if it is to be had without waiting."""
+        permits, venue = self._permits, self.exchange
+        return (
+            not self._stop.is_set() and permits.take("dial", venue.name, self._egress_ip, 1.0, venue.limits.dial) <= 0.0
+        )
+
     def block_dials(self, seconds: float) -> None:
         self._permits.block("dial", self.exchange.name, self._egress_ip, seconds)
 

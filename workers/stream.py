@@ -49,6 +49,7 @@ from workers.upkeep import Upkeep
 
 OVERLAP_S = 2.0  # both sockets of a rotation are read this long
 STRIKE_DELAY_S = 10.0
+PERMIT_RETRY_S = 5.0
 BAN_WAIT_S = 60.0  # a 429, 418 or 403 at the handshake that does not say how long
 TICK_MAX_S = 1.0
 FLUSH_ON_STOP_S = 5.0
@@ -99,6 +100,7 @@ class AccountStream:
         self._reason = "start"  # why the stream is not connected
         self._alive_ms = 0
         self._held_until_s = 0.0
+        self._rotate_from_s = 0.0  # a rotation that found no permit is tried again then
         self._unknown: set[str] = set()
 
     # ── for the shard ────────────────────────────────────────────────────────────────────────────────────────────
@@ -350,7 +352,8 @@ class AccountStream:
             if frames:
                 self._take_frames(frames)
             self._tick(socket, now_s)
-            if self._rotate or now_s - socket.opened_s > self._exchange.limits.rotate_after_s:
+            due = self._rotate or now_s - socket.opened_s > self._exchange.limits.rotate_after_s
+            if due and now_s >= self._rotate_from_s:
                 self._replace(socket)
 
     def _take_frames(self, frames: list[bytes]) -> None:
@@ -417,11 +420,13 @@ class AccountStream:
 
     def _replace(self, old: PrivateSocket) -> None:
         """Rotation, make before break (R14): prove the new socket, read both for a moment, close the old one."""
+        if not self._dialler.permit_now():  # not waited for: the old socket has to be read
+            self._rotate_from_s = time.monotonic() + PERMIT_RETRY_S
+            return
         self._rotate = False
         before = self.state
         self._move(StreamState.ROTATING)
         try:
-            self._dialler.permit()
             new = self._dialler.open(lambda phase: None)
         except (ConnectionFailed, ExchangeRefused) as error:
             self._log.warning("rotation failed, the old socket goes on", action="rotate", error=str(error))

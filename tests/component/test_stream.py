@@ -24,6 +24,7 @@ from fleet.runtime.http import Http
 from fleet.runtime.metrics import Metrics
 from fleet.runtime.settings import Settings
 from tests.support.simulator import Simulator
+from workers import stream as stream_module
 from workers.accounts import Loaded
 from workers.connection import Connection
 from workers.credentials import CredentialDesk
@@ -136,7 +137,7 @@ class Bench:
                 publisher=self.publisher,
                 readback=self.readback,
                 accounts=accounts,  # type: ignore[arg-type]
-                desk=CredentialDesk(accounts, lambda: 1),  # type: ignore[arg-type]
+                desk=CredentialDesk(accounts, lambda spec: 1),  # type: ignore[arg-type]
                 metrics=self.metrics,
                 venue=lambda spec: rest,
                 user_url=user_url,
@@ -228,6 +229,24 @@ def test_what_a_cut_missed_is_read_back_once(bench: Bench) -> None:
     assert len({f["id"] for f in bench.fills()}) == len(bench.fills())
 
 
+def test_an_account_cut_again_before_the_proof_has_two_gaps_and_each_closes(bench: Bench) -> None:
+    bench.live()
+    until(lambda: bench.stream.known_here, 10.0, "the first proof")
+    since = len(bench.kafka.records)
+    for _ in range(2):
+        opened = bench.opened()
+        bench.simulator.fault("cut", api_key=KEY, count=1)
+        until(lambda: bench.opened() > opened and bench.stream.socket is not None, 10.0, "a new socket")  # noqa: B023
+        until(lambda: bench.stream.progress.gap is not None and bench.stream.progress.gap.until_ms, 5.0, "taken over")
+        bench.order()
+    until(lambda: bench.stream.progress.gap is None, 10.0, "all gaps close")
+    until(lambda: not bench.missing(), 5.0, "fills")
+    gaps = [r for r in bench.kafka.records[since:] if r.get("event") in ("gap_opened", "gap_closed")]
+    assert [r["event"] for r in gaps] == ["gap_opened", "gap_opened", "gap_closed", "gap_closed"]
+    assert [r["data"]["gap_id"] for r in gaps[:2]] == [r["data"]["gap_id"] for r in gaps[2:]]
+    assert len({f["id"] for f in bench.fills()}) == len(bench.fills())
+
+
 def test_a_fill_dropped_from_a_living_socket_is_noticed_and_read_back(bench: Bench) -> None:
     bench.live()
     opened = bench.opened()
@@ -266,6 +285,22 @@ def test_garbage_and_repeated_frames_change_nothing(bench: Bench) -> None:
     bench.order(fills=4)
     until(lambda: not bench.missing(), 15.0)
     assert len({f["id"] for f in bench.fills()}) == len(bench.fills())
+
+
+def test_a_rotation_waits_for_its_permit_with_the_old_socket_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.live()
+    opened, spent = bench.opened(), [True, True]
+    monkeypatch.setattr(stream_module, "PERMIT_RETRY_S", 0.5)
+    monkeypatch.setattr(NoLimit, "take", lambda self, kind, *_, **__: 60.0 if kind == "dial" and spent else 0.0)
+    bench.stream.rotate()
+    bench.order()
+    until(lambda: not bench.missing(), 5.0, "fills of the old socket")
+    assert bench.opened() == opened and bench.stream.rotating
+    spent.clear()
+    until(lambda: bench.opened() == opened + 1 and not bench.stream.rotating, 10.0, "the new socket")
+    assert bench.stream.reconnects == 0
 
 
 def test_rotation_overlaps_and_loses_nothing(bench: Bench) -> None:

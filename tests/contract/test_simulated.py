@@ -162,7 +162,9 @@ def test_socket_and_rest_tell_the_same_events(sim: Simulator) -> None:
     mark.prove(found.snapshot, found.snapshot.at_ms)
     again = client.read(mark)
     assert missed(again.events, streamed) == []
-    assert client.weight <= 13  # 7 of it for orders that may have come and gone, 2 of these conditional: the account is active
+    assert (
+        client.weight <= 13
+    )  # 7 of it for orders that may have come and gone, 2 of these conditional: the account is active
 
 
 def test_what_was_lost_between_two_reads_is_found_by_the_second(sim: Simulator) -> None:

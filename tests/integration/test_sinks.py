@@ -290,7 +290,7 @@ def test_a_gap_is_one_row_whatever_comes_last(
 def test_the_end_of_a_gap_ends_what_a_former_owner_left_open(
     own: Services, pg: Postgres, sink: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
-    account, other = str(uuid.uuid4()), str(uuid.uuid4())
+    account, other, again = str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4())
 
     def event(of: str, name: str, at: int, **data: Any) -> tuple[str, bytes, bytes]:
         e = StreamEvent(
@@ -304,6 +304,9 @@ def test_the_end_of_a_gap_ends_what_a_former_owner_left_open(
         event(other, "gap_opened", 2000, opened_ms=2000),
         event(account, "gap_opened", 3000, opened_ms=1000),  # the next owner starts from an older watermark
         event(account, "gap_closed", 5000, opened_ms=1000, closed_ms=5000, recovered_events=2, recoverable=False),
+        event(again, "gap_opened", 1000, opened_ms=1000),
+        event(again, "gap_opened", 3000, opened_ms=3000),  # cut again before the first was proven: that one ended before
+        event(again, "gap_closed", 5000, opened_ms=1000, closed_ms=5000, complete_to_ms=2500),
         event(account, "gap_opened", 9000, opened_ms=8000),
     ])  # fmt: skip
     process = sink("postgres")
@@ -312,6 +315,7 @@ def test_the_end_of_a_gap_ends_what_a_former_owner_left_open(
     stop(process)
     assert [(g["s"], g["recoverable"]) for g in pg.fetch(sql, (account,))] == [(5.0, False), (5.0, False), (None, True)]
     assert [g["s"] for g in pg.fetch(sql, (other,))] == [None]
+    assert [g["s"] for g in pg.fetch(sql, (again,))] == [5.0, None]
 
 
 def test_an_unwritten_schema_is_waited_for(

@@ -777,3 +777,24 @@ def test_a_snapshot_ahead_of_its_trades_is_not_explained() -> None:
     assert not venue.read(mark, T0 + 300).explained
     venue.trades = late
     assert venue.read(mark, T0 + 300).explained
+
+
+def test_margin_of_open_orders_hints_at_every_listed_symbol() -> None:
+    """A proof of an account that knows of no open order, whose account says that there are some."""
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    answer = venue.answer
+
+    def margined(call: HttpCall) -> Any:
+        return answer(call) | {"totalOpenOrderInitialMargin": "5"} if call.path.endswith("account") else answer(call)
+
+    venue.answer = margined  # type: ignore[method-assign]
+    mark.scope = "proof"
+    venue.order("BTCUSDT", "SELL", "1", T0 + 20)
+    found = venue.read(mark, T0 + 100)
+    assert [e.status for e in found.events if isinstance(e, Order)] == ["new"] and venue.paths() == [
+        "account",
+        "openOrders",
+    ]

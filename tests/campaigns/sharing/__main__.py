@@ -51,7 +51,9 @@ def main() -> int:
     accounts: int = options.parse_args().accounts
     configure(Settings(log_level="error"), "sharing")
     with Simulator(("binance_spot",), plain=True) as simulator:
-        simulator.settings(weight_limit=1_000_000)  # a shard of the tests has no weight budget, and this is about the socket
+        simulator.settings(
+            weight_limit=1_000_000
+        )  # a shard of the tests has no weight budget, and this is about the socket
         shard = Shard(simulator, most=1000, send_interval_s=SEND_INTERVAL_S, accounts=accounts)
         try:
             run(shard, accounts)
