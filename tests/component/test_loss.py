@@ -1,4 +1,4 @@
-"""The loss campaign, short: five accounts through a stalled broker, slow and lagging REST, repeated frames, orders that ended
+"""The loss campaign, short: six accounts through a stalled broker, slow and lagging REST, repeated frames, orders that ended
 unseen and a worker killed with records that nobody had acknowledged. Afterwards what Kafka has must be what the ledger says.
 
 And each of the parts that make it so is taken out once: then this very campaign has to fail.
@@ -20,7 +20,11 @@ from tests.support.simulator import Simulator, eventually
 from workers.progress import Progress
 from workers.readback import ReadBack
 
-ACCOUNTS = ("lagging", "held", "stalled", "repeated", "unfilled")
+TRADING = ("lagging", "held", "stalled", "repeated", "unfilled")
+ACCOUNTS = (*TRADING, "belated")
+BELATED_S = (
+    5.0  # REST's lag, longer than the second read waits; the account is older than that and was never used before
+)
 _runs = itertools.count()
 
 
@@ -31,11 +35,11 @@ def simulator() -> Iterator[Simulator]:
 
 
 class Campaign:
-    """One run on five new accounts."""
+    """One run on six new accounts."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator, self.kafka, self.rows = simulator, LateKafka(), Rows()
-        run = next(_runs)
+        run, self.created_s = next(_runs), time.monotonic()
         self.keys = {name: f"{name}{run}".ljust(64, "k") for name in ACCOUNTS}
         for name, key in self.keys.items():
             simulator.account(key, "s" * 64)
@@ -50,10 +54,14 @@ class Campaign:
             self.repeat()
             self.hold()
             self.stall()
+            eventually(
+                lambda: time.monotonic() - self.created_s > BELATED_S + 0.5, 10.0, "accounts older than REST's lag"
+            )
             self.worker.kill()
-            self.while_nobody_looks(resting)
+            belated = self.while_nobody_looks(resting)
             self.worker = WorkerBench(self.simulator, self.kafka, self.rows, "second")
             eventually(self.worker.settled, 20.0, "everybody is live again, no gap open")
+            self.tell_at_last(belated)
             return "; ".join(filter(None, (self.verdict(), self.disorder())))
         finally:
             self.worker.kill()
@@ -64,10 +72,10 @@ class Campaign:
         return str(placed["order_id"])
 
     def trade(self) -> dict[str, str]:
-        """Everybody trades a little and leaves an order resting."""
-        for name in ACCOUNTS:
+        """Everybody but one trades a little and leaves an order resting."""
+        for name in TRADING:
             self.order(name, fills=2)
-        return {name: self.order(name, fills=0, symbol="ETHUSDT") for name in ACCOUNTS}
+        return {name: self.order(name, fills=0, symbol="ETHUSDT") for name in TRADING}
 
     def repeat(self) -> None:
         """The exchange sends frames twice."""
@@ -103,16 +111,27 @@ class Campaign:
         )
         time.sleep(0.3)  # three times as long as it takes to save a watermark
 
-    def while_nobody_looks(self, resting: dict[str, str]) -> None:
-        """The worker is dead, the market is not; and REST will not tell the last moment at once."""
+    def while_nobody_looks(self, resting: dict[str, str]) -> int:
+        """The worker is dead, the market is not; and REST will not tell the last moment at once, nor of one account before both
+        reads are over. → that fault."""
         self.kafka.stalled.clear()
-        for name in ACCOUNTS:
+        for name in TRADING:
             self.simulator.cancel(self.keys[name], resting[name])
             self.simulator.cancel(self.keys[name], self.order(name, fills=0))
             if name != "unfilled":
                 self.order(name, fills=2)
         self.simulator.fault("rest_lag", api_key=self.keys["lagging"], ms=1800)
         self.order("lagging", symbol="ETHUSDT")
+        belated = self.simulator.fault("rest_lag", api_key=self.keys["belated"], ms=int(BELATED_S * 1000))
+        self.order("belated", symbol="ETHUSDT")
+        return belated
+
+    def tell_at_last(self, belated: int) -> None:
+        """REST has caught up when the account is read back the next time."""
+        self.simulator.end_fault(belated)
+        self.cut("belated", lambda: None)
+        eventually(lambda: self.worker.streams["belated"].socket is not None, 8.0, "a new socket")
+        eventually(self.worker.settled, 20.0, "nothing is left to read back")
 
     # ── what came of it ──────────────────────────────────────────────────────────────────────────────────────────
     def verdict(self) -> str:
