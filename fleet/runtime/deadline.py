@@ -14,23 +14,18 @@ from typing import Self
 
 
 class Deadline:
-    """`with deadline:` begins a call; one inside another has the time of the outer one. Belongs to one thread."""
+    """`with deadline:` is one call. Belongs to one thread."""
 
     def __init__(self, budget_s: float) -> None:
         self.budget_s = budget_s
         self._until: float | None = None
-        self._depth = 0
 
     def __enter__(self) -> Self:
-        if self._depth == 0:
-            self._until = time.monotonic() + self.budget_s
-        self._depth += 1
+        self._until = time.monotonic() + self.budget_s
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self._until = None
+        self._until = None
 
     def left_s(self) -> float:
         """Of the call that runs, possibly below 0; all of it where none does."""

@@ -15,7 +15,7 @@ import pytest
 
 from fleet.core.errors import StoreUnavailable
 from fleet.core.names import Keys
-from fleet.runtime.deadline import Deadline, Names
+from fleet.runtime.deadline import Names
 from fleet.runtime.redis_store import RedisStore
 from simulator.tls import server_context
 
@@ -173,17 +173,6 @@ def test_names_are_asked_again_after_an_answer(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(OSError, match="not a host name"):
         names.addresses("a.example", 5.0)
     assert names.addresses("::1", 0.0) == ["::1"]  # an address asks nobody
-
-
-def test_an_inner_call_has_the_time_of_the_outer_one() -> None:
-    deadline = Deadline(5.0)
-    assert deadline.left_s() == 5.0
-    with deadline:
-        outer_s = deadline.left_s()
-        with deadline:
-            assert deadline.left_s() <= outer_s
-        assert deadline.left_s() <= outer_s
-    assert deadline.left_s() == 5.0
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
