@@ -3,7 +3,7 @@
 
 VENV := .venv/bin
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 SEED ?= 1
 MINUTES ?= 2
 SEEDS ?= 1000
