@@ -27,6 +27,7 @@ CLOCK_RETRY_S = 30.0
 RESERVED_SHARE = 0.15  # of the weight, for tickets, renewals and probes
 RATE_WAIT_S = 60.0  # where a 429 does not say how long
 MAX_PERMIT_POLL_S = 5.0
+MAX_WEIGHT_DIGITS = 9  # more is no weight
 
 
 class Permits(Protocol):
@@ -36,6 +37,7 @@ class Permits(Protocol):
         self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float = 0.0
     ) -> float: ...
     def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None: ...
+    def observed(self, kind: str, exchange: str, egress_ip: str, used: float, rate: Rate, sent_s: float) -> None: ...
 
 
 class VenueRest:
@@ -54,6 +56,9 @@ class VenueRest:
         self.exchange, self.is_testnet, self.http = exchange, is_testnet, http
         self.reach = Reach()
         self._permits, self._egress_ip, self._metrics, self._stop = permits, egress_ip, metrics, stop
+        # budgets are by host: a test network has its own, unless a setting puts one host in front of everything
+        testnet = http.root_url == exchange.testnet_hosts.rest != exchange.hosts.rest
+        self._host = f"{exchange.name}-testnet" if testnet else exchange.name
         self._clock_lock = threading.Lock()  # guards _offset_ms and _synced_s: one thread asks for the time
         self._offset_ms = 0
         self._synced_s = -CLOCK_AGE_S
@@ -110,7 +115,7 @@ class VenueRest:
             if verdict.outcome is Outcome.OK:
                 return reply
             if verdict.outcome is Outcome.RATE:
-                self._permits.block("weight", self.exchange.name, self._egress_ip, verdict.wait_s or RATE_WAIT_S)
+                self._permits.block("weight", self._host, self._egress_ip, verdict.wait_s or RATE_WAIT_S)
             if verdict.outcome is Outcome.CLOCK and attempt == 0:
                 self.resync()
                 continue
@@ -125,11 +130,11 @@ class VenueRest:
         """The right to open one socket, if it is to be had without waiting."""
         permits, venue = self._permits, self.exchange
         return (
-            not self._stop.is_set() and permits.take("dial", venue.name, self._egress_ip, 1.0, venue.limits.dial) <= 0.0
+            not self._stop.is_set() and permits.take("dial", self._host, self._egress_ip, 1.0, venue.limits.dial) <= 0.0
         )
 
     def block_dials(self, seconds: float) -> None:
-        self._permits.block("dial", self.exchange.name, self._egress_ip, seconds)
+        self._permits.block("dial", self._host, self._egress_ip, seconds)
 
     def _reserve(self, call: HttpCall, share: float) -> float:
         """Read-backs leave weight for what keeps streams alive: a crowd of them must not hold up the tickets of the next crowd."""
@@ -145,7 +150,7 @@ class VenueRest:
         while True:
             if self._stop.is_set() or cancelled():
                 raise ConnectionFailed("cancelled while waiting for a permit")
-            wait_s = self._permits.take(kind, self.exchange.name, self._egress_ip, amount, rate, reserve)
+            wait_s = self._permits.take(kind, self._host, self._egress_ip, amount, rate, reserve)
             if wait_s <= 0.0:
                 return
             self._stop.wait(min(wait_s, MAX_PERMIT_POLL_S))
@@ -153,6 +158,16 @@ class VenueRest:
     def _exchange_of(self, call: HttpCall, credentials: Credentials | None) -> HttpReply:
         if credentials is None:
             query = "&".join(f"{k}={v}" for k, v in call.params)
-            return self.http.send(HttpRequest(call.method, call.path + ("?" + query if query else ""), ()))
+            return self._send(HttpRequest(call.method, call.path + ("?" + query if query else ""), ()))
         signed_at = self.now_ms() if call.auth == "signed" else 0
-        return self.http.send(self.exchange.sign(call, credentials, signed_at, self.is_testnet))
+        return self._send(self.exchange.sign(call, credentials, signed_at, self.is_testnet))
+
+    def _send(self, request: HttpRequest) -> HttpReply:
+        """One request; what its reply tells of the weight used, by whomever, goes to the budget."""
+        sent_s, rate = time.monotonic(), self.exchange.limits.weight
+        reply = self.http.send(request)
+        told = reply.headers.get(rate.used_header, "") if rate.used_header else ""
+        if told.isascii() and told.isdigit() and len(told) <= MAX_WEIGHT_DIGITS:
+            self._metrics.weight_used(self.exchange.name).set(int(told))
+            self._permits.observed("weight", self._host, self._egress_ip, float(told), rate, sent_s)
+        return reply

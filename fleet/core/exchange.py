@@ -131,12 +131,14 @@ MarketItem = MarketRecord | Control
 class Rate(msgspec.Struct, frozen=True):
     """A limit. Steady (`window_s` 0): a token bucket, at most `burst` at once, refilled at `per_s`; burst + per_s × window never
     exceeds the documented limit. Windowed: at most `burst` in each UTC clock window of `window_s`, as some venues count, or, when
-    `sliding`, in any span of that length; `per_s` is its average."""
+    `sliding`, in any span of that length; `per_s` is its average. `used_header`: the reply header (lower case) in which the venue
+    tells what this address has used of a clock window so far, "" = it does not."""
 
     burst: float
     per_s: float
     window_s: float = 0.0
     sliding: bool = False
+    used_header: str = ""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

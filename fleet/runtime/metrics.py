@@ -87,6 +87,9 @@ class Metrics:
             "publish_latency_seconds", "From receipt to Kafka's acknowledgement", LATENCY_BUCKETS_S
         )
         self._rest_calls = fleet(Counter, "rest_calls", "REST calls", "exchange", "status")
+        self._weight_used = fleet(
+            Gauge, "weight_used", "What the venue last told of request weight used in its window", "exchange"
+        )
         self._sink_rows = fleet(Counter, "sink_rows", "Rows written", "sink", "table")
         self._sink_lag = fleet(Gauge, "sink_lag", "Records not yet consumed", "topic")
         self._dead_letters = fleet(Counter, "dead_letters", "Records put aside as unreadable", "sink")
@@ -175,6 +178,10 @@ class Metrics:
     def rest_calls(self, exchange: str, status: str) -> Counter:
         """status: the HTTP status, or `failed` where there was none."""
         return self._child(self._rest_calls, exchange, status)
+
+    def weight_used(self, exchange: str) -> Gauge:
+        """By whomever behind this address; of the addresses of one process the one that called last."""
+        return self._child(self._weight_used, exchange)
 
     def sink_rows(self, sink: str, table: str) -> Counter:
         return self._child(self._sink_rows, sink, table)

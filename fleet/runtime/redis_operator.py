@@ -6,13 +6,17 @@ In: wishes; an amount and a rate. Out: whether anybody is there to fulfil them; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleet.core import wire
+from fleet.core.budget import Taken
 from fleet.core.exchange import Rate
 from fleet.runtime.redis_calls import RedisCalls
 
+UNKNOWN_PART = (
+    1 / 12
+)  # of a window, for a bucket that does not know what was spent: what Binance allows beyond our own bursts
 WISH_S = 600  # an operator's wish that nobody fulfils is forgotten
 
 
@@ -57,15 +61,33 @@ class BucketCalls(RedisCalls):
 
     def bucket_take(
         self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float = 0.0
-    ) -> float:
-        """Take from the shared bucket, leaving `reserve` in it: 0.0 = granted, else seconds until it is worth asking again."""
+    ) -> Taken:
+        """Take from the shared bucket, leaving `reserve` in it; where it is refused `wait_s` says when it is worth asking again."""
         key = self.keys.budget(kind, exchange, egress_ip)
-        args = [amount, rate.burst, rate.per_s, 0, rate.window_s, reserve]
-        return int(self._run("sliding_take" if rate.sliding else "bucket_take", [key], args)[0]) / 1000
+        args = [amount, rate.burst, rate.per_s, 0, rate.window_s, reserve, _first(rate)]
+        return _taken(self._run("sliding_take" if rate.sliding else "bucket_take", [key], args))
+
+    def bucket_observe(
+        self, kind: str, exchange: str, egress_ip: str, used: float, rate: Rate, age_s: float, unknown_since: str
+    ) -> Taken:
+        """The exchange answered a call sent `age_s` ago with what this address has used. `unknown_since`: what the bucket had
+        said by the time that call was sent."""
+        key = self.keys.budget(kind, exchange, egress_ip)
+        args = [used, rate.burst, rate.window_s, f"{age_s:.6f}", _first(rate), unknown_since]
+        return _taken(self._run("bucket_observe", [key], args))
 
     def bucket_block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
         """Nobody takes from this bucket for `seconds`; a shorter block never shortens a longer one."""
         self._run("bucket_take", [self.keys.budget(kind, exchange, egress_ip)], [0, 1, 1, seconds, 0])
+
+
+def _first(rate: Rate) -> float:
+    """What a bucket begins with in the middle of a window of which it knows nothing."""
+    return rate.burst * UNKNOWN_PART if rate.used_header and rate.window_s else rate.burst
+
+
+def _taken(reply: Sequence[str]) -> Taken:
+    return Taken(int(reply[0]) / 1000, *((float(reply[1]), reply[2]) if len(reply) > 2 else ()))
 
 
 def _escape(text: str) -> str:
@@ -79,6 +101,9 @@ def _bucket_row(name: str, fields: Mapping[str, str], now: float) -> dict[str, A
     if "window" in fields:  # sliding: what the last window's parts left
         oldest = now // (float(fields["window"]) / 60) - 60
         tokens = burst - sum(float(n) for part, n in fields.items() if part[1:].isdigit() and int(part[1:]) >= oldest)
+    elif "clock_window" in fields:
+        window_s = float(fields["clock_window"])
+        tokens = burst if float(fields["at"]) < now // window_s * window_s else float(fields["tokens"])
     else:
         tokens = min(burst, float(fields.get("tokens", burst)) + max(0.0, now - float(fields.get("at", now))) * per_s)
     blocked_s = max(0.0, float(fields.get("blocked_until", 0)) - now)

@@ -65,6 +65,9 @@ class NoBudget:
     def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
         self.blocked.append((kind, seconds))
 
+    def observed(self, kind: str, exchange: str, egress_ip: str, used: float, rate: Rate, sent_s: float) -> None:
+        return None
+
 
 class Running:
     """One lane over both kinds of paths, with everything behind it."""

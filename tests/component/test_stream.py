@@ -82,6 +82,9 @@ class NoLimit:
     def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
         return None
 
+    def observed(self, kind: str, exchange: str, egress_ip: str, used: float, rate: Rate, sent_s: float) -> None:
+        return None
+
 
 class OneAccount:
     """Stands for the Postgres rows: always the same account, watermarks kept."""

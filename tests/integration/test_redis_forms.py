@@ -85,7 +85,7 @@ def test_every_script_and_reader_runs_in_each_form(formation: Formation) -> None
     assert store.unplaced() == ({"b": "full"}, {"full": 1})
     assert set(store.observe().workers) == {"h:0"} and set(store.ownership()[1]) == {"a"}
     assert store.set_drain("h:0", True) and not store.vacant(60)
-    assert store.bucket_take("dial", "okx", "ip", 1, Rate(20, 20, window_s=1.0, sliding=True)) == 0.0
+    assert store.bucket_take("dial", "okx", "ip", 1, Rate(20, 20, window_s=1.0, sliding=True)).wait_s == 0.0
     store.bucket_block("dial", "binance", "ip", 30)
     assert [row["exchange"] for row in store.budgets()] == ["binance", "okx"]
     store.resign(leader)

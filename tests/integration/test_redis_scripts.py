@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from fleet.core import wire
+from fleet.core.budget import Taken
 from fleet.core.errors import StoreUnavailable
 from fleet.core.exchange import Rate
 from fleet.core.model import Desired, Ownership, StreamState, StreamStatus, WorkerView, token_of
@@ -22,7 +23,7 @@ from fleet.core.names import Keys
 from fleet.core.wire import Generation, pack_leader
 from fleet.runtime.redis_store import BATCH, Budget, Change, NotLeader, Poke, RedisStore, connect
 from fleet.services import Services
-from tests.support.redis_model import Hash, Model, Own
+from tests.support.redis_model import Hash, Model, Own, Window
 from tests.support.services import SharedServices
 
 pytestmark = pytest.mark.integration
@@ -307,6 +308,86 @@ def test_scripts_do_what_the_model_does(url: str) -> None:
     )
 
 
+class Windows(RuleBasedStateMachine):
+    """A windowed bucket whose exchange tells what was used: every operation on Redis and on the model. Its window is so long that
+    none of its edges is near; a new one begins by moving what Redis remembers into the past."""
+
+    url = ""
+    rate = Rate(120, 120e-7, 1e7, used_header="x-used")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = fresh(self.url)
+        self.key = self.store.keys.budget("weight", "x", "ip")
+        self.raw: Any = connect(self.url, 2.0, self.store.keys.gen)
+        self.model, self.since, self.former = Window(120, 10), "", "0.5"
+
+    def teardown(self) -> None:
+        self.raw.delete(self.key)
+        self.store.close()
+        self.raw.close()
+
+    def same(self, said: Taken, left: float, unknown: bool) -> None:
+        assert said.left == pytest.approx(left, abs=1e-4) and bool(said.unknown_since) == unknown
+        if unknown and self.since:
+            assert said.unknown_since == self.since
+        if said.unknown_since != self.since:
+            self.since, self.former = said.unknown_since, self.since or self.former
+
+    @rule(amount=st.sampled_from([1, 5, 20, 40, 200]), reserve=st.sampled_from([0, 18]))
+    def take(self, amount: float, reserve: float) -> None:
+        expected = self.model.take(amount, reserve)
+        said = self.store.bucket_take("weight", "x", "ip", amount, self.rate, reserve)
+        if expected is None:
+            assert said.wait_s > 50 and said.left is None
+            return
+        assert (said.wait_s == 0.0) == expected[0] and (not expected[2] or said.wait_s <= 0.5)
+        self.same(said, *expected[1:])
+
+    @rule(
+        used=st.integers(0, 130),
+        sent=st.sampled_from(["now", "now", "early", "before"]),
+        knew=st.booleans(),
+        twice=st.booleans(),
+    )
+    def observe(self, used: float, sent: str, knew: bool, twice: bool) -> None:
+        since = self.since if knew else self.former
+        expected = self.model.observe(used, sent, knew and bool(self.since))
+        passed_s = self.raw.time()[0] % 1e7
+        age_s = {"now": 0.1, "early": passed_s, "before": passed_s + 5.0}[sent]
+        said = self.store.bucket_observe("weight", "x", "ip", used, self.rate, age_s, since)
+        if twice:
+            assert self.store.bucket_observe("weight", "x", "ip", used, self.rate, age_s, since) == said
+        self.same(said, *expected)
+
+    @rule()
+    def a_window_passes(self) -> None:
+        fields = self.raw.hgetall(self.key)
+        if self.model.tokens is not None:
+            self.raw.hset(self.key, "at", float(fields["at"]) - 1e7)
+            self.model.passed, self.since, self.former = True, "", self.since or self.former
+
+    @rule()
+    def redis_is_emptied(self) -> None:
+        self.raw.delete(self.key)
+        self.model, self.since, self.former = Window(120, 10), "", self.since or self.former
+
+    @rule()
+    def block(self) -> None:
+        self.store.bucket_block("weight", "x", "ip", 60)
+        self.model.blocked = True
+
+
+def test_windowed_buckets_do_what_the_model_does(url: str) -> None:
+    machine = type("WindowsHere", (Windows,), {"url": url})
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
 # ── one by one ───────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_batch_is_at_most_500_and_500_are_quick(store: RedisStore) -> None:
     leader, generation = led(store)
@@ -430,14 +511,14 @@ def test_drain_is_an_operators_wish(store: RedisStore) -> None:
 
 def test_the_shared_bucket(store: RedisStore) -> None:
     rate = Rate(3, 10)
-    assert [store.bucket_take("dial", "binance", "ip", 1, rate) for _ in range(3)] == [0.0] * 3
-    wait_s = store.bucket_take("dial", "binance", "ip", 1, rate)
+    assert [store.bucket_take("dial", "binance", "ip", 1, rate).wait_s for _ in range(3)] == [0.0] * 3
+    wait_s = store.bucket_take("dial", "binance", "ip", 1, rate).wait_s
     assert 0 < wait_s <= 0.1
-    assert store.bucket_take("dial", "binance", "other", 1, rate) == 0.0
-    assert store.bucket_take("weight", "binance", "ip", 1, rate) == 0.0
+    assert store.bucket_take("dial", "binance", "other", 1, rate).wait_s == 0.0
+    assert store.bucket_take("weight", "binance", "ip", 1, rate).wait_s == 0.0
     store.bucket_block("dial", "binance", "other", 30)
     store.bucket_block("dial", "binance", "other", 1)
-    assert store.bucket_take("dial", "binance", "other", 1, rate) > 29
+    assert store.bucket_take("dial", "binance", "other", 1, rate).wait_s > 29
     rows = {(row["kind"], row["egress_ip"]): row for row in store.budgets()}
     assert set(rows) == {("dial", "ip"), ("dial", "other"), ("weight", "ip")}
     assert rows["dial", "other"]["blocked_s"] > 29
@@ -447,7 +528,7 @@ def test_the_bucket_keeps_the_limit_over_time(store: RedisStore) -> None:
     rate = Rate(5, 50)
     started, granted = time.monotonic(), 0
     while time.monotonic() - started < 0.6:
-        granted += store.bucket_take("dial", "x", "ip", 1, rate) == 0.0
+        granted += store.bucket_take("dial", "x", "ip", 1, rate).wait_s == 0.0
     assert granted <= 5 + 50 * (time.monotonic() - started) + 1
     assert granted >= 15
 
@@ -457,11 +538,13 @@ def test_a_windowed_bucket_keeps_the_limit_of_every_clock_window(store: RedisSto
     granted: dict[int, int] = {}
     started = time.monotonic()
     while time.monotonic() - started < 2.5:
-        if store.bucket_take("weight", "x", "ip", 1, rate) == 0.0:
+        if store.bucket_take("weight", "x", "ip", 1, rate).wait_s == 0.0:
             second = int(time.time())
             granted[second] = granted.get(second, 0) + 1
     assert max(granted.values()) == 5 and sum(granted.values()) >= 10
-    assert store.bucket_take("weight", "y", "ip", 6, Rate(5, 5, 1.0)) <= 1.2  # more than a window: the whole of one
+    assert (
+        store.bucket_take("weight", "y", "ip", 6, Rate(5, 5, 1.0)).wait_s <= 1.2
+    )  # more than a window: the whole of one
 
 
 def test_a_sliding_bucket_keeps_the_limit_of_every_span(store: RedisStore) -> None:
@@ -472,7 +555,7 @@ def test_a_sliding_bucket_keeps_the_limit_of_every_span(store: RedisStore) -> No
     started = time.monotonic()
     while time.monotonic() - started < 2.5:
         asked = time.monotonic()
-        wait_s = store.bucket_take("dial", "x", "ip", 1, rate)
+        wait_s = store.bucket_take("dial", "x", "ip", 1, rate).wait_s
         if wait_s == 0.0:
             granted.append(asked)
         waits.append(wait_s)
@@ -482,7 +565,18 @@ def test_a_sliding_bucket_keeps_the_limit_of_every_span(store: RedisStore) -> No
     [row] = [row for row in store.budgets() if row["exchange"] == "x"]
     assert 0 <= row["tokens"] <= 20 and row["burst"] == 20
     store.bucket_block("dial", "x", "ip", 30)
-    assert store.bucket_take("dial", "x", "ip", 1, rate) > 29
+    assert store.bucket_take("dial", "x", "ip", 1, rate).wait_s > 29
+
+
+def test_an_observed_bucket_shows_what_is_left_of_its_window(store: RedisStore) -> None:
+    rate = Rate(120, 2, 60.0, used_header="x-used")
+    shown = store.bucket_take("weight", "x", "ip", 4, rate)
+    assert shown.unknown_since and shown.left == 6
+    raw: Any = store._client
+    raw.hset(store.keys.budget("weight", "x", "ip"), "at", raw.time()[0] - 60)  # a window ago: all of it is there again
+    [row] = store.budgets()
+    assert (row["tokens"], row["burst"], row["kind"]) == (120, 120, "weight")
+    assert store.bucket_take("weight", "x", "ip", 0, rate).left == 120
 
 
 def test_budget_lives_on_its_share_while_redis_is_away(own_services: Callable[..., Services]) -> None:

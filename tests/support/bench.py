@@ -143,6 +143,9 @@ class NoLimit:
     def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
         return None
 
+    def observed(self, kind: str, exchange: str, egress_ip: str, used: float, rate: Rate, sent_s: float) -> None:
+        return None
+
 
 class WorkerBench:
     """One life of a worker process over all accounts of `rows`."""

@@ -206,3 +206,42 @@ class Model:
             if not records:
                 self.w[slot].reported = ""
         return written
+
+
+@dataclass
+class Window:
+    """bucket_take and bucket_observe on a windowed bucket, away from a window's edges. `first`: what an unknown one begins with."""
+
+    burst: float
+    first: float
+    tokens: float | None = None
+    unknown: bool = False
+    blocked: bool = False
+    passed: bool = False  # a new window has begun since
+
+    def take(self, amount: float, reserve: float) -> tuple[bool, float, bool] | None:
+        """→ granted, left, unknown; None while blocked."""
+        if self.blocked:
+            return None
+        self.tokens = self._now()
+        amount = min(amount, self.burst - reserve)
+        granted = self.tokens >= amount + (0.0 if self.unknown else reserve)
+        self.tokens -= amount if granted else 0.0
+        return granted, self.tokens, self.unknown
+
+    def observe(self, used: float, sent: str, knew: bool) -> tuple[float, bool]:
+        """`sent`: now, early (near the window's beginning) or before it; `knew`: of this very unknown bucket → left, unknown."""
+        knew = knew and self.tokens is not None and self.unknown
+        tokens, left = self._now(), max(0.0, self.burst - used)
+        if self.unknown and knew and (sent == "now" or (sent == "early" and left > self.first)):
+            tokens, self.unknown = max(0.0, tokens + left - self.first), False
+        self.tokens = min(tokens, left) if sent == "now" else tokens
+        return self.tokens, self.unknown
+
+    def _now(self) -> float:
+        if self.tokens is None:
+            self.tokens, self.unknown = self.first, self.first < self.burst
+        elif self.passed:
+            self.tokens, self.unknown = self.burst, False
+        self.passed = False
+        return self.tokens

@@ -41,7 +41,7 @@ LIMITS = Limits(
     dial=Rate(burst=290, per_s=290 / 300, window_s=300.0, sliding=True),
     # 6000 a UTC clock minute per IP. A margin for calls under way and for what goes past this budget: a handshake of the
     # WebSocket API costs 2, a subscription 2.
-    weight=Rate(burst=5400, per_s=5400 / 60, window_s=60.0),
+    weight=Rate(burst=5400, per_s=5400 / 60, window_s=60.0, used_header="x-mbx-used-weight-1m"),
     lifetime_s=24 * 3600,
     rotate_after_s=23.5 * 3600,
     history_s=89 * 86_400,  # orders that ended unfilled are archived after 90 days (-2026); a day of margin

@@ -26,7 +26,7 @@ LIMITS = Limits(
     dial=Rate(burst=500, per_s=5),
     # 2400 a UTC clock minute per IP (section 2.2). Counted as the exchange counts, because read-backs come in crowds (a worker
     # died, the exchange restarted): a steady bucket would let through half as much. A margin for calls under way.
-    weight=Rate(burst=2200, per_s=2200 / 60, window_s=60.0),
+    weight=Rate(burst=2200, per_s=2200 / 60, window_s=60.0, used_header="x-mbx-used-weight-1m"),
     lifetime_s=24 * 3600,
     rotate_after_s=23.5 * 3600,
     history_s=89 * 86_400,  # userTrades: 3 months since 2026-08-26, allOrders: 90 days; a day of margin
