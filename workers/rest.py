@@ -60,16 +60,17 @@ class VenueRest:
         testnet = http.root_url == exchange.testnet_hosts.rest != exchange.hosts.rest
         self._host = f"{exchange.name}-testnet" if testnet else exchange.name
         self._clock_lock = threading.Lock()  # guards _offset_ms and _synced_s: one thread asks for the time
-        self._offset_ms = 0
+        self._offset_ms = round(time.time() * 1000 - _boot_ms())  # until the exchange has told its time: this machine's
         self._synced_s = -CLOCK_AGE_S
 
     def now_ms(self) -> int:
-        """The exchange's clock as far as known; asks for it when the offset is old. Never raises."""
+        """The exchange's clock as far as known; asks for it when the offset is old. Never raises. Counted from the boot clock: what
+        is proven is proven up to an instant of the exchange, and this machine's wall clock may be set at any time."""
         if time.monotonic() - self._synced_s > CLOCK_AGE_S:
             with self._clock_lock:
                 if time.monotonic() - self._synced_s > CLOCK_AGE_S:
                     self._sync()
-        return int(time.time() * 1000) + self._offset_ms
+        return int(_boot_ms()) + self._offset_ms
 
     def resync(self) -> None:
         """Ask the exchange for its time again (a call was refused for its timestamp)."""
@@ -79,7 +80,7 @@ class VenueRest:
     def _sync(self) -> None:
         """One question for the time. An answer that is none leaves the offset as it is, for half a minute."""
         self._synced_s = time.monotonic() - CLOCK_AGE_S + CLOCK_RETRY_S
-        before_ms = time.time() * 1000
+        before_ms = _boot_ms()
         try:
             reply = self._exchange_of(self.exchange.clock, None)
             if self.exchange.classify(reply).outcome is not Outcome.OK:
@@ -87,7 +88,7 @@ class VenueRest:
             server_ms = self.exchange.clock_ms(reply)
         except (FleetError, ValueError, LookupError):
             return
-        self._offset_ms = round(server_ms - (before_ms + time.time() * 1000) / 2)
+        self._offset_ms = round(server_ms - (before_ms + _boot_ms()) / 2)
         self._synced_s = time.monotonic()
 
     def call(
@@ -166,8 +167,18 @@ class VenueRest:
         """One request; what its reply tells of the weight used, by whomever, goes to the budget."""
         sent_s, rate = time.monotonic(), self.exchange.limits.weight
         reply = self.http.send(request)
-        told = reply.headers.get(rate.used_header, "") if rate.used_header else ""
-        if told.isascii() and told.isdigit() and len(told) <= MAX_WEIGHT_DIGITS:
+        if not rate.used_header:
+            return reply
+        told = reply.headers.get(rate.used_header)
+        if told is None:  # something between us and the exchange keeps it from us: nothing to wait for
+            if reply.status == 200:
+                self._permits.observed("weight", self._host, self._egress_ip, 0.0, rate, sent_s)
+        elif told.isascii() and told.isdigit() and len(told) <= MAX_WEIGHT_DIGITS:
             self._metrics.weight_used(self.exchange.name).set(int(told))
             self._permits.observed("weight", self._host, self._egress_ip, float(told), rate, sent_s)
         return reply
+
+
+def _boot_ms() -> float:
+    """Milliseconds since this machine started, suspension included: nobody sets this clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) * 1000
