@@ -115,35 +115,66 @@ class Replicated(Formation):
 
 
 class Cluster(Formation):
-    """Three masters that share the slots evenly, in the order of `servers`."""
+    """Three masters that share the slots evenly, in the order of `servers`; with `replicas`, one of each follows in that order."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, replicas: bool = False) -> None:
         super().__init__(directory)
         self.servers: list[Redis] = []
+        self.replicas: list[Redis] = []
+        self._replicated = replicas
 
     @property
     def url(self) -> str:
-        return f"redis+cluster://{','.join(f'127.0.0.1:{s.port}' for s in self.servers)}"
+        return f"redis+cluster://{','.join(f'127.0.0.1:{s.port}' for s in (*self.servers, *self.replicas))}"
 
     def form(self) -> None:
         for number in range(3):
-            server = Redis(
-                self.directory / f"server-{number}", options={"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
-            )
-            server.port = _cluster_port()
+            server = self._node(f"server-{number}")
             self.servers.append(server)
-            self._start(server)
             slots = [str(slot) for slot in range(SLOTS * number // 3, SLOTS * (number + 1) // 3)]
             command(server.port, "CLUSTER", "ADDSLOTS", *slots)
             command(server.port, "CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
         for server in self.servers[1:]:
             command(server.port, "CLUSTER", "MEET", "127.0.0.1", str(self.servers[0].port))
         for server in self.servers:
-            wait_until(lambda s=server: self._knows_all(s), "the cluster did not form")  # type: ignore[misc]
+            wait_until(lambda s=server: self._knows(s, 3), "the cluster did not form")  # type: ignore[misc]
+        for master in self.servers if self._replicated else []:
+            self._follow(master)
 
-    def _knows_all(self, server: Redis) -> bool:
+    def _node(self, name: str) -> Redis:
+        server = Redis(
+            self.directory / name,
+            options={"cluster-enabled": "yes", "cluster-node-timeout": "2000", "repl-diskless-sync-delay": "0"},
+        )
+        server.port = _cluster_port()
+        self._start(server)
+        return server
+
+    def _follow(self, master: Redis) -> None:
+        """A replica of this master, that the whole cluster knows and that has its data."""
+        replica = self._node(f"replica-{len(self.replicas)}")
+        self.replicas.append(replica)
+        command(replica.port, "CLUSTER", "MEET", "127.0.0.1", str(master.port))
+        for server in (*self.servers, replica):
+            wait_until(lambda s=server: self._knows(s, 3 + len(self.replicas)), "a replica is not known")  # type: ignore[misc]
+        wait_until(
+            lambda: command(replica.port, "CLUSTER", "REPLICATE", self.node_id(master)).startswith(b"+OK"), "no replica"
+        )
+        wait_until(
+            lambda: b"master_link_status:up" in command(replica.port, "INFO", "replication"), "no replica's data"
+        )
+
+    def _knows(self, server: Redis, nodes: int) -> bool:
         info = command(server.port, "CLUSTER", "INFO")
-        return b"cluster_state:ok" in info and b"cluster_known_nodes:3" in info
+        return b"cluster_state:ok" in info and b"cluster_known_nodes:%d" % nodes in info
+
+    def replica_of(self, master: Redis) -> Redis:
+        return self.replicas[self.servers.index(master)]
+
+    def keeper_of(self, key: str) -> Redis:
+        """The master, in the cluster as it was formed, of a key's slot."""
+        answer = command(self.servers[0].port, "CLUSTER", "KEYSLOT", key)
+        return self.servers[next(n for n in range(3) if int(answer.strip(b":\r\n")) < SLOTS * (n + 1) // 3)]
 
     def node_id(self, server: Redis) -> str:
         found = re.search(rb"[0-9a-f]{40}", command(server.port, "CLUSTER", "MYID"))
