@@ -27,6 +27,7 @@ ACCOUNT_FIELDS = (
     "id", "exchange", "market", "slot", "token", "state", "since", "last_event_at", "reconnects", "gap", "egress_ip",
     "reason",
 )  # fmt: skip
+SOME = 3  # accounts named in a line
 NO_LEADER = "no coordinator leads: streams go on, nothing is assigned or moved"
 
 
@@ -59,6 +60,7 @@ def shards(as_json: bool) -> None:
     _note("" if leads else NO_LEADER)
     for why, n in sorted(unplaced.items()):
         _note(f"{n} account{'s' if n > 1 else ''} unplaced: {why}")
+    _note(_quarantined(here))
 
 
 @click.command()
@@ -140,6 +142,19 @@ def _row(here: Session, account_id: str, trouble: list[str]) -> dict[str, Any]:
     except StoreUnavailable as error:
         trouble.append(f"{error}; exchange, market and whether it is active are not known, the rest is from redis")
         return {"exchange": None, "market": None, "is_active": None, "quarantine": None}
+
+
+def _quarantined(here: Session) -> str:
+    """A line about accounts that are kept from being started; which ones only Postgres knows."""
+    if not here.settings.postgres_dsn:
+        return ""
+    try:
+        held = AccountRows(here.postgres()).quarantined()
+    except StoreUnavailable as error:
+        return f"{error}; whether accounts are in quarantine is not known"
+    ids = ", ".join(str(row["account_id"]) for row in held[:SOME])
+    more = f" and {len(held) - SOME} more" if len(held) > SOME else ""
+    return f"{len(held)} in quarantine: {ids}{more}; `fleet account ID` says why" if held else ""
 
 
 def _durable(here: Session, error: StoreUnavailable) -> tuple[DurableView, Callable[[], str]]:

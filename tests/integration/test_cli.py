@@ -243,6 +243,7 @@ def test_an_account_in_quarantine_says_so_everywhere(cli: Cli) -> None:
     pg.close()
     row = cli.json("account", account)
     assert row["state"] == "quarantined" and "deadly" in row["reason"]
+    assert f"1 in quarantine: {account};" in cli.run("shards").stderr
     found = json.loads(cli.run("doctor", "--json").stdout)
     assert any(f["check"] == "placement" and f["level"] == "problem" and account in f["what"] for f in found)
     assert cli.run("accounts", "activate", account).stdout == "out of quarantine\n"
