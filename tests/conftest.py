@@ -11,12 +11,13 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
-import psycopg2
 import pytest
 from hypothesis import settings
 
+from fleet.runtime.postgres import Postgres
 from fleet.services import Broker, ServiceMissing, Services
 from tests.support.services import Shared, SharedServices, free_ports, missing, stop_keeper
 
@@ -27,6 +28,7 @@ RUN_DIR = "STREAMFLEET_TEST_RUN"  # set by the controller, inherited by the xdis
 RUN_PID = "STREAMFLEET_TEST_CONTROLLER"
 KEPT_DIR = "FLEET_TEST_SERVICES_DIR"
 
+DATABASE_S = 60.0  # to make or drop a database: it waits for every backend of the server
 FUZZ_EXAMPLES = 10_000  # `make fuzz`: 100 times the default
 
 settings.register_profile("fuzz", max_examples=FUZZ_EXAMPLES, deadline=None)
@@ -69,22 +71,20 @@ def own_services(tmp_path: Path) -> Iterator[Callable[..., Services]]:
             missing(error)
         return started[-1]
 
-    yield start
-    for each in started:
-        each.stop()
+    with ExitStack() as ends:  # all of them, whatever one of them raises
+        yield start
+        for each in started:
+            ends.callback(each.stop)
 
 
 @pytest.fixture
 def database(services: SharedServices) -> Iterator[str]:
     """DSN of a fresh, empty database in the shared Postgres."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    admin = psycopg2.connect(services.postgres.dsn)
-    admin.autocommit = True
-    with admin.cursor() as cursor:
-        cursor.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    admin = Postgres(services.postgres.dsn, application="tests", statement_timeout_s=DATABASE_S)
+    admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
     yield services.postgres.dsn.rsplit("/", 1)[0] + "/" + name
-    with admin.cursor() as cursor:
-        cursor.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
     admin.close()
 
 
@@ -125,10 +125,9 @@ def fleet_env(services: SharedServices, database: str, keyring_file: Path, tmp_p
 def migrated_env(fleet_env: dict[str, str]) -> dict[str, str]:
     """`fleet_env` with the schema applied and the topics created."""
     from fleet.runtime.kafka_io import create_topics
-    from fleet.runtime.postgres import Postgres as Store
     from fleet.runtime.postgres import migrate
 
-    store = Store(fleet_env["FLEET_POSTGRES_DSN"], application="tests")
+    store = Postgres(fleet_env["FLEET_POSTGRES_DSN"], application="tests")
     migrate(store)
     store.close()
     create_topics(fleet_env["FLEET_KAFKA_BOOTSTRAP"])

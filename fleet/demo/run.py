@@ -37,6 +37,7 @@ from fleet.runtime.secrets import Keyring, new_ed25519
 from fleet.runtime.settings import Settings
 from fleet.services import Services
 
+COMMAND_S = 120.0
 LIVE_S = 60.0
 LIVE_PER_ACCOUNT_S = 1.0  # dialling is paced by the exchange's limits
 SETTLE_S = 90.0
@@ -116,9 +117,11 @@ def conclude(report: Report, options: Options) -> int:
 
 def fleet_command(command: str, env: dict[str, str]) -> None:
     """`fleet COMMAND` as an operator would run it. A process of its own: the embedded ClickHouse engine must let go again."""
-    done = subprocess.run(
-        [sys.executable, "-m", "fleet.cli", command], env=env, capture_output=True, text=True, check=False
-    )
+    argv = [sys.executable, "-m", "fleet.cli", command]
+    try:
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=COMMAND_S)
+    except subprocess.TimeoutExpired as error:
+        raise FleetError(f"fleet {command}: no end within {COMMAND_S:g} s") from error
     if done.returncode:
         raise FleetError(f"fleet {command}: {done.stderr.strip()}")
 

@@ -25,6 +25,7 @@ Progress = Callable[[str], None]  # one line for a human, while something takes 
 
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.02
+KILL_S = 10.0  # from SIGKILL to the end
 WAKE = Path(__file__).with_name("wake.py")
 LOG_TAIL_LINES = 5
 
@@ -123,7 +124,7 @@ class Daemon:
         for process in self._family():
             _signal(process, signal.SIGKILL)
         if self._process is not None:
-            self._process.wait()
+            self._process.wait(KILL_S)
         self._end_waker()
 
     def pause(self) -> None:
@@ -178,7 +179,7 @@ class Daemon:
     def _end_waker(self) -> None:
         if self._waker is not None:
             self._waker.kill()
-            self._waker.wait()
+            self._waker.wait(KILL_S)
             self._waker = None
 
     def _answers(self) -> bool:

@@ -31,6 +31,7 @@ _runs = itertools.count()
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
     with Simulator(plain=True, rate=1) as simulator:
+        simulator.settings(weight_limit=1_000_000)  # the campaigns follow one another within its minute
         yield simulator
 
 

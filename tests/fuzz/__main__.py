@@ -33,8 +33,10 @@ def seeds(venue: str, parser: str) -> Iterator[bytes]:
         yield from frames[:: max(1, len(frames) // CAPTURED_MOST)]
 
 
-def fuzz(venue: str, parser: str, inputs: int, seed: int, keep: Path) -> tuple[int, str]:
-    """(inputs tried, what broke or "")."""
+def fuzz(
+    venue: str, parser: str, inputs: int, seed: int, keep: Path, timeout_s: float | None = None
+) -> tuple[int, str]:
+    """(inputs tried, what broke or ""). Raises TimeoutExpired."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as corpus:
         for frame in seeds(venue, parser):
             (Path(corpus) / sha256(frame).hexdigest()[:16]).write_bytes(frame)
@@ -42,7 +44,7 @@ def fuzz(venue: str, parser: str, inputs: int, seed: int, keep: Path) -> tuple[i
             sys.executable, "-m", "tests.fuzz.target", venue, parser, corpus, f"-runs={inputs}", f"-seed={seed}",
             "-max_len=8192", "-timeout=20", "-rss_limit_mb=1024", f"-artifact_prefix={keep}/{venue}-{parser}-",
         ]  # fmt: skip
-        ran = subprocess.run(command, capture_output=True, check=False)
+        ran = subprocess.run(command, capture_output=True, check=False, timeout=timeout_s)
     told = ran.stderr.decode("utf-8", "replace")
     done = re.findall(r"Done (\d+) runs|^#(\d+)\s", told, re.M)
     tried = max((int(a or b) for a, b in done), default=0)

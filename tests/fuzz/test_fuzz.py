@@ -21,6 +21,6 @@ INPUTS = 1500
 @pytest.mark.parametrize("venue", list(exchanges()))
 def test_a_short_run(venue: str, tmp_path: Path) -> None:
     for parser in PARSERS:
-        tried, why = fuzz(venue, parser, INPUTS, 7, tmp_path)
+        tried, why = fuzz(venue, parser, INPUTS, 7, tmp_path, timeout_s=75)
         assert not why, why
         assert tried >= INPUTS

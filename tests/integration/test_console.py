@@ -158,7 +158,7 @@ def console(env: dict[str, str], directory: Path) -> Iterator[str]:
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait()
+            process.wait(10)
 
 
 def test_without_any_store_it_still_answers_and_says_what_is_missing(tmp_path: Path) -> None:

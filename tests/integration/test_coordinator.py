@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +73,27 @@ class Fleet:
         return (Path(self.settings.log_dir) / "coordinator.log").read_text(encoding="utf-8")
 
     def close(self) -> None:
-        for worker in self.workers.values():
-            worker.kill()
-        for process in self.coordinators:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-        for process in self.coordinators:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-        self.store.close()
-        self.accounts.pg.close()
+        with ExitStack() as ends:  # all of them, whatever one of them raises
+            ends.callback(self.accounts.pg.close)
+            ends.callback(self.store.close)
+            for process in self.coordinators:
+                ends.callback(ended, process)
+            for process in self.coordinators:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGCONT)
+                    process.terminate()
+            for worker in self.workers.values():
+                ends.callback(worker.kill)
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that was told to end; one that does not is killed, and an error."""
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+        raise
 
 
 @pytest.fixture
@@ -106,8 +114,10 @@ def _fleet(env: dict[str, str]) -> Iterator[Fleet]:
     migrate(pg)
     pg.close()
     fleet = Fleet(env | {"FLEET_WORKERS": "2"})
-    yield fleet
-    fleet.close()
+    try:
+        yield fleet
+    finally:
+        fleet.close()
 
 
 def begun(fleet: Fleet, accounts: int = 40) -> list[str]:
@@ -242,7 +252,7 @@ def test_the_leader_dies_and_a_standby_takes_over_without_touching_a_stream(flee
     first = fleet.coordinators[0]
     starts, stops = fleet.starts(), fleet.stops()
     first.kill()
-    first.wait()
+    first.wait(10)
     active += fleet.accounts.add()
     assert fleet.settled(active, 15) < 12
     assert (fleet.starts(), fleet.stops()) == (starts + 1, stops)
@@ -317,7 +327,7 @@ def test_flushall_while_the_leader_is_dead(own_fleet: tuple[Fleet, Services]) ->
     active = begun(fleet)
     starts, stops = fleet.starts(), fleet.stops()
     fleet.coordinators[0].kill()
-    fleet.coordinators[0].wait()
+    fleet.coordinators[0].wait(10)
     redis.Redis.from_url(services.redis.url).flushall()
     fleet.coordinator()
     active += fleet.accounts.add()

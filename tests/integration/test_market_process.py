@@ -103,7 +103,7 @@ def running(services: Services | SharedServices, directory: Path) -> Iterator[Pr
             yield market
         finally:
             market.process.kill()
-            market.process.wait()
+            market.process.wait(10)
 
 
 @pytest.fixture

@@ -49,7 +49,8 @@ def test_twice_is_as_once(pg: Postgres) -> None:
 
 
 def test_several_processes_at_once(database: str) -> None:
-    together = threading.Barrier(4)
+    # Without a limit, one that finds no connection leaves the others waiting, and the pool's exit for them, for ever.
+    together = threading.Barrier(4, timeout=30)
 
     def one(_: int) -> list[str]:
         pg = Postgres(database, application="tests")

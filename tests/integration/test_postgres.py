@@ -96,7 +96,9 @@ def test_slow_statements_are_cancelled_and_the_connection_stays(pg: Postgres) ->
     assert backend(pg) == before
 
 
-def test_a_frozen_backend_blocks_nobody_for_long(pg: Postgres) -> None:
+def test_a_frozen_backend_blocks_nobody_for_long(own_services: Callable[..., Services]) -> None:
+    """On a server of its own: making or dropping a database waits for every backend of a server, a frozen one too."""
+    pg = Postgres(own_services("postgres").postgres.dsn, application="tests", statement_timeout_s=1.0)
     pid = backend(pg)
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -107,6 +109,7 @@ def test_a_frozen_backend_blocks_nobody_for_long(pg: Postgres) -> None:
         assert backend(pg) != pid
     finally:
         os.kill(pid, signal.SIGCONT)
+        pg.close()
 
 
 def test_an_idle_connection_that_died_is_replaced_without_an_error(pg: Postgres, database: str) -> None:

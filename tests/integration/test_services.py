@@ -136,7 +136,7 @@ def test_services_die_with_a_parent_that_is_killed(tmp_path: Path, services: Sha
         family = servers + [child for server in servers for child in server.children(recursive=True)]
     finally:
         parent.kill()
-        parent.wait()
+        parent.wait(10)
     until(lambda: not any(_lives(process) for process in family))
 
 

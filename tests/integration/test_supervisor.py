@@ -89,7 +89,7 @@ def supervisord(conf: Path, env: dict[str, str], cwd: Path) -> Iterator[subproce
         seen += family(process.pid)
         if process.poll() is None:
             process.kill()
-            process.wait()
+            process.wait(10)
         for child in alive(seen):
             child.kill()
 

@@ -84,7 +84,8 @@ class KafkaSession:
         with self._lock:
             self._killed.set()
             self._waiting.clear()
-        self._thread.join()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._killed.wait(0.01):
@@ -230,7 +231,8 @@ class WorkerBench:
         if self._session is not None:
             self._session.kill()
         self.stop.set()
-        self._saver.join()
+        self._saver.join(10)
+        assert not self._saver.is_alive()
         for stream in self.streams.values():
             stream.lose()
         for stream in self.streams.values():

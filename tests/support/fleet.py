@@ -31,6 +31,7 @@ from fleet.runtime.settings import Settings
 from tests.support.services import SharedServices, free_ports
 
 VENUE = ("binance", "usdm")
+DATABASE_S = 60.0  # to make or drop a database: it waits for every backend of the server
 Value = TypeVar("Value")
 
 
@@ -49,7 +50,7 @@ def eventually(condition: Callable[[], Value], within_s: float, what: str = "", 
 def fresh_env(services: SharedServices, directory: Path) -> Iterator[dict[str, str]]:
     """Settings of a fleet of its own on the shared services, with an empty database that is dropped at the end."""
     name = f"system_{uuid.uuid4().hex[:12]}"
-    admin = Postgres(services.postgres.dsn, application="tests")
+    admin = Postgres(services.postgres.dsn, application="tests", statement_timeout_s=DATABASE_S)
     admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
     ports = free_ports(40)
     try:

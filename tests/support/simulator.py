@@ -88,7 +88,7 @@ class Simulator:
                 self._process.wait(5)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait()
+                self._process.wait(5)
         self._process = None
         if self._directory is not None:
             self._directory.cleanup()

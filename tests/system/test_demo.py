@@ -34,12 +34,22 @@ def run_demo(*args: str, tmp: Path) -> dict[str, Any]:
     """Run to the end; the report. Fails with the demo's output."""
     report = tmp / "report.json"
     process = demo(*args, "--report", str(report), tmp=tmp)
-    output, _ = process.communicate(timeout=170)
+    output = said(process, 170)
     assert process.returncode == 0, output
     assert_nothing_left(tmp)
     answer: dict[str, Any] = json.loads(report.read_text())
     assert answer["clean_shutdown"] is True, output
     return answer
+
+
+def said(process: subprocess.Popen[str], within_s: float) -> str:
+    """Its output once it has ended; one that does not end is killed, and takes all it started along."""
+    try:
+        return process.communicate(timeout=within_s)[0]
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
 
 
 def assert_nothing_left(tmp: Path) -> None:
@@ -97,7 +107,7 @@ def test_ctrl_c_ends_it_at_any_moment(tmp: Path, after_s: float) -> None:
     process = demo("--accounts", "3", "--workers", "1", tmp=tmp)
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output = said(process, 60)
     assert process.returncode in (0, 130, -signal.SIGINT), output  # the last: before Python had read the command
     assert "Traceback" not in output
     assert_nothing_left(tmp)

@@ -24,7 +24,9 @@ SAVED = "INSERT INTO stream_watermarks (account_id, token, watermark) VALUES (%(
 def gaps(fleet: Fleet, *options: str) -> list[dict[str, Any]]:
     """What `fleet gaps` says of this fleet's accounts (the topics, and so the table, have other tests' too)."""
     command = [sys.executable, "-m", "fleet.cli", "gaps", "--json", *options]
-    done = subprocess.run(command, env=fleet.env, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=fleet.env, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
+    )
     return [gap for gap in json.loads(done.stdout) if gap["account_id"] in fleet.credentials]
 
 

@@ -55,4 +55,4 @@ def one_shard_has_all(fleet: Fleet) -> bool:
 
 def supervisorctl(fleet: Fleet, *words: str) -> str:
     command = [str(Path(sys.executable).with_name("supervisorctl")), "-c", str(REPOSITORY / "supervisord.conf"), *words]
-    return subprocess.run(command, env=fleet.env, capture_output=True, text=True, check=False).stdout
+    return subprocess.run(command, env=fleet.env, capture_output=True, text=True, timeout=60, check=False).stdout

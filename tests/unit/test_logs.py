@@ -208,6 +208,7 @@ def test_an_exception_that_ends_a_thread_is_logged(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=fail, name="reader-1")
     thread.start()
-    thread.join()
+    thread.join(5)
+    assert not thread.is_alive()
     (line,) = lines(path)
     assert (line["level"], line["thread"], line["error"]) == ("critical", "reader-1", "KeyError")

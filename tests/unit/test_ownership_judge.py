@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 
 from tests.campaigns.ownership import judge
 from tests.campaigns.ownership.journal import Line
@@ -67,8 +68,10 @@ def test_a_proxy_cuts_freezes_and_heals() -> None:
 
 
 def echo(server: socket.socket) -> None:
-    """Send back whatever comes on the first connection."""
+    """Send back whatever comes on the first connection, until it is closed or cut."""
+    server.settimeout(5)
     connection, _ = server.accept()
-    with connection:
+    connection.settimeout(5)
+    with connection, suppress(ConnectionResetError):
         while data := connection.recv(64):
             connection.sendall(data)

@@ -76,7 +76,7 @@ def test_a_child_dies_with_its_killed_parent() -> None:
 
 def test_a_parent_that_died_before_the_call_is_noticed() -> None:
     dead = subprocess.Popen(["true"])
-    dead.wait()
+    dead.wait(10)
     code = "from fleet.runtime.shutdown import die_with_parent; die_with_parent(); print('alive')"
     env = {**os.environ, "SUPERVISOR_ENABLED": "1", "FLEET_PARENT_PID": str(dead.pid)}
     done = subprocess.run(

@@ -30,7 +30,7 @@ def test_waits_until_the_port_listens(monkeypatch: pytest.MonkeyPatch) -> None:
         timer.start()
         assert wait_turn(threading.Event(), timeout_s=10)
         assert opened and time.monotonic() > opened[0]
-        timer.join()
+        timer.join(5)
 
 
 def test_gives_up_at_the_deadline_and_on_stop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,8 @@ def test_a_crowd_that_ends_asks_a_silent_postgres_once(tmp_path: Path, monkeypat
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(10)
+        assert not thread.is_alive()
     end(streams[0])
     assert time.monotonic() - began_s < 5 * frozen.wait_s and frozen.asked == 1
     assert len(refused) == 21 and refused[-1].endswith("silent a moment ago")
