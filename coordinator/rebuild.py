@@ -11,7 +11,7 @@ In: durable records of `fleet_assignment`, the former leader's own mirror, repor
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -93,12 +93,13 @@ class Rebuild:
         assert self._restored is not None
         kept = {a: r for a, r in own.items() if a not in self._durable or self._durable[a].token < r.token}
         removed = {a: r.token for a, r in self._restored.items() if a not in own}
-        changes: list[Change] = []
+        said: list[Change] = []
         for slot in observation.workers:
             if reported(observation, slot):
                 incarnation = observation.workers[slot].view.incarnation
                 reports = self._store.reports(slot)
-                changes += settle(own, slot, incarnation, reports, self._now_ms())
+                said += settle(own, slot, incarnation, reports, self._now_ms())
+        changes = agreed(said)
         for start in range(0, len(changes), BATCH):
             batch = changes[start : start + BATCH]
             done = self._store.apply(self._leadership.leader, self._generation, batch)
@@ -128,6 +129,15 @@ def newest(*sources: Mapping[str, Ownership]) -> dict[str, Ownership]:
         account: msgspec.structs.replace(record, state=RUN) if record.state == REVOKE else record
         for account, record in merged.items()
     }
+
+
+def agreed(said: Iterable[Change]) -> list[Change]:
+    """One change per account. Of workers that run it the one under the highest token counts (R2), and any of them more than one
+    that only says that it does not: the record it is named in may be older than a move that nobody wrote down."""
+    by_account: dict[str, Change] = {}
+    for change in sorted(said, key=lambda each: each.new.token if each.new else 0):
+        by_account[change.account_id] = change
+    return list(by_account.values())
 
 
 def settle(
