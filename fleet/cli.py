@@ -6,10 +6,16 @@ error, never a traceback. This file is the table of contents; the commands are i
 
 from __future__ import annotations
 
-import click
+import signal
 
-from fleet.commands import accounts, control, demo, doctor, gaps, letters, setup, top, views
-from fleet.commands.session import FleetGroup, env_file_option
+QUIET = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if QUIET:  # Ctrl-C while everything is imported (half a second) ends the process, without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import click  # noqa: E402
+
+from fleet.commands import accounts, control, demo, doctor, gaps, letters, setup, top, views  # noqa: E402
+from fleet.commands.session import FleetGroup, env_file_option  # noqa: E402
 
 
 @click.group(cls=FleetGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,5 +41,7 @@ main.add_command(doctor.doctor)
 main.add_command(top.top)
 main.add_command(letters.dead_letters)
 
+if QUIET:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if __name__ == "__main__":
     main()
