@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -149,17 +150,24 @@ def _lives(process: psutil.Process) -> bool:
 
 def test_ctrl_c_stops_everything_in_order(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    program = (
-        "import time; from pathlib import Path; from fleet.services import Services\n"
+    program = (  # many short sleeps: a signal that the kernel gives to another thread interrupts no long one of the main thread
+        "import faulthandler, signal, time; from pathlib import Path; from fleet.services import Services\n"
+        "faulthandler.register(signal.SIGUSR1)\n"
         "with Services.start(only=('postgres', 'redis')) as s:\n"
         f"    Path({str(ready)!r}).write_text(f'{{s.directory}} {{s.redis.pid}} {{s.postgres.pid}}')\n"
-        "    time.sleep(600)"
+        "    while True: time.sleep(0.1)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE)
     until(lambda: ready.exists() and len(ready.read_text().split()) == 3, 60)
     directory, *pids = ready.read_text().split()
     parent.send_signal(signal.SIGINT)
-    assert b"KeyboardInterrupt" in parent.communicate(timeout=30)[1]
+    try:
+        said = parent.communicate(timeout=60)[1]
+    except subprocess.TimeoutExpired:
+        parent.send_signal(signal.SIGUSR1)  # where does it hang?
+        threading.Timer(1.0, parent.kill).start()
+        pytest.fail(f"still running after Ctrl-C: {parent.communicate(timeout=30)[1].decode()}")
+    assert b"KeyboardInterrupt" in said
     assert not Path(directory).exists()
     assert not any(psutil.pid_exists(int(pid)) for pid in pids)
 
