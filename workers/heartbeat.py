@@ -99,6 +99,7 @@ class Heartbeat:
         self._lease = rules.fresh(clock())
         self._seq = self._acknowledged = 0  # this beat, and the last one that Redis is known to have
         self.distrusted: Generation | None = None  # data that are older than what we have seen (R10): not to be obeyed
+        self._dead: set[str] = set()  # incarnations of this slot that came before this one
         self._state = wire.UP
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -204,10 +205,23 @@ class Heartbeat:
         if beat.drain != self.draining_asked:
             self.draining_asked = beat.drain
             self._log.info("drain requested" if beat.drain else "drain ended", action="drain", shard=self._slot)
+        if beat.holder in self._dead:
+            return self._outlived(beat)
         if beat.standing == "OK":
             self._rotate(beat.rotate)
             self._look_back(beat)
         return Answer(beat.standing.lower())
+
+    def _outlived(self, beat: Beat) -> Answer:
+        """The slot's record names a life that ended before this one began: a failover brought back a copy from before our
+        registration. That is a loss of data (R5 c), no verdict on us. The leader is to rebuild before it goes by that record."""
+        self._log.warning("redis shows a former life: rebuild", action="distrust", shard=self._slot, former=beat.holder)
+        try:
+            if beat.generation is not None:
+                self._redis().distrust(beat.generation)
+        except StoreUnavailable:
+            return Answer.NONE  # the next beat tries again
+        return Answer.UNKNOWN
 
     def _look_back(self, beat: Beat) -> None:
         """A failover may bring back an older copy of the data, in which a beat is missing that was acknowledged. No counter of
@@ -251,6 +265,7 @@ class Heartbeat:
             self.gate.deadline = 0.0
             self._shard.incarnation = self.incarnation
             self._shard.abort_all("fenced")
+        self._dead.add(fenced)
         self._seq = self._acknowledged = 0
         self._log.warning(
             "fenced: all streams stopped",
@@ -263,15 +278,17 @@ class Heartbeat:
 
     def _register(self) -> bool:
         try:
-            standing = self._redis().register(self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips)
+            answer = self._redis().register(self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips)
         except StoreUnavailable as error:
             if not self._silent:
                 self._silent = True
                 self._log.warning("cannot register", action="register", shard=self._slot, error=str(error))
             return False
-        if standing == "FENCED":
+        if answer.standing == "FENCED":
             self._abort()
             return False
+        if answer.prior:
+            self._dead.add(answer.prior)
         self.registered = True
         try:
             self._redis().poke(ARRIVALS)

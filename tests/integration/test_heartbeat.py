@@ -164,6 +164,27 @@ def dead_view(incarnation: str):  # type: ignore[no-untyped-def]
     return WorkerView("h:0", incarnation, 99, "up", "h", 1, 1, 0.0, 0)
 
 
+def test_a_copy_from_before_a_restart_is_data_loss_not_a_verdict(
+    settings: Settings, start: Callable[..., ControlledWorker]
+) -> None:
+    """A failover may bring back the slot's record of the life before this one (proof seed 8246)."""
+    leader = Leader(settings)
+    assert leader.store.register(dead_view("predecessor"), beat_ms=1).standing == "OK"
+    raw, key = redis.Redis.from_url(settings.redis_url), Keys(settings.fleet).worker("h:0")
+    older = raw.dump(key)
+    worker = registered(start(settings))
+    token = leader.write("a", worker)
+    wait_for(lambda: "a" in worker.running, what="started")
+    lives = worker.heartbeat.incarnation
+    raw.restore(key, 0, older, replace=True)
+    wait_for(lambda: raw.get(Keys(settings.fleet).gen) is None, what="the copy is distrusted")
+    wait_for(lambda: raw.hget(key, "inc") == lives.encode(), what="registered again")
+    leader.lead(Generation("rebuilt", ready=True))
+    wait_for(lambda: worker.heartbeat.applied > 0, what="the rebuilt view")
+    assert worker.running == {"a": token} and worker.shard.aborted == []
+    assert worker.heartbeat.incarnation == lives
+
+
 def test_data_loss_keeps_streams_and_uploads_them(
     own_services: Callable[..., Services], start: Callable[..., ControlledWorker]
 ) -> None:

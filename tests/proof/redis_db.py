@@ -131,17 +131,20 @@ def register(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
         if inc is not None:
             db.delete(d)
             db.hdel(w, "drain")
+            db.hset(w, "prior", inc)
         db.delete(r)
         db.hincrby(w, "version", 1)
         db.hset(w, "inc", incarnation, "seq", seq)
     db.hset(w, *argv[3:])
     db.sadd(workers, slot)
-    return ["OK"]
+    return ["OK", db.hget(w, "prior") or ""]
 
 
 def heartbeat(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     w, gen = keys
     answer = standing(db, w, argv[0])
+    if answer == "FENCED" and db.hget(w, "fenced_inc") != argv[0]:
+        return [answer, db.get(gen) or "", db.hget(w, "inc") or ""]
     if answer != "OK":
         return [answer]
     former = db.hget(w, "seq") or "0"

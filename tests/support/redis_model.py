@@ -22,6 +22,7 @@ class Hash:
     state: str = ""
     drain: bool = False
     reported: str = ""
+    prior: str = ""
 
 
 @dataclass
@@ -46,28 +47,31 @@ class Model:
             return "UNKNOWN"
         return "OK" if record.inc == inc else "FENCED"
 
-    def register(self, slot: str, inc: str) -> str:
+    def register(self, slot: str, inc: str) -> tuple[str, str]:
         record = self.w.setdefault(slot, Hash())
         if record.fenced == inc:
-            return "FENCED"
+            return "FENCED", ""
         if record.inc != inc:
             if record.inc:
                 self.d.pop(slot, None)
-                record.drain = False
+                record.drain, record.prior = False, record.inc
             self.r.pop(slot, None)
             record.version += 1
             record.inc = inc
         record.state = "up"
         self.workers.add(slot)
-        return "OK"
+        return "OK", record.prior
 
     def heartbeat(self, slot: str, inc: str, seq: int) -> tuple[Any, ...]:
+        """standing, generation, version, drain, and who holds the slot instead."""
         standing = self.standing(slot, inc)
         if standing != "OK":
-            return (standing,)
+            record = self.w.get(slot, Hash())
+            known = standing == "FENCED" and record.fenced != inc
+            return (standing, self.gen if known else None, 0, False, record.inc if known else "")
         if seq >= self.w[slot].seq:
             self.w[slot].seq, self.w[slot].state = seq, "up"
-        return ("OK", self.gen, self.w[slot].version, self.w[slot].drain)
+        return ("OK", self.gen, self.w[slot].version, self.w[slot].drain, "")
 
     def pull(self, slot: str, inc: str) -> tuple[Any, ...]:
         standing = self.standing(slot, inc)

@@ -1,12 +1,13 @@
 -- A worker says who it is. A new incarnation of a slot proves the former one dead: it holds the slot's flock (R8).
 -- KEYS workers, w, d, r    ARGV slot, incarnation, seq, field, value, ...
--- Returns {OK} or {FENCED}. Run twice: the second changes nothing.
+-- Returns {OK, the former incarnation or ''} or {FENCED}. Run twice: the second changes nothing and says the same.
 if redis.call('HGET', KEYS[2], 'fenced_inc') == ARGV[2] then return {'FENCED'} end
 local inc = redis.call('HGET', KEYS[2], 'inc')
 if inc ~= ARGV[2] then
   if inc then
     redis.call('DEL', KEYS[3])
     redis.call('HDEL', KEYS[2], 'drain')
+    redis.call('HSET', KEYS[2], 'prior', inc)
   end
   redis.call('DEL', KEYS[4])
   redis.call('HINCRBY', KEYS[2], 'version', 1)
@@ -14,4 +15,4 @@ if inc ~= ARGV[2] then
 end
 for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
 redis.call('SADD', KEYS[1], ARGV[1])
-return {'OK'}
+return {'OK', redis.call('HGET', KEYS[2], 'prior') or ''}
