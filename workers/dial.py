@@ -41,7 +41,8 @@ class PrivateSocket:
 
     def __init__(self, connection: Wire, ticket: str, subscribed_ms: int) -> None:
         self.connection, self.ticket, self.subscribed_ms = connection, ticket, subscribed_ms
-        self.opened_s = self.pinged_s = time.monotonic()
+        self.opened_s = time.monotonic()
+        self.pinged_s = connection.last_rx  # no ping is under way
         self.early: list[UserItem] = []  # what it said during the opening
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from fleet.core.errors import ConnectionFailed, DialRefused
 from fleet.core.events import Event, MarketRecord
 from fleet.core.exchange import Exchange, Goodbye, Malformed, Outcome, Reply, Topic, Unknown
+from fleet.core.liveness import Due, due
 from fleet.runtime import logs
 from fleet.runtime.metrics import Metrics
 from workers.connection import Connection
@@ -81,7 +82,8 @@ class MarketSocket:
         self._to_send = deque(chunks(lane.topics, limits.subscribe_chunk))
         self._interval_s = limits.subscribe_interval_s
         self._send_at_s = self.opened_s
-        self._pinged_s = self.opened_s
+        self._pinged_s = self.connection.last_rx  # no ping is under way
+        self._looked_s = self.opened_s  # before the last read began: what had come by then is known
         self._awaited: dict[str, tuple[Sequence[Topic], float]] = {}  # request id -> topics, reply deadline
         self._log = logs.get("market_socket")
         self._reported: set[str] = set()
@@ -93,7 +95,8 @@ class MarketSocket:
 
     def step(self, timeout_s: float) -> list[MarketRecord]:
         """Do what is due, then read once. Raises ConnectionFailed when the socket is dead."""
-        now_s = time.monotonic()
+        self._stay_alive()
+        self._looked_s = now_s = time.monotonic()
         self._send_due(now_s)
         if self._to_send:
             timeout_s = min(timeout_s, max(0.0, self._send_at_s - now_s))
@@ -129,21 +132,22 @@ class MarketSocket:
             self.connection.send(self._venue.market_data.subscribe(topics, number))
             self._awaited[str(number)] = (topics, now_s + REPLY_TIMEOUT_S)
             self._send_at_s = now_s + self._interval_s
-        silent_s = now_s - self.connection.last_rx
-        if silent_s > self._liveness.timeout_s:
+
+    def _stay_alive(self) -> None:
+        looked_s = self._looked_s
+        for topics, deadline_s in self._awaited.values():
+            if looked_s > deadline_s:
+                raise ConnectionFailed(f"no reply to the subscription of {topics[0].name} and {len(topics) - 1} more")
+        what = due(self._liveness, looked_s, self.connection.last_rx, self._pinged_s)
+        if what is Due.DEAD:
+            silent_s = looked_s - self.connection.last_rx
             raise ConnectionFailed(f"half-open: nothing came for {silent_s:.0f} s, pongs included")
-        pinged_s = now_s - self._pinged_s
-        keepalive_s = self._liveness.keepalive_s
-        quiet = silent_s >= self._liveness.interval_s and pinged_s >= self._liveness.interval_s
-        if quiet or (keepalive_s and pinged_s >= keepalive_s):
-            self._pinged_s = now_s
+        if what is Due.PING:
             if self._liveness.ping is None:
                 self.connection.ping()
             else:
                 self.connection.send(self._liveness.ping)
-        for topics, deadline_s in self._awaited.values():
-            if now_s > deadline_s:
-                raise ConnectionFailed(f"no reply to the subscription of {topics[0].name} and {len(topics) - 1} more")
+            self._pinged_s = time.monotonic()
 
     def _control(self, item: object, frame: bytes) -> None:
         if isinstance(item, Reply):

@@ -346,12 +346,13 @@ class AccountStream:
     def _serve(self) -> None:
         """Read until the socket dies, is given up, or has to be replaced before the exchange cuts it."""
         while not self._stop.is_set() and (socket := self.socket) is not None:
+            looked_s = time.monotonic()
             frames = socket.connection.read(TICK_MAX_S)
             now_s = time.monotonic()
             self._alive_ms = int((time.time() - (now_s - socket.connection.last_rx)) * 1000)
             if frames:
                 self._take_frames(frames)
-            self._tick(socket, now_s)
+            self._tick(socket, looked_s, now_s)
             due = self._rotate or now_s - socket.opened_s > self._exchange.limits.rotate_after_s
             if due and now_s >= self._rotate_from_s:
                 self._replace(socket)
@@ -395,7 +396,7 @@ class AccountStream:
             self._unknown.add(key)
             self._log.warning(text, **fields)
 
-    def _tick(self, socket: PrivateSocket, now_s: float) -> None:
+    def _tick(self, socket: PrivateSocket, looked_s: float, now_s: float) -> None:
         """Everything that is due by the clock. Raises ConnectionFailed for a socket that is dead or was given up."""
         if self._verdict is not None:
             raise ConnectionFailed("given up")
@@ -406,7 +407,7 @@ class AccountStream:
             self._move(StreamState.LIVE)
         if progress.overflowed:
             self._overflowed(socket)
-        self._upkeep.tick(socket, now_s, proven=self.state is StreamState.LIVE and progress.gap is None)
+        self._upkeep.tick(socket, looked_s, now_s, proven=self.state is StreamState.LIVE and progress.gap is None)
 
     def _overflowed(self, socket: PrivateSocket) -> None:
         """Kafka is away and the buffer full: frames are read and dropped (pings are answered), and once there is room again a

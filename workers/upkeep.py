@@ -11,6 +11,7 @@ from typing import Protocol
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.exchange import Outcome, Verdict
+from fleet.core.liveness import Due, due
 from fleet.core.model import Credentials
 from fleet.core.recovery import Scope
 from fleet.runtime.logs import get
@@ -63,27 +64,27 @@ class Upkeep:
             now_s + self._settings.audit_interval_s * self._jitter
         )  # so that a crowd is spread over all of it
 
-    def tick(self, socket: PrivateSocket, now_s: float, *, proven: bool) -> None:
-        """`proven`: the stream is live and no gap is open. Raises ConnectionFailed if the socket answers no ping any more."""
-        self._ping(socket, now_s)
+    def tick(self, socket: PrivateSocket, looked_s: float, now_s: float, *, proven: bool) -> None:
+        """`looked_s`: before the last read began. `proven`: the stream is live and no gap is open. Raises ConnectionFailed if the
+        socket answers no ping any more."""
+        self._ping(socket, looked_s)
         if self._stream.rest.exchange.renewal is not None and now_s >= self._renew_s:
             self._renew_s = now_s + self._settings.listenkey_renewal_s * (0.8 + 0.2 * self._jitter)
             self._readback.submit(lambda: self._renew(socket.ticket))
         if proven:
             self._audit(now_s)
 
-    def _ping(self, socket: PrivateSocket, now_s: float) -> None:
+    def _ping(self, socket: PrivateSocket, looked_s: float) -> None:
         liveness = self._stream.rest.exchange.user_liveness
-        silent_s, pinged_s = now_s - socket.connection.last_rx, now_s - socket.pinged_s
-        if silent_s > liveness.timeout_s:
+        what = due(liveness, looked_s, socket.connection.last_rx, socket.pinged_s)
+        if what is Due.DEAD:
             raise ConnectionFailed("silent")
-        quiet = silent_s >= liveness.interval_s and pinged_s >= liveness.interval_s
-        if quiet or (liveness.keepalive_s and pinged_s >= liveness.keepalive_s):
-            socket.pinged_s = now_s
+        if what is Due.PING:
             if liveness.ping is None:
                 socket.connection.ping()
             else:
                 socket.connection.send(liveness.ping)
+            socket.pinged_s = time.monotonic()
 
     # ── audits: silent loss ──────────────────────────────────────────────────────────────────────────────────────
     def _audit(self, now_s: float) -> None:
