@@ -282,7 +282,6 @@ class Faults:
         def promote() -> None:
             when = redis.fail_over(copies[-1])
             self.fleet.note(f"failover to a copy of {when:.3f}")
-            self.fleet.judge.copied_at.append((self.world.now, when))
 
         keep()
         if self.rng.random() < 0.5:  # something is written that the copy does not have

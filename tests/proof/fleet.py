@@ -57,7 +57,6 @@ class Fleet:
         self.poison: set[str] = set()
         self.stuck: set[str] = set()
         self.troubles: dict[str, list[Trouble]] = {}
-        self.incarnations: dict[str, float] = {}  # when each registered first
         self._made = 0
         for _ in range(accounts):
             self.add_account()
@@ -153,9 +152,6 @@ class Fleet:
     def said(self, module: str, event: str, fields: dict[str, Any]) -> None:
         self.counts[event] += 1
         self.judge.heard(event, fields)
-        if event == "registered":
-            self.incarnations.setdefault(fields["incarnation"], self.world.now)
-            self.workers[fields["shard"]].registered_at = self.incarnations[fields["incarnation"]]
         if self.verbose:
             process = self.world.process
             rest = " ".join(f"{k}={v}" for k, v in fields.items() if k != "action")

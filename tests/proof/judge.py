@@ -47,7 +47,6 @@ class Judge:
         self.rebalanced: list[float] = []
         self.changes = 0  # starts and ends of streams so far
         self.condemned: dict[str, float] = {}  # slot -> when its witness row was to be fenced
-        self.copied_at: list[tuple[float, float]] = []  # (when, age of the data) of stale failovers
         self.measuring_from = 0.0
         self.added_at: dict[str, float] = {}
 
@@ -204,13 +203,7 @@ class Judge:
                 return "did not release"
         if now + worker.process.boot - worker.answered_at > fleet.settings.isolation_max_s - 5:
             return "isolated for long"
-        for when, copied_at in self.copied_at:
-            if now - when < 12.0 and self._registered_after(worker, copied_at):
-                return "registered after the copy was made"
         return None
-
-    def _registered_after(self, worker: WorkerProgram, instant: float) -> bool:
-        return worker.registered_at >= instant - 0.5
 
     def _redis_bad(self, worker: WorkerProgram, trouble: Any) -> bool:
         return any(

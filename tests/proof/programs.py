@@ -274,7 +274,6 @@ class WorkerProgram:
         self.in_flight: list[Stream] = []
         self.stop = Event(self.world)
         self.leaving = self.ready = False
-        self.registered_at = 0.0
         self.answered_at = self.world.now + process.boot  # by its own clock: when a store confirmed its lease last
         process.spawn(self._main, "main")
         process.on_resume.clear()

@@ -331,8 +331,10 @@ def rebuild(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
         now = db.hget(own_key, account)
         if now is None or _token(now) < _token(record):
             db.hset(own_key, account, record)
-            db.hset(keys[3 + 2 * int(slot_index)], account, entry)
             written += 1
+            now = record
+        if now.split("|")[:4] == record.split("|")[:4]:
+            db.hset(keys[3 + 2 * int(slot_index)], account, entry)
     db.incr(ver)
     for index in range(1, slots + 1):
         if len(argv) == 4 + slots:

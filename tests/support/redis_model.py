@@ -202,8 +202,9 @@ class Model:
         for account, record in records.items():
             if account not in self.own or self.own[account][2] < record[2]:
                 self.own[account] = record
-                self.d.setdefault(record[0], {})[account] = (record[2], record[3])
                 written += 1
+            if self.own[account][:4] == record[:4]:
+                self.d.setdefault(record[0], {})[account] = (record[2], record[3])
         self.ver += 1
         for slot in {record[0] for record in records.values()} if records else set(slots):
             self.w.setdefault(slot, Hash()).version += 1
