@@ -150,6 +150,9 @@ class ReadBack:
     # ── one read ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _read(self, reading: Reading) -> None:
         stream, progress = reading.stream, reading.stream.progress
+        if reading.audit == "orders" and not progress.unasked:  # answered meanwhile, by the question before
+            reading.done = True
+            return
         started_ms = stream.rest.now_ms()
         early_ms = reading.subscribed_ms + self._second_read_ms - started_ms
         if early_ms > 0 and not reading.urgent and not reading.reads and self._queue.waiting() > CROWD:

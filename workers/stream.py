@@ -177,7 +177,9 @@ class AccountStream:
         if not of_gap:
             self._upkeep.audited(reading)
         elif reading.audit is None and self.progress.unasked:
-            self._asking = self._worker.readback.request(self, reading.subscribed_ms, audit="orders")
+            self._asking = asking = self._worker.readback.request(self, reading.subscribed_ms, audit="orders")
+            if self.stopping():  # our thread may be past the place where it cancels
+                asking.cancel()
 
     def _abort_socket(self) -> None:
         socket = self.socket

@@ -52,6 +52,7 @@ class FakeRest:
 
 class FakeProgress:
     overflowed = exposed = False
+    unasked = True
     traded_ms = 0
 
     def __init__(self) -> None:
@@ -381,6 +382,16 @@ def test_a_read_of_orders_proves_nothing_and_does_not_wait_for_weight(
     assert stream.done.wait(10.0)
     assert stream.rest.calls == ["/orders"] * 4 and set(stream.rest.manners) == {(readback.ORDERS_SHARE, False)}
     assert stream.progress.log == ["asked"] and reading.done and reading.attempt == 1, "no weight is no failure"
+
+
+def test_what_is_answered_is_not_asked_again(back: ReadBack) -> None:
+    stream = FakeStream(hasty)
+    stream.progress.unasked = False
+    reading = back.request(stream, 0, audit="orders")  # type: ignore[arg-type]
+    deadline_s = time.monotonic() + 5.0
+    while not reading.done and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert reading.done and stream.rest.calls == [] and not stream.done.is_set()
 
 
 def test_a_crowd_s_gaps_close_before_anything_that_they_left_unasked_is_asked() -> None:
