@@ -192,7 +192,7 @@ class ReadBack:
         reading.recovered += len(published)
         old = [e.ts_event for e in published if isinstance(e, Fill) and e.ts_event < started_ms - LIVE_LAG_MS]
         reading.deaf_since_ms = min(old, default=0)
-        if found.unasked and reading.audit is None:
+        if found.unasked and reading.audit is None and progress.gaps:
             progress.leave_unasked(mark.proven_ms)
         self._judge(reading, found, scope, started_ms)
 

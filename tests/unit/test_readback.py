@@ -363,9 +363,15 @@ def hasty(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
 
 def test_what_a_gap_leaves_unasked_is_noted_before_the_watermark_moves(back: ReadBack) -> None:
     stream = FakeStream(hasty)
+    stream.progress.gaps = [Gap("g", 4_000, "cut", until_ms=1)]
     back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
     assert stream.done.wait(5.0)
     assert stream.progress.log == ["recovered", "unasked since 4000", "prove", "closed"]
+    new = FakeStream(hasty)
+    back.request(new, new.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    assert new.done.wait(5.0) and new.progress.log == ["recovered", "prove", "closed"], (
+        "no gap: it is new, or was rotated"
+    )
     audited = FakeStream(hasty)
     back.request(audited, 0, audit="full")  # type: ignore[arg-type]
     assert audited.done.wait(5.0)
