@@ -10,6 +10,7 @@ new socket took over: should that one die before the proof, another gap opens, a
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -80,6 +81,7 @@ class Progress:
         self._sequence = 0
         self._unacked: dict[int, None] = {}  # sequence numbers of offered records, oldest first
         self._proof: tuple[int, Snapshot, int] | None = None  # (sequence it waits for, snapshot, proven_ms)
+        self._asked: int | None = None  # sequence that an answered question for unasked orders waits for
 
     # ── live events: the account's reader ────────────────────────────────────────────────────────────────────────
     def hold(self) -> None:
@@ -171,9 +173,13 @@ class Progress:
     def mark_for_reading(self, margin_ms: int, scope: Scope = "full") -> Watermark:
         """A copy of the watermark to read back from, moved back by the margin (REST's clock and lag). A full read also looks at
         what proofs have left out since the one before. Nor is a gap's beginning passed over, which is by our clock: the exchange's,
-        as we heard it, may have gone back, and left the watermark in what is to come."""
+        as we heard it, may have gone back, and left the watermark in what is to come. A read of orders begins where they are
+        unasked."""
         with self._lock:
             copy = msgspec.json.decode(msgspec.json.encode(self.mark), type=Watermark)
+            if scope == "orders":
+                copy.scope, copy.proven_ms = scope, copy.unasked_ms
+                return copy
             since_ms = min(copy.proven_ms, self.full_ms or copy.proven_ms) if scope == "full" else copy.proven_ms
             since_ms = min([since_ms, *(gap.opened_ms for gap in self.gaps)])
         copy.scope, copy.proven_ms = scope, max(0, since_ms - margin_ms)
@@ -203,14 +209,41 @@ class Progress:
             self._settle()
 
     def _settle(self) -> None:
-        if self._proof is None:
-            return
-        waits_for, snapshot, proven_ms = self._proof
-        if self._unacked and next(iter(self._unacked)) <= waits_for:
-            return
-        self._proof = None
-        self.mark.prove(snapshot, proven_ms)
-        self.dirty = True
+        oldest = next(iter(self._unacked), math.inf)
+        if self._proof is not None and oldest > self._proof[0]:
+            _, snapshot, proven_ms = self._proof
+            self._proof = None
+            self.mark.prove(snapshot, proven_ms)
+            self.dirty = True
+        if self._asked is not None and oldest > self._asked:
+            self._asked, self.mark.unasked_ms = None, 0
+            self.dirty = True
+
+    # ── orders that came and went in a gap ───────────────────────────────────────────────────────────────────────
+    @property
+    def unasked(self) -> bool:
+        """Is there a gap in which they were not asked for?"""
+        return self.mark.unasked_ms > 0
+
+    def leave_unasked(self, since_ms: int) -> None:
+        """A gap is about to close without having asked for them since `since_ms` (exchange time): to be made up for later, by
+        whoever owns the account then. Say so before the watermark moves."""
+        with self._lock:
+            self._asked = None
+            self.mark.unasked_ms = max(1, min(since_ms, self.mark.unasked_ms or since_ms))
+            self.dirty = True
+
+    def asked(self, events: list[UserRecord]) -> list[UserRecord]:
+        """Publish what a read of orders found and this process has not published yet; once Kafka acknowledged it, nothing is
+        unasked any more. → the found. A gap that opened meanwhile comes first: it asks anew once it has closed."""
+        with self._lock:
+            if self.gaps or self.overflowed or self._held is not None:
+                return []
+            found = self._publish(in_order(missed(events, self._known)))
+            if not self.overflowed:
+                self._asked = self._sequence
+                self._settle()
+            return found
 
     def suspicious(self, quiet_ms: int) -> bool:
         """Does the bookkeeping hint at events the socket lost? Only asked of a stream that Kafka has caught up with and that

@@ -8,6 +8,9 @@ After the first read the live frames that were held are released; REST lags the 
 `second_read_s` later, and only then is the gap closed and the watermark moved. A read that starts that late anyway is both; a
 first one that does not is about fills only, as the second is full. A read of a new socket closes the gaps before it too.
 Failures are retried for ever, with backoff; the live stream goes on meanwhile.
+
+Orders that came and went unfilled leave no trace in a snapshot. What the full read did not ask about them is asked once the gap has
+closed (scope `orders`), behind everything else and out of weight that others leave: nobody waits for that.
 """
 
 from __future__ import annotations
@@ -19,15 +22,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fleet.core.backoff import delay_s
-from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.errors import ConnectionFailed, ExchangeRefused, NoPermit
 from fleet.core.events import Fill
 from fleet.core.exchange import REFUSED, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec, Credentials
-from fleet.core.recovery import Scope
+from fleet.core.recovery import Scope, Watermark
 from fleet.runtime.logs import get
 from workers.progress import Progress
 from workers.rest import RESERVED_SHARE, VenueRest
-from workers.rest_queue import THREADS, Job, RestQueue
+from workers.rest_queue import THREADS, WHENEVER, Job, RestQueue
 
 LIVE_LAG_MS = 5000  # REST may tell an event a little before the socket does: that is not loss
 # How much later than a gap's beginning its read-back is due; the oldest first among equals, and nobody waits for ever.
@@ -37,7 +40,9 @@ AGAIN_S = 30.0  # the second read of one of these, when the first found nothing
 AUDIT_S = 300.0
 TRADED_MS = 3_600_000
 CROWD = 100  # with so many waiting, the first read of an account that is not urgent waits until it can be the only one
-PATIENT_SHARE, AUDIT_SHARE = 0.2, 0.5  # of the weight that reads which are not urgent, and audits, leave to others
+# Of the weight that reads which are not urgent, audits, and reads of orders leave to others.
+PATIENT_SHARE, AUDIT_SHARE, ORDERS_SHARE = 0.2, 0.5, 0.75
+ORDERS_PAUSE_S = 10.0  # a read of orders that finds no weight gives its thread back for so long
 
 
 class Readable(Protocol):
@@ -55,7 +60,7 @@ class Readable(Protocol):
 
 class Reading:
     """One read-back of one account: first read, second read, done. Given up by `cancel` when a newer one replaces it. `audit`:
-    how much an audit asks for, None for a read-back after a gap."""
+    how much an audit asks for, `orders` for what a gap left unasked, None for a read-back after a gap."""
 
     def __init__(self, stream: Readable, subscribed_ms: int, *, audit: Scope | None = None) -> None:
         self.stream = stream
@@ -133,7 +138,7 @@ class ReadBack:
     def _deadline_s(self, reading: Reading) -> float:
         """Urgent is an account that traded of late, of which something was missed, or whose socket has told something."""
         if reading.audit is not None:
-            return reading.asked_s + AUDIT_S
+            return WHENEVER if reading.audit == "orders" else reading.asked_s + AUDIT_S
         progress, now_ms = reading.stream.progress, int(time.time() * 1000)
         begun_ms = min((gap.opened_ms for gap in progress.gaps), default=now_ms)
         begun_s = min(reading.asked_s, time.monotonic() - (now_ms - begun_ms) / 1000)
@@ -145,14 +150,21 @@ class ReadBack:
     # ── one read ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _read(self, reading: Reading) -> None:
         stream, progress = reading.stream, reading.stream.progress
+        if reading.audit == "orders" and not progress.unasked:  # answered meanwhile, by the question before
+            reading.done = True
+            return
         started_ms = stream.rest.now_ms()
         early_ms = reading.subscribed_ms + self._second_read_ms - started_ms
         if early_ms > 0 and not reading.urgent and not reading.reads and self._queue.waiting() > CROWD:
             self._line_up(reading, early_ms / 1000)
             return
         scope = self._scope(reading, started_ms)
+        mark = progress.mark_for_reading(self._margin_ms, scope)
         try:
-            found = self._carry_out(reading, scope)
+            found = self._carry_out(reading, mark)
+        except NoPermit:
+            self._line_up(reading, ORDERS_PAUSE_S * (0.5 + self._random()))
+            return
         except ConnectionFailed as error:
             self._again(reading, str(error))
             return
@@ -164,6 +176,9 @@ class ReadBack:
             self._again(reading, type(error).__name__)
             return
         if reading.cancelled:
+            return
+        if scope == "orders":
+            self._answered(reading, found)
             return
         if found.snapshot.at_ms < reading.subscribed_ms:  # asked for after it: the exchange's clock went back
             reading.subscribed_ms = found.snapshot.at_ms
@@ -177,7 +192,18 @@ class ReadBack:
         reading.recovered += len(published)
         old = [e.ts_event for e in published if isinstance(e, Fill) and e.ts_event < started_ms - LIVE_LAG_MS]
         reading.deaf_since_ms = min(old, default=0)
+        if found.unasked and reading.audit is None and progress.gaps:
+            progress.leave_unasked(mark.proven_ms)
         self._judge(reading, found, scope, started_ms)
+
+    def _answered(self, reading: Reading, found: Recovered) -> None:
+        """A read of orders is complete. What is refused for good will not be told by asking again."""
+        if found.unrecoverable:
+            stream = reading.stream.spec.id
+            self._log.warning("orders not told", action="orders", stream=stream, error=found.unrecoverable)
+        reading.recovered = len(reading.stream.progress.asked(found.events))
+        reading.done = True
+        reading.stream.proven(reading)
 
     def _scope(self, reading: Reading, started_ms: int) -> Scope:
         """A gap is closed by a full read that starts late enough for REST to tell everything before its end. An earlier one is
@@ -218,17 +244,19 @@ class ReadBack:
         wait_s = max(0.5, (reading.subscribed_ms - stream.rest.now_ms() + self._second_read_ms) / 1000 + 0.2)
         self._line_up(reading, wait_s)
 
-    def _carry_out(self, reading: Reading, scope: Scope) -> Recovered:
+    def _carry_out(self, reading: Reading, mark: Watermark) -> Recovered:
         """Drive the venue's plan: each yielded call is carried out and its OK reply sent back in."""
-        stream = reading.stream
-        mark = stream.progress.mark_for_reading(self._margin_ms, scope)
+        stream, patient = reading.stream, mark.scope != "orders"
         share = AUDIT_SHARE if reading.audit else RESERVED_SHARE if reading.urgent else PATIENT_SHARE
+        share = share if patient else ORDERS_SHARE
         plan = stream.rest.exchange.recover(stream.spec, mark, stream.rest.now_ms())
         try:
             call = next(plan)
             while True:
                 try:
-                    reply = stream.rest.call(call, stream.credentials, lambda: reading.cancelled, reserved_share=share)
+                    reply = stream.rest.call(
+                        call, stream.credentials, lambda: reading.cancelled, reserved_share=share, patient=patient
+                    )
                 except ExchangeRefused as error:
                     if not (isinstance(error.verdict, Verdict) and error.verdict.outcome is Outcome.PERMANENT):
                         raise

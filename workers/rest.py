@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from fleet.core.errors import ConnectionFailed, ExchangeRefused, FleetError
+from fleet.core.errors import ConnectionFailed, ExchangeRefused, FleetError, NoPermit
 from fleet.core.exchange import Exchange, HttpCall, HttpReply, HttpRequest, Outcome, Rate, Verdict
 from fleet.core.model import Credentials
 from fleet.runtime.http import Http
@@ -98,9 +98,11 @@ class VenueRest:
         cancelled: Callable[[], bool] = lambda: False,
         *,
         reserved_share: float = RESERVED_SHARE,
+        patient: bool = True,
     ) -> HttpReply:
-        """Carry out one call. Waits for its weight permit as long as needed. Raises ExchangeRefused (with the verdict) or
-        ConnectionFailed. A clock refusal is resynchronised and retried once; a rate refusal blocks the whole fleet first."""
+        """Carry out one call. Waits for its weight permit as long as needed, or, not `patient`, raises NoPermit. Raises
+        ExchangeRefused (with the verdict) or ConnectionFailed. A clock refusal is resynchronised and retried once; a rate refusal
+        blocks the whole fleet first."""
         for attempt in (0, 1):
             self._permit(
                 "weight",
@@ -108,6 +110,7 @@ class VenueRest:
                 self.exchange.limits.weight,
                 cancelled,
                 self._reserve(call, reserved_share),
+                patient,
             )
             asked_ms = self.now_ms()
             reply = msgspec.structs.replace(self._exchange_of(call, credentials), at_ms=asked_ms)
@@ -146,7 +149,13 @@ class VenueRest:
         return 0.0 if vital else venue.limits.weight.burst * share
 
     def _permit(
-        self, kind: str, amount: float, rate: Rate, cancelled: Callable[[], bool], reserve: float = 0.0
+        self,
+        kind: str,
+        amount: float,
+        rate: Rate,
+        cancelled: Callable[[], bool],
+        reserve: float = 0.0,
+        patient: bool = True,
     ) -> None:
         while True:
             if self._stop.is_set() or cancelled():
@@ -154,6 +163,8 @@ class VenueRest:
             wait_s = self._permits.take(kind, self._host, self._egress_ip, amount, rate, reserve)
             if wait_s <= 0.0:
                 return
+            if not patient:
+                raise NoPermit(f"no {kind} for {wait_s:.0f} s")
             self._stop.wait(min(wait_s, MAX_PERMIT_POLL_S))
 
     def _exchange_of(self, call: HttpCall, credentials: Credentials | None) -> HttpReply:

@@ -2,13 +2,15 @@
 
 In: jobs, each with the time from which it may run and a deadline. Out: the jobs carried out, earliest deadline first, so that the
 urgent ones go ahead and none of the others waits for ever. A third of the threads take only jobs whose deadline has come: were
-all of them held up by an exchange's weight limit on behalf of the patient, the urgent would have nobody to ask for them.
+all of them held up by an exchange's weight limit on behalf of the patient, the urgent would have nobody to ask for them. What has
+no deadline at all (`WHENEVER`) is taken by one thread, when nothing else waits.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from fleet.runtime.logs import get
 
 THREADS = 6
 IDLE_S = 0.5  # a thread with nothing to do looks again this often whether it is to stop
+WHENEVER = math.inf
 
 Job = Callable[[], None]
 
@@ -33,7 +36,8 @@ class RestQueue:
         self._numbers = itertools.count()
         self._log = get("rest")
         self._threads = [
-            threading.Thread(target=self._run, args=(n < threads // 3,), name=f"rest-{n}") for n in range(threads)
+            threading.Thread(target=self._run, args=(n < threads // 3, n == threads - 1), name=f"rest-{n}")
+            for n in range(threads)
         ]
 
     def start(self) -> None:
@@ -54,12 +58,13 @@ class RestQueue:
             self._changed.notify_all()
 
     def waiting(self) -> int:
-        """How many jobs could run if there were a thread for them."""
-        return len(self._ready)
+        """How many jobs could run if there were a thread for them, but for those that may wait for ever."""
+        with self._changed:
+            return sum(deadline_s < WHENEVER for deadline_s, _, _ in self._ready)
 
-    def _run(self, urgent_only: bool) -> None:
+    def _run(self, urgent_only: bool, has_time: bool) -> None:
         while not self._stop.is_set():
-            job = self._next(urgent_only)
+            job = self._next(urgent_only, has_time)
             if job is None:
                 continue
             try:
@@ -69,19 +74,21 @@ class RestQueue:
             except Exception:  # noqa: BLE001  # a bug in one account's job must not take the REST threads from the others
                 self._log.exception("REST job failed", action="rest")
 
-    def _next(self, urgent_only: bool) -> Job | None:
+    def _next(self, urgent_only: bool, has_time: bool) -> Job | None:
         with self._changed:
-            job = self._take(urgent_only)
+            job = self._take(urgent_only, has_time)
             if job is None:
                 self._changed.wait(min(IDLE_S, self._later[0][0] - time.monotonic()) if self._later else IDLE_S)
-                job = self._take(urgent_only)
+                job = self._take(urgent_only, has_time)
             return job
 
-    def _take(self, urgent_only: bool) -> Job | None:
+    def _take(self, urgent_only: bool, has_time: bool) -> Job | None:
         now_s = time.monotonic()
         while self._later and self._later[0][0] <= now_s:
             _, number, deadline_s, job = heapq.heappop(self._later)
             heapq.heappush(self._ready, (deadline_s, number, job))
         if not self._ready or (urgent_only and self._ready[0][0] > now_s):
+            return None
+        if self._ready[0][0] == WHENEVER and not has_time:
             return None
         return heapq.heappop(self._ready)[2]

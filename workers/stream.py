@@ -96,6 +96,7 @@ class AccountStream:
         self._loaded = self._lost = self._rotate = False
         self.known_here = False  # a read-back of this life is complete
         self._reading: Reading | None = None
+        self._asking: Reading | None = None  # for orders that a gap left unasked; gives way to every read-back
         self._verdict: Verdict | None = None  # set by REST threads, taken by this one
         self._reason = "start"  # why the stream is not connected
         self._alive_ms = 0
@@ -169,11 +170,16 @@ class AccountStream:
     def proven(self, reading: Reading) -> None:
         """A read-back is complete."""
         self.known_here = True
+        of_gap = reading.audit in (None, "orders")
         if reading.recovered:
-            by = "audit" if reading.audit else "gap"
+            by = "gap" if of_gap else "audit"
             self._worker.metrics.recovered(self.spec.exchange, by).inc(reading.recovered)
-        if reading.audit:
+        if not of_gap:
             self._upkeep.audited(reading)
+        elif reading.audit is None and self.progress.unasked:
+            self._asking = asking = self._worker.readback.request(self, reading.subscribed_ms, audit="orders")
+            if self.stopping():  # our thread may be past the place where it cancels
+                asking.cancel()
 
     def _abort_socket(self) -> None:
         socket = self.socket
@@ -194,8 +200,7 @@ class AccountStream:
         except LeaseLost as error:
             self._move(StreamState.LOST, error=str(error))
         finally:
-            if self._reading is not None:
-                self._reading.cancel()
+            self._cancel_reads()
             self._close_socket()
             if self._loaded:
                 self.progress.abandon()
@@ -336,11 +341,15 @@ class AccountStream:
         way."""
         before = self._reading
         if self.socket is not None and not (audit is not None and before is not None and before.under_way):
-            if before is not None:
-                before.cancel()
             if audit is None:
+                self._cancel_reads()
                 self.progress.taken_over(self.socket.subscribed_ms)
             self._reading = self._worker.readback.request(self, self.socket.subscribed_ms, audit=audit)
+
+    def _cancel_reads(self) -> None:
+        for reading in (self._reading, self._asking):
+            if reading is not None:
+                reading.cancel()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
     def _serve(self) -> None:
@@ -453,8 +462,7 @@ class AccountStream:
         """A life ended: the gap begins at the last instant at which the stream was proven alive."""
         if self._stop.is_set():
             return
-        if self._reading is not None:
-            self._reading.cancel()
+        self._cancel_reads()
         if self._verdict is not None and self._verdict.outcome is Outcome.TICKET_GONE:
             reason = "listen_key"
         self._reason = reason

@@ -41,6 +41,10 @@ class ConnectionFailed(FleetError):
         self.code = code
 
 
+class NoPermit(ConnectionFailed):
+    """The budget has no room for a call now, and the caller is one that does not wait for it."""
+
+
 class DialRefused(ConnectionFailed):
     """The server answered the handshake with an HTTP status other than 101. `retry_after_s` is 0 where it did not say."""
 

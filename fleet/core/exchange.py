@@ -196,12 +196,14 @@ class Renewal(msgspec.Struct, frozen=True):
 
 class Recovered(msgspec.Struct, frozen=True):
     """Result of one read-back: what was missed (in order of ts_event), the snapshot it was judged by, and what cannot be had.
-    `explained` False: the fills read do not lead to the snapshot. It may be ahead of them (REST lags), and is no base then."""
+    `explained` False: the fills read do not lead to the snapshot. It may be ahead of them (REST lags), and is no base then.
+    `unasked`: a full read that did not ask, wherever it could, for orders that came and went; a read of scope `orders` does."""
 
     events: list[UserRecord]
     snapshot: Snapshot
     unrecoverable: str = ""
     explained: bool = True
+    unasked: bool = False
 
 
 RecoveryPlan = Generator[HttpCall, HttpReply, Recovered]

@@ -30,10 +30,11 @@ Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
 
 
-Scope = Literal["full", "proof", "fills"]
+Scope = Literal["full", "proof", "fills", "orders"]
 """How much a read-back asks for. `full`: everything that may have been missed. `fills`: whether fills are, and these; a full read
 follows. `proof`: whether anything is, as cheaply as the venue allows, by an account's snapshot and orders known as open; what that
-leaves unexplained is read in full (most audits)."""
+leaves unexplained is read in full (most audits). `orders`: orders that came and went without a trace in a snapshot, where a full
+read left them unasked (`Recovered.unasked`); it proves nothing, and its snapshot says nothing."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -78,6 +79,9 @@ class Watermark(msgspec.Struct):
     open_orders: dict[str, str] = {}  # order id -> symbol, those not known to be finished
     last_event_ms: int = 0
     alive_ms: int = 0  # our clock: the stream was last known to be alive and without a gap
+    unasked_ms: int = (
+        0  # since when orders that came and went were not asked for in a gap, margin included; 0 = nothing unasked
+    )
     scope: Scope = "full"  # of a copy that a plan reads back from
 
     def advance(self, event: UserRecord) -> None:

@@ -798,3 +798,83 @@ def test_margin_of_open_orders_hints_at_every_listed_symbol() -> None:
         "account",
         "openOrders",
     ]
+
+
+# ── Orders that came and went ────────────────────────────────────────────────────────────────────────────────────
+def test_a_quiet_account_s_orders_are_left_unasked_and_told_by_a_read_of_orders() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {"BTCUSDT": T0 - 3_700_000}
+    row = venue.order("SOLUSDT", "BUY", "1", T0 + 50, "CANCELED")  # nobody ever used it here
+    venue.order("SOLUSDT", "BUY", "1", T0 - 50, "EXPIRED")  # before the gap
+    found = venue.read(mark, T0 + 100)
+    assert found.events == [] and found.unasked and venue.weight == 5
+    for scope in ("fills", "proof"):
+        mark.scope = scope
+        assert not venue.read(mark, T0 + 100).unasked, "a full read follows, or an audit is no gap"
+    mark.scope = "orders"
+    found = venue.read(mark, T0 + 200)
+    assert [(e.order_id, e.status, e.source) for e in found.events if isinstance(e, Order)] == [
+        (str(row["orderId"]), "canceled", "rest")
+    ]
+    assert venue.paths() == ["allOrders"] and venue.weight == 5 and not found.unasked
+
+
+def test_an_account_whose_orders_were_all_asked_for_leaves_nothing_unasked() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {"BTCUSDT": T0}
+    assert not venue.read(mark, T0 + 100).unasked and "allOrders" in venue.paths()
+    venue.refuse = {"/fapi/v1/allOrders": -1102}
+    assert venue.read(mark, T0 + 100).unasked
+
+
+def test_a_read_of_orders_without_the_one_call_asks_the_symbols_used_last() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {f"S{n}USDT": T0 - 4_000_000 - n for n in range(9)}
+    mark.scope = "orders"
+    venue.page = 1000
+    answer = venue.answer
+
+    def older(call: HttpCall) -> Any:
+        if call.path.endswith("allOrders") and "symbol" not in dict(call.params):
+            raise refused(-1102)
+        return answer(call)
+
+    venue.answer = older  # type: ignore[method-assign]
+    venue.order("S4USDT", "BUY", "1", T0 + 50, "EXPIRED")
+    venue.order("S5USDT", "BUY", "1", T0 + 50, "EXPIRED")
+    found = venue.read(mark, T0 + 100)
+    assert [e.symbol for e in found.events if isinstance(e, Order)] == ["S4USDT"] and venue.weight == 30
+    assert found.unrecoverable == ""
+    venue.refuse = {"/fapi/v1/allOrders": -1121}
+    assert "orders of S0USDT: permanent(-1121)" in venue.read(mark, T0 + 100).unrecoverable
+
+
+def test_a_read_of_orders_looks_back_one_call_and_not_into_what_is_to_come() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.scope = "orders"
+    for proven_ms, since_ms in ((T0 - 30 * DAY, T0 - 7 * DAY + 1), (T0 + DAY, T0)):
+        mark.proven_ms = proven_ms
+        venue.read(mark, T0)
+        (call,) = venue.calls
+        assert dict(call.params)["startTime"] == str(since_ms)
+
+
+def test_a_round_trip_without_a_trace_is_told_by_a_read_of_orders() -> None:
+    venue = Venue()
+    mark = based(venue)
+    lost = [
+        *items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10, "0")),
+        *items(venue.trade("BTCUSDT", "SELL", "1", T0 + 20, "0")),
+    ]
+    assert ids(venue.read(mark, T0 + 100).events, Fill) == set()
+    mark.scope = "orders"
+    found = venue.read(mark, T0 + 200)
+    assert ids(found.events, Fill) == ids(lost, Fill) and ids(found.events, Order) == ids(lost, Order)
+    for event in found.events:
+        mark.advance(event)
+    venue.read(mark, T0 + 200)
+    assert venue.paths() == ["allOrders"], "known now"

@@ -541,3 +541,58 @@ def test_a_read_of_fills_and_a_proof_look_at_little() -> None:
     assert (
         exchange.read(mark).events == [] and exchange.weight == 20
     )  # something is locked, and an audit in four asks for what
+
+
+# ── Orders that came and went ────────────────────────────────────────────────────────────────────────────────────
+def test_orders_of_a_symbol_used_an_hour_ago_are_left_unasked_and_told_by_a_read_of_orders() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.order("ETHUSDT", "SELL", "1", "100", NOW - 5 * 3_600_000, "CANCELED")  # before the gap
+    number = exchange.order("ETHUSDT", "SELL", "1", "100", NOW - 500, "CANCELED")
+    mark.proven_ms, mark.symbols = NOW - 1000, {"ETHUSDT": NOW - 3_700_000, "BTCUSDT": NOW - DAY}
+    found = exchange._drive(mark, NOW)
+    assert found.events == [] and found.unasked
+    for scope in ("fills", "proof"):
+        mark.scope = scope
+        assert not exchange._drive(mark, NOW).unasked
+    mark.scope = "orders"
+    exchange.calls.clear()
+    found = exchange._drive(mark, NOW)
+    assert [(e.order_id, e.status, e.source) for e in found.events if isinstance(e, Order)] == [
+        (str(number), "canceled", "rest")
+    ]
+    assert (
+        exchange.paths() == ["allOrders BTCUSDT", "allOrders ETHUSDT"] and exchange.weight == 40 and not found.unasked
+    )
+
+
+def test_five_symbols_are_asked_and_where_these_were_asked_at_once_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    assert not exchange._drive(mark, NOW).unasked, "no symbol is known: there is nobody to ask"
+    mark.symbols = {"BTCUSDT": NOW - 100, "ETHUSDT": NOW - 200}
+    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    assert not exchange._drive(mark, NOW).unasked
+    mark.symbols |= {f"OLD{n}USDT": n for n in range(9)}
+    assert exchange._drive(mark, NOW).unasked
+    mark.scope = "orders"
+    exchange.calls.clear()
+    found = exchange._drive(mark, NOW)
+    assert exchange.paths() == [f"allOrders {s}" for s in ("BTCUSDT", "ETHUSDT", "OLD6USDT", "OLD7USDT", "OLD8USDT")]
+    assert "orders of OLD6USDT: permanent(-1121)" in found.unrecoverable, "it is not listed any more"
+
+
+def test_a_round_trip_without_a_trace_is_told_by_a_read_of_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tests.unit.test_binance_spot_recover as here
+
+    monkeypatch.setattr(here, "FEE", Decimal(0))
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.proven_ms, mark.symbols = NOW - 1000, {"BTCUSDT": NOW - 3_700_000}
+    exchange.trade("BTCUSDT", "BUY", "1", "100", NOW - 500)
+    exchange.trade("BTCUSDT", "SELL", "1", "100", NOW - 400)
+    assert fills(exchange._drive(mark, NOW)) == []
+    mark.scope = "orders"
+    assert fills(exchange._drive(mark, NOW)) == [("BTCUSDT", "0"), ("BTCUSDT", "1")]

@@ -307,3 +307,27 @@ def test_replies_that_are_not_what_the_sheet_says_are_tried_again_later(path: st
         body = b'{"code":"0","data":[{"details":5}]}'
     with pytest.raises(ConnectionFailed, match="unreadable"):
         read(Watermark(proven_ms=NOW - 1000), {path: body})
+
+
+# ── Orders that came and went ────────────────────────────────────────────────────────────────────────────────────
+def test_orders_of_products_never_used_are_told_by_a_read_of_orders() -> None:
+    mark = based(wallets={"USDT": "5"})
+    mark.symbols = {SWAP: NOW - 1000}
+    answers: dict[str, Reply | Answer] = {rows.BALANCE.path: balance(wallet("USDT", "5"))}
+    found, _ = read(mark, answers)
+    assert found.unasked
+    mark.scope = "proof"
+    assert not read(mark, answers)[0].unasked
+    mark.scope = "orders"
+
+    def history(params: dict[str, str]) -> Reply:
+        if params["instType"] == "OPTION":
+            return REFUSED
+        return data(order("9", "canceled", symbol="BTC-USDT")) if params["instType"] == "SPOT" else data()
+
+    found, calls = read(mark, {rows.ORDERS: history})
+    assert [(told.order_id, told.status) for told in of(found, Order)] == [("9", "canceled")]
+    assert paths(calls) == [rows.ORDERS] * 5 and found.unrecoverable == "", "not every account has options"
+    mark.proven_ms = NOW - 30 * DAY  # the archive does not tell what was cancelled unfilled
+    found, calls = read(mark, {rows.ORDERS: lambda params: REFUSED})
+    assert set(paths(calls)) == {rows.ORDERS} and found.unrecoverable == "orders of SWAP: permanent(51603)"

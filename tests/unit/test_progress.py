@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from fleet.core.errors import LeaseLost
@@ -255,3 +256,45 @@ def test_a_read_back_begins_at_the_gap_though_the_exchange_s_clock_went_back() -
     assert not made.closes(10_000)
     made.clock_went_back(6_000)
     assert made.closes(10_000)
+
+
+# ── Orders that came and went in a gap ───────────────────────────────────────────────────────────────────────────
+def test_what_is_unasked_outlives_the_worker_until_kafka_has_what_was_found() -> None:
+    made, publisher, _ = progress()
+    assert not made.unasked and msgspec.json.decode(b'{"proven_ms":5}', type=Watermark).unasked_ms == 0
+    made.leave_unasked(4_000)
+    made.leave_unasked(9_000)  # of a later gap: the earlier one is not answered by that
+    made, publisher, _ = progress(msgspec.json.decode(made.watermark_json(), type=Watermark))
+    mark = made.mark_for_reading(1_000, "orders")
+    assert (mark.proven_ms, mark.scope) == (4_000, "orders"), "its margin is in it already"
+    made.live([fill(1)])
+    assert [event.id for event in made.asked([fill(1, source="rest"), fill(2, source="rest")])] == ["fill2"]
+    assert publisher.ids() == ["fill1", "fill2"] and made.unasked
+    publisher.ack(1)
+    assert made.unasked, "the record before it is on its way still"
+    publisher.ack(0)
+    assert not made.unasked and made.mark.proven_ms == 1_000 and made.mark.base is None, "it proves nothing"
+
+
+def test_a_gap_that_closed_unasked_meanwhile_is_not_answered() -> None:
+    made, publisher, _ = progress()
+    made.leave_unasked(4_000)
+    made.asked([fill(1, source="rest")])
+    made.leave_unasked(8_000)
+    publisher.ack(0)
+    assert made.mark.unasked_ms == 4_000
+    assert made.asked([]) == [] and not made.unasked
+
+
+def test_a_read_of_orders_gives_way_to_a_gap() -> None:
+    made, publisher, _ = progress()
+    made.leave_unasked(4_000)
+    made.open_gap(5_000, "cut")
+    assert made.asked([fill(1, source="rest")]) == [] and publisher.ids() == [] and made.unasked
+    made.taken_over(6_000)
+    made.close_gaps(7_000)
+    made.hold()
+    assert made.asked([fill(1, source="rest")]) == [] and made.holding and made.unasked
+    made.release()
+    publisher.room = 0
+    assert made.asked([fill(1, source="rest")]) == [] and made.overflowed and made.unasked

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.errors import ConnectionFailed, ExchangeRefused, NoPermit
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, RecoveryPlan, Verdict
 from fleet.core.model import AccountSpec, Credentials
 from fleet.core.recovery import Scope, Snapshot, Watermark
+from workers import readback
 from workers.progress import Gap
 from workers.readback import CROWD, ReadBack, Reading
+from workers.rest_queue import WHENEVER, RestQueue
 
 SPEC = AccountSpec("a1", "u1", "binance", "usdm", "main", False, 1, 1_000)
 OK = HttpReply(200, {}, b"{}")
@@ -27,14 +29,22 @@ class FakeRest:
         self.recover = plan
         self.answers: list[Exception] = []
         self.calls: list[str] = []
+        self.manners: list[tuple[float, bool]] = []
 
     def now_ms(self) -> int:
         return int(time.time() * 1000)
 
     def call(
-        self, call: HttpCall, credentials: Credentials, cancelled: Callable[[], bool], *, reserved_share: float
+        self,
+        call: HttpCall,
+        credentials: Credentials,
+        cancelled: Callable[[], bool],
+        *,
+        reserved_share: float,
+        patient: bool,
     ) -> HttpReply:
         self.calls.append(call.path)
+        self.manners.append((reserved_share, patient))
         if self.answers:
             raise self.answers.pop(0)
         return OK
@@ -42,6 +52,7 @@ class FakeRest:
 
 class FakeProgress:
     overflowed = exposed = False
+    unasked = True
     traded_ms = 0
 
     def __init__(self) -> None:
@@ -59,6 +70,13 @@ class FakeProgress:
 
     def prove(self, snapshot: Snapshot, proven_ms: int, scope: Scope = "full") -> None:
         self.log.append("prove")
+
+    def leave_unasked(self, since_ms: int) -> None:
+        self.log.append(f"unasked since {since_ms}")
+
+    def asked(self, events: list[object]) -> list[object]:
+        self.log.append("asked")
+        return events
 
     def clock_went_back(self, now_ms: int) -> None:
         for gap in self.gaps:
@@ -160,12 +178,17 @@ def test_a_permanent_refusal_is_the_plans_own_business(back: ReadBack) -> None:
     refusal = ExchangeRefused("GET /optional", Verdict(Outcome.PERMANENT, "-1121"))
 
     def optional(
-        call: HttpCall, credentials: Credentials, cancelled: Callable[[], bool], *, reserved_share: float
+        call: HttpCall,
+        credentials: Credentials,
+        cancelled: Callable[[], bool],
+        *,
+        reserved_share: float,
+        patient: bool,
     ) -> HttpReply:
         if call.path == "/optional":
             stream.rest.calls.append(call.path)
             raise refusal
-        return FakeRest.call(stream.rest, call, credentials, cancelled, reserved_share=reserved_share)
+        return FakeRest.call(stream.rest, call, credentials, cancelled, reserved_share=reserved_share, patient=patient)
 
     stream.rest.call = optional  # type: ignore[method-assign]
     back.request(stream, 0)  # type: ignore[arg-type]
@@ -237,14 +260,14 @@ def account(*, opened_s_ago: float = 0.0, traded: bool = False, exposed: bool = 
     return stream
 
 
-def test_who_traded_comes_first_then_who_has_something_and_audits_last() -> None:
+def test_who_traded_comes_first_then_who_has_something_then_audits_and_what_was_left_unasked_last() -> None:
     kinds = {
-        "audit": account(traded=True), "quiet": account(), "exposed": account(exposed=True), "trader": account(traded=True)
+        "orders": account(traded=True), "audit": account(traded=True), "quiet": account(), "exposed": account(exposed=True),
+        "trader": account(traded=True),
     }  # fmt: skip
-    asked: list[tuple[str, FakeStream, Scope | None]] = [
-        (name, stream, "proof" if name == "audit" else None) for name, stream in kinds.items()
-    ]
-    assert carried_out(asked) == ["trader", "exposed", "quiet", "audit"]
+    beside_gaps: dict[str, Scope] = {"audit": "proof", "orders": "orders"}
+    asked = [(name, stream, beside_gaps.get(name)) for name, stream in kinds.items()]
+    assert carried_out(asked) == ["trader", "exposed", "quiet", "audit", "orders"]
 
 
 def test_nobody_waits_for_ever_the_oldest_gap_goes_first_among_equals() -> None:
@@ -328,3 +351,97 @@ def test_the_patient_leave_a_thread_to_the_urgent() -> None:
     assert all(stream.done.wait(5.0) for stream in patient)
     stop.set()
     back.join(2.0)
+
+
+# ── Orders that came and went ────────────────────────────────────────────────────────────────────────────────────────
+def hasty(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+    yield HttpCall("GET", f"/{mark.scope}")
+    if mark.scope == "orders":
+        return Recovered([], Snapshot(0, {}, {}), "orders of X: permanent(-1121)")
+    return Recovered([], Snapshot(now_ms, {}, {}), unasked=mark.scope == "full")
+
+
+def test_what_a_gap_leaves_unasked_is_noted_before_the_watermark_moves(back: ReadBack) -> None:
+    stream = FakeStream(hasty)
+    stream.progress.gaps = [Gap("g", 4_000, "cut", until_ms=1)]
+    back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    assert stream.done.wait(5.0)
+    assert stream.progress.log == ["recovered", "unasked since 4000", "prove", "closed"]
+    new = FakeStream(hasty)
+    back.request(new, new.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    assert new.done.wait(5.0) and new.progress.log == ["recovered", "prove", "closed"], (
+        "no gap: it is new, or was rotated"
+    )
+    audited = FakeStream(hasty)
+    back.request(audited, 0, audit="full")  # type: ignore[arg-type]
+    assert audited.done.wait(5.0)
+    assert audited.progress.log == ["recovered", "prove"], "an audit is about a socket that lives"
+
+
+def test_a_read_of_orders_proves_nothing_and_does_not_wait_for_weight(
+    back: ReadBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readback, "ORDERS_PAUSE_S", 0.01)
+    stream = FakeStream(hasty)
+    stream.rest.answers = [NoPermit("no weight"), ConnectionFailed("cut"), NoPermit("no weight")]
+    reading = back.request(stream, 0, audit="orders")  # type: ignore[arg-type]
+    assert stream.done.wait(10.0)
+    assert stream.rest.calls == ["/orders"] * 4 and set(stream.rest.manners) == {(readback.ORDERS_SHARE, False)}
+    assert stream.progress.log == ["asked"] and reading.done and reading.attempt == 1, "no weight is no failure"
+
+
+def test_what_is_answered_is_not_asked_again(back: ReadBack) -> None:
+    stream = FakeStream(hasty)
+    stream.progress.unasked = False
+    reading = back.request(stream, 0, audit="orders")  # type: ignore[arg-type]
+    deadline_s = time.monotonic() + 5.0
+    while not reading.done and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert reading.done and stream.rest.calls == [] and not stream.done.is_set()
+
+
+def test_a_crowd_s_gaps_close_before_anything_that_they_left_unasked_is_asked() -> None:
+    stop, order, count = threading.Event(), list[str](), CROWD + 50
+    back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop)
+    done = threading.Semaphore(0)
+
+    def crowd_member() -> FakeStream:
+        stream = FakeStream(hasty)
+
+        def proven(reading: Reading) -> None:
+            order.append(reading.audit or "closed")
+            if reading.audit is None:
+                back.request(stream, 0, audit="orders")  # type: ignore[arg-type]
+            done.release()
+
+        stream.proven = proven  # type: ignore[method-assign]
+        return stream
+
+    for stream in [crowd_member() for _ in range(count)]:
+        back.request(stream, 0)  # type: ignore[arg-type]
+    back.start()
+    assert all(done.acquire(timeout=10.0) for _ in range(2 * count))
+    stop.set()
+    back.join(2.0)
+    first = order.index("orders")
+    assert order[:first].count("closed") >= count - readback.THREADS and order.count("orders") == count
+
+
+def test_what_may_wait_for_ever_takes_one_thread_only() -> None:
+    stop, running, most = threading.Event(), list[int](), list[int]()
+    queue = RestQueue(stop, threads=6)
+    all_done = threading.Semaphore(0)
+
+    def job() -> None:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        all_done.release()
+
+    for _ in range(8):
+        queue.submit(job, deadline_s=WHENEVER)
+    queue.start()
+    assert all(all_done.acquire(timeout=5.0) for _ in range(8)) and max(most) == 1 and queue.waiting() == 0
+    stop.set()
+    queue.join(2.0)

@@ -118,6 +118,23 @@ def test_a_read_back_costs(name: str, kind: str) -> None:
     assert (early("fills"), early("full"), VENUES[name](kind)("full")) == TABLE[name][kind]
 
 
+ORDERS = {
+    "binance_usdm": 5,
+    "binance_spot": 40,
+    "bybit": 0,
+    "okx": 5,
+}  # once per gap, after it; spot: 20 a symbol, five at most
+
+
+@pytest.mark.parametrize("name", VENUES)
+def test_a_read_of_what_a_gap_left_unasked_costs(name: str) -> None:
+    if ORDERS[name]:
+        assert VENUES[name]("active")("orders") == ORDERS[name]
+    else:
+        found, _ = bybit.read(bybit.proven(), bybit.nothing)
+        assert not found.unasked, "its full read asks for every order of the account"
+
+
 @pytest.mark.parametrize("name", VENUES)
 def test_audits_of_active_accounts_stay_within_a_tenth_of_the_limit(name: str) -> None:
     account = VENUES[name]("active")

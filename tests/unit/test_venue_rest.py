@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from fleet.core.errors import NoPermit
 from fleet.core.exchange import HttpReply, HttpRequest, Rate
 from fleet.exchanges import exchanges
 from fleet.runtime.metrics import Metrics
@@ -35,9 +36,10 @@ class Server:
 class Permits:
     def __init__(self) -> None:
         self.told: list[float] = []
+        self.wait_s = 0.0
 
     def take(self, kind: str, exchange: str, egress_ip: str, amount: float, rate: Rate, reserve: float = 0.0) -> float:
-        return 0.0
+        return self.wait_s
 
     def block(self, kind: str, exchange: str, egress_ip: str, seconds: float) -> None:
         raise AssertionError("nothing was refused")
@@ -73,3 +75,11 @@ def test_the_weight_used_is_learnt_and_its_absence_too() -> None:
     server.headers = {HEADER: "many"}
     venue.call(call, None)
     assert permits.told == [0.0, 0.0, 1234.0]  # the first call asked for the time before
+
+
+def test_who_does_not_wait_for_a_permit_is_told_at_once() -> None:
+    venue, server, permits = rest()
+    permits.wait_s = 60.0
+    with pytest.raises(NoPermit):
+        venue.call(exchanges()["binance_usdm"].clock, None, patient=False)
+    assert server.asked == 0

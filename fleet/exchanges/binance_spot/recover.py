@@ -15,7 +15,8 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
    more. All orders (20) of the three symbols used last, if that was within ten minutes.
 A proof that finds every wallet explained looks at the open orders of one symbol (another each minute) and at no history. A read
 of fills leaves 2 out, and of 5 all but the orders of missed fills.
-Not found this way: an order placed and cancelled unfilled inside the gap, in other symbols.
+After the gap has closed a read of orders asks for all orders (20) of the five symbols used last, whenever that was. Not found: an
+order placed and cancelled unfilled inside the gap in another symbol.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ ACTIVE_MS, ACTIVE_SYMBOLS = (
     600_000,
     3,
 )  # an account that traded just now may have placed and cancelled orders without a trace
+ASKED_SYMBOLS = 5  # and once the gap has closed, any account may have, in these
 MAX_GUESSES = 30  # symbols asked for because both their assets are unexplained; one that does not exist costs 20 too
 MAX_ORDERS = 5  # so many orders of a symbol one by one (4 each) cost as much as all of them (20)
 MAX_SINGLE = 13  # so many symbols' open orders one by one (6 each) cost as much as all of them (80)
@@ -82,6 +84,8 @@ class _Findings:
 
 def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Yields calls, is sent OK replies. Raises ConnectionFailed for a reply that is not what the sheet says (try again later)."""
+    if mark.scope == "orders":
+        return (yield from _came_and_went(account, mark, now_ms))
     first, snapshot = yield from _account(now_ms)
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     found = _Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), first, snapshot)
@@ -96,14 +100,25 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         yield from _missing_trades(found)
         yield from _orders_of_fills(found)
     if not found.frugal and mark.scope != "fills":
-        yield from _unseen_orders(found)
+        yield from _orders_of(found, _in_use(found))
         yield from _trades_of(found, _traded_unseen(found) - found.read)
     if mark.scope != "fills":
         yield from _ended_orders(found)
     events = _history(found) + _changes(found)
     snapshot = Snapshot(found.snapshot.at_ms, {}, found.snapshot.wallets, tuple(found.closed))
     complete = complete or mark.base is None or _explained(found)
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), complete)
+    unasked = mark.scope == "full" and bool(_latest(mark, ASKED_SYMBOLS) - _in_use(found))
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), complete, unasked)
+
+
+def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+    """Orders that ended since `proven_ms` in the symbols used last, and the fills of those whose fills are not known."""
+    oldest_ms = now_ms - int(LIMITS.history_s * 1000)
+    since_ms = min(max(mark.proven_ms, oldest_ms), now_ms)
+    found = _Findings(account.id, mark, now_ms, since_ms, wire.AccountRow([]), Snapshot(now_ms, {}, {}))
+    yield from _orders_of(found, _latest(mark, ASKED_SYMBOLS))
+    yield from _trades_of(found, _traded_unseen(found))
+    return Recovered(missed(_history(found), set()), found.snapshot, "; ".join(found.lost))
 
 
 def _account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
@@ -334,10 +349,20 @@ def _locks(found: _Findings) -> dict[str, Decimal]:
     return {asset: amount for asset, amount in sums.items() if amount}
 
 
-def _unseen_orders(found: _Findings) -> Dialogue[None]:
-    """Orders placed and ended since the watermark without a fill, in the symbols last used. No call tells those of all symbols."""
-    used = {s: at_ms for s, at_ms in found.mark.symbols.items() if at_ms >= found.now_ms - ACTIVE_MS}
-    for symbol in sorted(used, key=lambda s: (-used[s], s))[:ACTIVE_SYMBOLS]:
+def _latest(mark: Watermark, count: int) -> set[str]:
+    """The symbols used last. No call tells the orders of all."""
+    return set(sorted(mark.symbols, key=lambda s: (-mark.symbols[s], s))[:count])
+
+
+def _in_use(found: _Findings) -> set[str]:
+    """Those of them whose orders a read-back asks for at once."""
+    latest = found.mark.symbols
+    return {s for s in _latest(found.mark, ACTIVE_SYMBOLS) if latest[s] >= found.now_ms - ACTIVE_MS}
+
+
+def _orders_of(found: _Findings, symbols: set[str]) -> Dialogue[None]:
+    """Orders placed and ended since the watermark without a fill."""
+    for symbol in sorted(symbols):
         try:
             for order in (yield from _since(rows.orders_call, symbol, list[wire.OrderRow], "orderId", found)):
                 _keep(found, order)

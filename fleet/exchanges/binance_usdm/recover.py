@@ -13,7 +13,8 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
    Each order (1) that was known as open and is not any more. A proof looks at three symbols, and at others next time.
 5. Conditional orders (1 a symbol), of which the matching engine knows nothing until they trigger.
 6. Entry prices (5) if positions changed.
-Not found this way: an order placed and cancelled unfilled inside the gap, in an account that had been quiet for an hour.
+Where step 3 did not tell all orders, it is made up for after the gap has closed, by a read of orders (5). Not found: conditional
+orders that came and went inside the gap, orders that came and went unfilled more than three days ago.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ REST_LAG_MS = 5000
 SKEW_MS = 1000  # between the clock of our database and the exchange's
 ACTIVE_MS = 3_600_000  # an account that traded within this time may have placed and cancelled orders that left no trace
 RECENT_SYMBOLS = 3  # symbols whose open orders are looked at though nothing hints at any; and so many a proof looks at
+ASKED_SYMBOLS = 5  # symbols last used, asked for orders that came and went where no one call tells those of all
 MAX_ORDERS = 5  # so many orders of a symbol one by one (1 each) cost as much as a page of them (5)
 FORGOTTEN_MS = (
     60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
@@ -82,6 +84,8 @@ class _Findings:
 
 def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Yields calls, is sent OK replies. Raises ConnectionFailed for a reply that is not what the sheet says (try again later)."""
+    if mark.scope == "orders":
+        return (yield from _came_and_went(account, mark, now_ms))
     first, snapshot = yield from _account(now_ms)
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     found = _Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), first, snapshot)
@@ -107,7 +111,22 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     events = _history(found) + changes
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
     explained = explained or mark.base is None or _explained(found)
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained)
+    unasked = mark.scope == "full" and not found.every_order
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained, unasked)
+
+
+def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+    """Orders that ended since `proven_ms`, by one call for all symbols; where that does not tell all, of the symbols it named and
+    the last used ones. And the fills of those whose fills are not known. Unfilled ones are told for three days, so it looks no
+    further back than one call reaches."""
+    since_ms = min(max(mark.proven_ms, now_ms - WINDOW_MS), now_ms)
+    found = _Findings(
+        account.id, mark, now_ms, since_ms, wire.AccountRow(assets=[], positions=[]), Snapshot(now_ms, {}, {})
+    )
+    if not (yield from _every_order(found)):
+        yield from _orders_of(found, {symbol for symbol, _ in found.orders} | _recent_symbols(found, ASKED_SYMBOLS))
+    yield from _trades_of(found, _traded_unseen(found))
+    return Recovered(missed(_history(found), set()), found.snapshot, "; ".join(found.lost))
 
 
 def _account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
@@ -250,9 +269,12 @@ def _recent_orders(found: _Findings) -> Dialogue[None]:
     call for all symbols, else in the symbols in use. An account that has been quiet for long is not asked about."""
     active = {s for s, at_ms in found.mark.symbols.items() if at_ms >= found.now_ms - ACTIVE_MS}
     active |= {trade.symbol for trade in found.trades.values()}
-    if not active or (yield from _every_order(found)):
-        return
-    for symbol in sorted(active | {symbol for symbol, _ in found.orders}):
+    if active and not (yield from _every_order(found)):
+        yield from _orders_of(found, active | {symbol for symbol, _ in found.orders})
+
+
+def _orders_of(found: _Findings, symbols: Set[str]) -> Dialogue[None]:
+    for symbol in sorted(symbols):
         try:
             for order in (yield from _orders(symbol, found.since_ms, found.now_ms)):
                 found.keep(order)
@@ -363,9 +385,9 @@ def _hinted_symbols(found: _Findings, known: Set[str]) -> set[str]:
     return hinted if found.frugal else hinted | (_recent_symbols(found) & listed)
 
 
-def _recent_symbols(found: _Findings) -> set[str]:
+def _recent_symbols(found: _Findings, count: int = RECENT_SYMBOLS) -> set[str]:
     latest = found.mark.symbols
-    return set(sorted(latest, key=lambda s: -latest[s])[:RECENT_SYMBOLS])
+    return set(sorted(latest, key=lambda s: -latest[s])[:count])
 
 
 def _a_few(symbols: Set[str], now_ms: int) -> list[str]:

@@ -10,6 +10,7 @@ Limits are per user and endpoint, so calls are cheap and each answers for the wh
 3. Orders: the open ones; those that were known as open and are not (one by one); and, unless it is a proof that is explained, the
    order history of the products in use, which is also where an order placed and cancelled inside the gap shows (for two hours).
 4. What the balances and positions say that was not known; a known position or currency that is absent is flat or empty.
+After the gap has closed a read of orders asks for the history of every product.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class _Findings:
 
 def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Yields calls, is sent OK replies. Raises ConnectionFailed for a reply that is not what the sheet says (try again later)."""
+    if mark.scope == "orders":
+        return (yield from _came_and_went(account, mark, now_ms))
     assets, positions, snapshot = yield from _holdings(now_ms)
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     first = mark.base is None
@@ -81,7 +84,19 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     yield from _ended_orders(found)
     events = _history(found) + _changes(found)
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost))
+    unasked = mark.scope == "full" and set(PRODUCTS) != set(_products(found))
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), unasked=unasked)
+
+
+def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+    """Orders that ended since `proven_ms`, of every product. A refusal where the account was never seen tells of no loss: not every
+    account has every product. No call tells of those that were cancelled unfilled more than two hours ago."""
+    since_ms = min(max(mark.proven_ms, now_ms - RECENT_ORDERS_MS + EDGE_MS), now_ms)
+    found = _Findings(account.id, mark, now_ms, since_ms, {}, [], Snapshot(now_ms, {}, {}))
+    used = _products(found)
+    for product in PRODUCTS:
+        yield from _orders_of(found, rows.ORDERS, product, told=product in used)
+    return Recovered(missed(_history(found), set()), found.snapshot, "; ".join(found.lost))
 
 
 def _holdings(at_ms: int) -> Dialogue[tuple[dict[str, wire.AssetRow], list[wire.PositionRow], Snapshot]]:
@@ -174,10 +189,15 @@ def _order_history(found: _Findings) -> Dialogue[None]:
     """Finished orders of the products in use, created since the watermark."""
     recent = found.now_ms - found.since_ms <= RECENT_ORDERS_MS - EDGE_MS
     for product in _products(found):
-        try:
-            path = rows.ORDERS if recent else rows.OLD_ORDERS
-            _take(found, (yield from _order_pages(found, path, {"instType": product}, found.since_ms)))
-        except ExchangeRefused as refused:
+        yield from _orders_of(found, rows.ORDERS if recent else rows.OLD_ORDERS, product)
+
+
+def _orders_of(found: _Findings, path: str, product: str, *, told: bool = True) -> Dialogue[None]:
+    """`told`: say so where they are refused."""
+    try:
+        _take(found, (yield from _order_pages(found, path, {"instType": product}, found.since_ms)))
+    except ExchangeRefused as refused:
+        if told:
             found.lost.append(f"orders of {product}: {refused.verdict}")
 
 
