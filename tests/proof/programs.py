@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.proof.fleet import Fleet
 
 MODULES = [
-    "coordinator.__main__", "coordinator.arrivals", "coordinator.assignments", "coordinator.desired",
+    "coordinator.__main__", "coordinator.arrivals", "coordinator.assignments", "coordinator.background", "coordinator.desired",
     "coordinator.dispatch",
     "coordinator.events", "coordinator.lease", "coordinator.notify", "coordinator.observed", "coordinator.own_reading",
     "coordinator.quarantine", "coordinator.rebuild", "coordinator.reconciler", "coordinator.verdicts",
