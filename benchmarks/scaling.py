@@ -4,8 +4,8 @@
 
 In: nothing; own Redis and Postgres are started where they are needed. Out: one JSON object. Planner and ticks are pure
 (processor time); steady is read from Redis' and Postgres' own counters with a real coordinator and workers' real control
-threads, whose streams are pretended; churn compares Redis before and after; reading takes all ownership records from Redis.
-docs/scaling.md explains the figures.
+threads, whose streams are pretended; churn compares Redis before and after; reading (records_read.py) takes all ownership
+records from Redis, at once and by pages. docs/scaling.md explains the figures.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.records_read import name_of, reading, records
 from fleet.core import observe, wire
-from fleet.core.model import AccountSpec, Desired, Ownership, StreamStatus, WorkerView, token_of
+from fleet.core.model import AccountSpec, Desired, StreamStatus, WorkerView
 from fleet.core.names import Keys
 from fleet.core.observe import Standing
 from fleet.core.plan import Limits, Plan, Worker, plan
@@ -52,17 +53,6 @@ def seconds(call: Callable[[], object]) -> float:
     took_s = time.process_time() - began
     gc.enable()
     return round(took_s, 3)
-
-
-def name_of(n: int) -> str:
-    return f"{n:08x}-0000-4000-8000-000000000000"
-
-
-def records(accounts: int, workers: int) -> dict[str, Ownership]:
-    return {
-        name_of(n): Ownership(f"h{n % workers}:0", "i1", token_of(1, n), wire.RUN, 1_700_000_000_000, 1)
-        for n in range(accounts)
-    }
 
 
 # ── pure ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,30 +205,6 @@ def churn(cycles: int) -> dict[str, Any]:
         "cycles": cycles, "keys": [first.keys, last.keys], "fields": [first.fields, last.fields],
         "memory_bytes": [first.memory_bytes, last.memory_bytes], "memory_ratio": round(growth, 3),
     }  # fmt: skip
-
-
-def reading(workers: int) -> list[dict[str, Any]]:
-    """All records in one HGETALL: what the leader does after somebody else's write to `own`, and Redis does nothing else."""
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="scaling-") as name:
-        with Services.start(Path(name), only=("redis",)) as services:
-            for accounts in (10_000, 100_000, 1_000_000):
-                store = RedisStore(services.redis.url, Keys(f"t{uuid.uuid4().hex[:8]}"), 60.0)
-                client: Any = connect(services.redis.url, 60.0, store.keys.gen)
-                packed = [(account, wire.pack_own(record)) for account, record in records(accounts, workers).items()]
-                for start in range(0, accounts, 10_000):
-                    client.hset(store.keys.own, mapping=dict(packed[start : start + 10_000]))
-                memory, began = client.memory_usage(store.keys.own, samples=0), time.monotonic()
-                assert len(store.owners()[0]) == accounts
-                took_s = time.monotonic() - began
-                busy_s = client.info("commandstats")["cmdstat_hgetall"]["usec"] / 1e6
-                client.execute_command("CONFIG", "RESETSTAT")
-                client.delete(store.keys.own)
-                client.close()
-                store.close()
-                rows.append({"accounts": accounts, "redis_busy_s": round(busy_s, 3), "read_s": round(took_s, 2),
-                             "own_bytes_per_account": round(memory / accounts)})  # fmt: skip
-    return rows
 
 
 def measure(

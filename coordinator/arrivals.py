@@ -6,9 +6,9 @@ thread of the coordinator, with its own connection.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
+from coordinator.background import Background
 from fleet.core.errors import StoreUnavailable
 from fleet.runtime.redis_store import Poke
 
@@ -17,23 +17,12 @@ RETRY_S = 1.0
 TOGETHER_S = 0.05  # a host's workers arrive together: one pass for all
 
 
-class Arrivals:
+class Arrivals(Background):
     """Call `start()`, later `stop()`. That Redis is away is the reconciler's to say: this thread tries again."""
 
     def __init__(self, poke: Callable[[], Poke], wake: Callable[[], None]) -> None:
+        super().__init__("arrivals")
         self._factory, self._wake = poke, wake
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def stop(self, timeout_s: float) -> None:
-        self._stop.set()
-        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         poke = self._factory()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from coordinator.background import Background
 from fleet.core.errors import FleetError, WireError
 from fleet.core.model import Ownership
 from fleet.core.observe import WitnessRow
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 PROBE_S = 1.0
 
 
-class Assignments:
+class Assignments(Background):
     """Call `start()`; everything else is called by the reconciler and returns at once."""
 
     def __init__(self, postgres: Callable[[], Postgres], wake: Callable[[], None]) -> None:
+        super().__init__("assignments")
         self.up_since: float | None = None  # since when Postgres has answered without a break; written by this thread
         self._factory, self._wake = postgres, wake
         self._sql, self._witness_sql = queries("control", "coordinator.sql"), queries("witness")
@@ -41,22 +43,14 @@ class Assignments:
         self._incidents: list[tuple[str, dict[str, Any]]] = []  # statements on `fleet_quarantine`, in order
         self._restore = False
         self._restored: dict[str, Ownership] | None = None
-        self._stop = False
         self._log = get("assignments")
-        self._thread = threading.Thread(target=self._run, name="assignments", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def alive(self) -> bool:
-        return self._thread.is_alive()
 
     def stop(self, timeout_s: float) -> None:
         """Write what is pending, if Postgres lets us."""
         with self._condition:
-            self._stop = True
+            self._stop.set()
             self._condition.notify()
-        self._thread.join(timeout_s)
+        super().stop(timeout_s)
 
     def record(self, changes: Mapping[str, Ownership], removed: Mapping[str, int]) -> None:
         """Moves made, and accounts that lost their owner (with the token they had). Written in order, newest last."""
@@ -119,9 +113,9 @@ class Assignments:
         pg = self._factory()
         while True:
             with self._condition:
-                if not (self._pending or self._fences or self._incidents or self._restore or self._stop):
+                if not (self._pending or self._fences or self._incidents or self._restore or self._stop.is_set()):
                     self._condition.wait(PROBE_S)
-                stop = self._stop
+                stop = self._stop.is_set()
             try:
                 self._round(pg)
                 self.up_since = self.up_since or time.monotonic()
@@ -131,7 +125,7 @@ class Assignments:
                 self.up_since = None
                 if not stop:
                     with self._condition:
-                        self._condition.wait_for(lambda: self._stop, PROBE_S)
+                        self._condition.wait_for(self._stop.is_set, PROBE_S)
                     continue
             if stop:
                 break

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from coordinator.background import Background
 from fleet.core.errors import FleetError
 from fleet.core.model import AccountSpec
 from fleet.runtime.logs import get
@@ -43,7 +44,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     quarantine: dict[str, Quarantined] = {}
 
 
-class Desired:
+class Desired(Background):
     """Call `start()`; `changed()` from any thread; `snapshot` is None until Postgres was read once."""
 
     def __init__(
@@ -54,27 +55,20 @@ class Desired:
         metrics: Metrics,
         wake: Callable[[], None],
     ) -> None:
+        super().__init__("desired")
         self.snapshot: Snapshot | None = None  # replaced as a whole by this thread, read by the reconciler
         self._factory, self._venues, self._interval_s = postgres, venues, interval_s
         self._metrics, self._wake_reconciler = metrics, wake
         self._sql = queries("control", "coordinator.sql")
         self._condition = threading.Condition()  # guards _ids and _stop
         self._ids: set[str] = {ALL}
-        self._stop = False
         self._log = get("desired")
-        self._thread = threading.Thread(target=self._run, name="desired", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def alive(self) -> bool:
-        return self._thread.is_alive()
 
     def stop(self, timeout_s: float) -> None:
         with self._condition:
-            self._stop = True
+            self._stop.set()
             self._condition.notify()
-        self._thread.join(timeout_s)
+        super().stop(timeout_s)
 
     def changed(self, ids: Iterable[str]) -> None:
         """These rows changed; an empty id stands for "anything may have"."""
@@ -115,14 +109,14 @@ class Desired:
     def _wait(self, full_at: float) -> set[str] | None:
         """The ids to read; returns when there are some, or the full reload is due. None = stop."""
         with self._condition:
-            while not self._stop and not self._ids and (left_s := full_at - time.monotonic()) > 0:
+            while not self._stop.is_set() and not self._ids and (left_s := full_at - time.monotonic()) > 0:
                 self._condition.wait(left_s)
             ids, self._ids = self._ids, set()
-            return None if self._stop else ids
+            return None if self._stop.is_set() else ids
 
     def _pause(self) -> None:
         with self._condition:
-            self._condition.wait_for(lambda: self._stop, RETRY_S)
+            self._condition.wait_for(self._stop.is_set, RETRY_S)
 
     def _load(self, pg: Postgres, ids: set[str] | None) -> None:
         before = self.snapshot or Snapshot({}, {}, 0)

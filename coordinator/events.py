@@ -7,11 +7,12 @@ away the newest moves wait in a bounded queue; older ones are dropped and counte
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
+from coordinator.background import Background
 from fleet.core.errors import FleetError
 from fleet.core.events import StreamEvent
 from fleet.core.model import AccountSpec, Ownership, format_token
@@ -27,26 +28,19 @@ RETRY_S = 1.0
 Record = tuple[bytes, bytes, list[tuple[str, bytes]]]
 
 
-class Moves:
+class Moves(Background):
     """Call `start()`; `put()` never blocks."""
 
     def __init__(self, producer: Callable[[], Producer], metrics: Metrics) -> None:
+        super().__init__("moves")
         self._factory, self._metrics = producer, metrics
         self._queue: queue.Queue[Record | None] = queue.Queue(WAITING)
-        self._stop = threading.Event()
         self._log = get("events")
-        self._thread = threading.Thread(target=self._run, name="moves", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def alive(self) -> bool:
-        return self._thread.is_alive()
 
     def stop(self, timeout_s: float) -> None:
         self._stop.set()
-        self._offer(None)
-        self._thread.join(timeout_s)
+        self._offer(None)  # it may be waiting for something to send
+        super().stop(timeout_s)
 
     def put(self, assign: Assign, record: Ownership, spec: AccountSpec | None, now_ms: int) -> None:
         self._offer(encode(assign, record, spec, now_ms))
@@ -55,18 +49,7 @@ class Moves:
         self, account_id: str, event: str, reason: str, spec: AccountSpec | None, now_ms: int, incident: str
     ) -> None:
         """Something else about an account that people and programs should hear of."""
-        told = StreamEvent(
-            id=f"{event}:{incident}",
-            exchange=spec.exchange if spec else "",
-            market=spec.market if spec else "",
-            symbol="",
-            ts_event=now_ms,
-            ts_recv=now_ms,
-            stream=account_id,
-            event=event,
-            reason=reason,
-            account_id=account_id,
-        )
+        told = _event(account_id, event, incident, reason, spec, now_ms)
         self._offer((account_id.encode(), msgspec.json.encode(told), []))
 
     def _offer(self, record: Record | None) -> None:
@@ -110,28 +93,42 @@ class Moves:
 def encode(assign: Assign, record: Ownership, spec: AccountSpec | None, now_ms: int) -> Record:
     """(key, value, headers) of one move; the id follows from account and token, so a repeat is recognised."""
     account_id = assign.account_id
-    event = StreamEvent(
-        id=f"moved:{account_id}:{record.token}",
-        exchange=spec.exchange if spec else "",
-        market=spec.market if spec else "",
-        symbol="",
-        ts_event=now_ms,
-        ts_recv=now_ms,
-        stream=account_id,
-        event="moved",
-        reason=assign.reason,
-        account_id=account_id,
-        data={
-            "from": assign.expected.slot if assign.expected else "",
-            "to": record.slot,
-            "incarnation": record.incarnation,
-            "token": format_token(record.token),
-            "egress_ip": record.egress_ip,
-        },
-    )
+    data = {
+        "from": assign.expected.slot if assign.expected else "",
+        "to": record.slot,
+        "incarnation": record.incarnation,
+        "token": format_token(record.token),
+        "egress_ip": record.egress_ip,
+    }
+    event = _event(account_id, "moved", f"{account_id}:{record.token}", assign.reason, spec, now_ms, data)
     headers = [
         (HEADER_TOKEN, format_token(record.token).encode()),
         (HEADER_SHARD, record.slot.encode()),
         (HEADER_INCARNATION, record.incarnation.encode()),
     ]
     return account_id.encode(), msgspec.json.encode(event), headers
+
+
+def _event(
+    account_id: str,
+    event: str,
+    incident: str,
+    reason: str,
+    spec: AccountSpec | None,
+    now_ms: int,
+    data: dict[str, Any] | None = None,
+) -> StreamEvent:
+    """What happened to an account; `incident` tells it from the same event of another time."""
+    return StreamEvent(
+        id=f"{event}:{incident}",
+        exchange=spec.exchange if spec else "",
+        market=spec.market if spec else "",
+        symbol="",
+        ts_event=now_ms,
+        ts_recv=now_ms,
+        stream=account_id,
+        event=event,
+        reason=reason,
+        account_id=account_id,
+        data=data or {},
+    )

@@ -6,9 +6,9 @@ Nothing is queued while disconnected, so every (re)connection asks for a full re
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 
+from coordinator.background import Background
 from fleet.core.errors import StoreUnavailable
 from fleet.runtime.logs import get
 from fleet.runtime.postgres import Listener
@@ -17,24 +17,13 @@ WAIT_S = 1.0  # also how long a stop may take
 RETRY_S = 1.0
 
 
-class Notifications:
+class Notifications(Background):
     """Call `start()`, later `stop()`."""
 
     def __init__(self, listener: Callable[[], Listener], changed: Callable[[Iterable[str]], None]) -> None:
+        super().__init__("notify")
         self._factory, self._changed = listener, changed
-        self._stop = threading.Event()
         self._log = get("notify")
-        self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def stop(self, timeout_s: float) -> None:
-        self._stop.set()
-        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         listener = self._factory()

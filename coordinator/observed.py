@@ -1,21 +1,26 @@
 """What is: workers, ownership records and the standings the leader derives from them.
 
-In: Redis, on the leader's tick. Out: `workers` for the plan, `own` (a mirror, re-read only when its write counter moved),
-and the silent workers that need a verdict. Runs in the coordinator's loop. The rules (R3, R8) are in fleet/core/observe.py.
+In: Redis, on the leader's tick. Out: `workers` for the plan, `own` (a mirror, brought up to date only when its write counter
+moved), and the silent workers that need a verdict. Runs in the coordinator's loop. The rules (R3, R8) are in
+fleet/core/observe.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from coordinator.own_reading import OwnReading, OwnRecords
 from fleet.core import observe, wire
 from fleet.core.errors import StoreUnavailable
 from fleet.core.model import Ownership, process_of
 from fleet.core.observe import Seen, Standing, Timing
 from fleet.core.plan import Worker
+from fleet.core.wire import REVOKE
 from fleet.runtime.logs import get
 from fleet.runtime.redis_store import Change, Observation, RedisStore
 
+BY_NAME = 5000  # records at the most that are asked for by name: more are revoked only where many workers are drained
+STANDBY_SHARE = 20  # a standby spends no more than a twentieth of the time on reading records
 ALIVE_OR_SILENT = (Standing.UP, Standing.LEAVING, Standing.DRAIN, Standing.SILENT)
 
 
@@ -24,13 +29,17 @@ class Observed:
 
     def __init__(self, store: RedisStore, timing: Timing) -> None:
         self.own: dict[str, Ownership] = {}
-        self.own_version = -1  # write counter the mirror stands for; -1 = read it again
+        self.own_version = -1  # write counter the mirror stands for; -1 = all of it is to be read, or being read
         self.version = 0  # highest count known of this generation: one that falls means an older copy of the data
         self.latest: Observation | None = None
         self.workers: dict[str, Worker] = {}
         self._store, self._timing = store, timing
         self._memory: dict[str, Seen] = {}
         self._read_at = 0.0
+        self._reading: OwnReading | None = None
+        self._reading_since = self._rest_until = 0.0
+        self._unreadable: frozenset[str] = frozenset()  # accounts whose record is
+        self._doubtful: set[str] = set()  # accounts whose record is not what we took it for
         self._released: dict[str, int] = {}
         self._appeared: dict[str, Ownership] = {}
         self._deaths: list[tuple[str, str]] = []
@@ -42,36 +51,96 @@ class Observed:
             self._log.info("observations start over", action="observe", reason=why)
         self._memory = {}
 
-    def read(self, now: float) -> Observation:
-        """One reading. Raises StoreUnavailable, after which the caller must `forget`."""
+    def read(self, now: float, leads: bool) -> Observation:
+        """One reading. `leads`: nobody else adds or changes records. Raises StoreUnavailable, after which the caller must
+        `forget` and `read_again`."""
         if self._read_at and now - self._read_at > self._timing.leader_gap_s:
             self.forget("the leader was paused")
         self._read_at = now
         observation = self._store.observe()
         for slot in observation.malformed:
             self._log.error("worker record unreadable", action="alert", shard=slot)
-        if observation.version != self.own_version:
-            self._read_own(observation)
+        if self.own_version != observation.version or self._doubtful:
+            self._follow(observation, leads, now)
         self.latest = observation
         self._memory = observe.see(self._memory, observation.workers, {r.slot for r in self.own.values()}, now)
         before, self.workers = self.workers, {slot: self._worker(slot, now) for slot in self._memory}
         self._note(before)
         return observation
 
-    def _read_own(self, observation: Observation) -> None:
-        generation, own, malformed = self._store.ownership()
-        if generation != observation.generation:
+    def read_again(self) -> None:
+        """Nothing is known any more of what was written to the records."""
+        self.own_version, self._reading = -1, None
+
+    @property
+    def own_known(self) -> bool:
+        """Does `own` stand for what is in Redis, or is that still being read?"""
+        return self.own_version >= 0
+
+    def _follow(self, observation: Observation, leads: bool, now: float) -> None:
+        """Others have written to `own`. The leader need not read all of it for that, and nobody all of it in one tick."""
+        if leads and 0 <= self.own_version <= observation.version:
+            version = self._by_name(self.own, observation)
+            if version is not None:
+                self.own_version = version
+                return
+        if self._reading is None:
+            if now < self._rest_until and not leads:
+                return
+            self._reading, self._reading_since = OwnReading(self._store), now
+        self.own_version = -1
+        whole = self._reading.go_on()
+        if whole is None:
+            return
+        self._reading, self._rest_until = None, now + STANDBY_SHARE * (now - self._reading_since)
+        if whole.generation != observation.generation:
             raise StoreUnavailable("redis: its data were lost while they were read")
-        before, self.own, self.own_version = self.own, own, observation.version
+        self._unreadable = whole.malformed
+        version = self._by_name(whole.records, observation) if leads and whole.changed else whole.version
+        if version is not None:
+            self._take(whole, version)
+
+    def _by_name(self, own: dict[str, Ownership], observation: Observation) -> int | None:
+        """While we lead, others only remove records, and nearly always of accounts that we have revoked: `own` is brought up
+        to date by reading these, and the doubtful ones. The version it then stands for; None where that does not explain how
+        many records are left."""
+        names = self._doubtful | {account for account, record in own.items() if record.state == REVOKE}
+        if not 0 < len(names) <= BY_NAME:
+            return None
+        part = self._store.own_of(sorted(names))
+        if part.generation != observation.generation or part.version < observation.version:
+            raise StoreUnavailable("redis: its data were lost while they were read")
+        unreadable = (self._unreadable - names).union(part.malformed)
+        others = len(own) - sum(1 for account in names if account in own)
+        if others + len(part.records) + len(unreadable) != part.size:
+            return None
+        for account in names:
+            record = part.records.get(account)
+            self._changed(account, own.pop(account, None), record)
+            if record is not None:
+                own[account] = record
+        self._unreadable = unreadable
+        self._doubtful.clear()
+        return part.version
+
+    def _take(self, whole: OwnRecords, version: int) -> None:
+        before, self.own, self.own_version = self.own, whole.records, version
+        self._doubtful.clear()
         for account in before.keys() - self.own.keys():
-            self._released[account] = before[account].token
-            self._appeared.pop(account, None)
-        for account, record in self.own.items():  # also a write of ours whose answer was lost
-            if account not in before or before[account].token != record.token:
-                self._appeared[account] = record
-                self._released.pop(account, None)
-        for account in malformed:
+            self._changed(account, before[account], None)
+        for account, record in self.own.items():
+            self._changed(account, before.get(account), record)
+        for account in whole.malformed:
             self._log.error("ownership record unreadable", action="alert", stream=account)
+
+    def _changed(self, account: str, before: Ownership | None, record: Ownership | None) -> None:
+        """For `take_changes`; it may also be a write of ours whose answer was lost."""
+        if record is None and before is not None:
+            self._released[account] = before.token
+            self._appeared.pop(account, None)
+        elif record is not None and (before is None or before.token != record.token):
+            self._appeared[account] = record
+            self._released.pop(account, None)
 
     def take_changes(self) -> tuple[dict[str, Ownership], dict[str, int]]:
         """What the records show that we did not write, or do not know to have written, since the last call: new records, and
@@ -90,7 +159,9 @@ class Observed:
                 self.own[change.account_id] = change.new
             elif done:
                 self.own.pop(change.account_id, None)
-        self.own_version = self.own_version + 1 if all(results) else -1
+            else:
+                self._doubtful.add(change.account_id)
+        self.own_version += any(results)
         self.version += any(results)
 
     def take_deaths(self) -> list[tuple[str, str]]:

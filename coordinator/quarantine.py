@@ -24,7 +24,6 @@ from fleet.runtime.redis_store import RedisStore
 
 SLOTS_PER_TICK = 8
 TICK_S = 0.5
-GUILTY = "three workers died starting it"
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -73,7 +72,7 @@ class Quarantine:
         self._read_reports(now)
         for slot, incarnation in [*self._observed.take_deaths(), *fenced.items()]:
             for account in self._suspicion.died(slot, incarnation, now):
-                self._condemn(account, accounts.get(account) if accounts else None)
+                self._condemn(account, accounts.get(account) if accounts else None, now)
         if snapshot is not None:
             self._follow_rows(snapshot)
             for account in self._suspicion.forgive(snapshot.accounts):
@@ -86,14 +85,15 @@ class Quarantine:
     def waiting(self, now: float) -> frozenset[str]:
         return self._suspicion.waiting(now)
 
-    def _condemn(self, account: str, spec: AccountSpec | None) -> None:
+    def _condemn(self, account: str, spec: AccountSpec | None, now: float) -> None:
         now_ms = self._now_ms()
         revision = spec.revision if spec else -1
+        guilty = f"{self._suspicion.deaths(account, now)} workers died starting it"
         self._suspicion.quarantine(account, revision)
         incident = self._incidents[account] = f"{account}:{now_ms}"
-        self._assignments.quarantine(Incident(incident, account, revision, GUILTY, now_ms))
-        self._log.error("account quarantined", action="alert", stream=account, reason=GUILTY)
-        self._moves.told(account, "quarantined", GUILTY, spec, now_ms, incident)
+        self._assignments.quarantine(Incident(incident, account, revision, guilty, now_ms))
+        self._log.error("account quarantined", action="alert", stream=account, reason=guilty)
+        self._moves.told(account, "quarantined", guilty, spec, now_ms, incident)
 
     def _follow_rows(self, snapshot: Snapshot) -> None:
         """What another leader found holds here too; what an operator has cleared does not."""

@@ -114,9 +114,7 @@ class Reconciler:
             self._observed.forget("redis did not answer")
             self._planned, self._rebuild, self._calm_since = (), None, now
             self._revoking = {}  # nobody could acknowledge while Redis was away
-            self._observed.own_version = (
-                -1
-            )  # a write may be lost, and another have brought the counter to the same number
+            self._observed.read_again()  # a write may be lost, and another have brought the counter to the same number
             if not self._silent:
                 self._silent = True
                 self._log.warning("redis silent: nothing changes, streams go on", action="redis", error=str(error))
@@ -128,14 +126,15 @@ class Reconciler:
             self._since = self._calm_since = now
             self._generation, self._rebuild, self._observed.version = None, None, 0
             self._compared, self._trusted, self._revoking = False, False, {}
-            self._planned, self._observed.own_version, self._known = (), -1, None
+            self._planned, self._known, self._mirror = (), None, {}
+            self._observed.read_again()
             self._quarantine.begin()
             self._leading.set()
         elif led and not leads:
             self._leading.clear()
             self._assignments.drop()
         self._metrics.leader().set(1 if leads else 0)
-        observation = self._observed.read(now)
+        observation = self._observed.read(now, leads and self._rebuild is None)
         lost = self._generation is not None and (
             self._generation != observation.generation or observation.version < self._observed.version
         )
@@ -147,7 +146,9 @@ class Reconciler:
             self._begin_rebuild(self._mirror if lost else {})
         if not lost and observation.generation is not None and observation.generation.ready and self._rebuild is None:
             self._generation = observation.generation
-            self._mirror, self._observed.version = self._observed.own, observation.version
+            self._observed.version = observation.version
+            if self._observed.own_known:
+                self._mirror = self._observed.own
             appeared, released = self._observed.take_changes()
             if (
                 leads and self._trusted
@@ -163,15 +164,17 @@ class Reconciler:
             self._rebuild, self._generation, self._planned = None, ready, ()
             self._observed.version, self._calm_since = 0, now
             self._compared = self._trusted = True
-            self._observed.read(now)
-        if not self._compared and not self._compare(now):
+            self._observed.read(now, True)
+        if not self._compared and not (self._observed.own_known and self._compare(now)):
             return
         fenced = self._verdicts.pass_on(now)
         if fenced:
-            self._observed.read(now)
+            self._observed.read(now, True)
         self._watch(now)
         snapshot = self._desired.snapshot
         self._quarantine.look(fenced, snapshot, now)
+        if not self._observed.own_known:
+            return
         self._budget.refill(now, len(self._observed.own))
         state = self._state(snapshot, now)
         if state == self._planned and now < self._plan_again_at:
@@ -207,6 +210,7 @@ class Reconciler:
 
     def _begin_rebuild(self, mirror: dict[str, Ownership]) -> None:
         self._observed.forget("new generation")
+        self._observed.read_again()
         self._observed.take_changes()
         self._rebuild = Rebuild(
             self._store, self._leadership, self._assignments, mirror, self._timing.dead_after_s, self._now_ms

@@ -2,6 +2,7 @@
 
 While Redis is away, owners are shown as Postgres' copy has them; a line on standard error says which source was read, how old it
 is and what is not known, and the exit code is 1. What is true but not asked for (nobody leads) is a line there too, exit code 0.
+Accounts in quarantine run nowhere: in the JSON of `fleet shards` they are a last row of their own, without a slot.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from fleet.commands.accounts import AccountId
-from fleet.commands.output import emit, iso
+from fleet.commands.output import emit, iso, moment
 from fleet.commands.session import Session, Stopped, env_file_option, json_option, session
 from fleet.core.errors import FleetError, StoreUnavailable
 from fleet.runtime.account_rows import AccountRows
@@ -54,13 +55,16 @@ def shards(as_json: bool) -> None:
         leads = bool(store.leader())
     except StoreUnavailable as error:
         durable, old = _durable(here, error)
-        emit(durable.shards(), as_json, SHARD_COLUMNS)
+        held, note = _quarantined(here)
+        emit(durable.shards() + (_held_row(held) if as_json else []), as_json, SHARD_COLUMNS)
+        _note(note)
         raise Stopped(old(), 1) from error
-    emit(rows, as_json, SHARD_COLUMNS)
+    held, note = _quarantined(here)
+    emit(rows + (_held_row(held) if as_json else []), as_json, SHARD_COLUMNS)
     _note("" if leads else NO_LEADER)
     for why, n in sorted(unplaced.items()):
         _note(f"{n} account{'s' if n > 1 else ''} unplaced: {why}")
-    _note(_quarantined(here))
+    _note(note)
 
 
 @click.command()
@@ -144,17 +148,32 @@ def _row(here: Session, account_id: str, trouble: list[str]) -> dict[str, Any]:
         return {"exchange": None, "market": None, "is_active": None, "quarantine": None}
 
 
-def _quarantined(here: Session) -> str:
-    """A line about accounts that are kept from being started; which ones only Postgres knows."""
+def _quarantined(here: Session) -> tuple[list[dict[str, Any]], str]:
+    """The accounts that are kept from being started, which only Postgres knows, and a line about them."""
     if not here.settings.postgres_dsn:
-        return ""
+        return [], ""
     try:
         held = AccountRows(here.postgres()).quarantined()
     except StoreUnavailable as error:
-        return f"{error}; whether accounts are in quarantine is not known"
+        return [], f"{error}; whether accounts are in quarantine is not known"
     ids = ", ".join(str(row["account_id"]) for row in held[:SOME])
     more = f" and {len(held) - SOME} more" if len(held) > SOME else ""
-    return f"{len(held)} in quarantine: {ids}{more}; `fleet account ID` says why" if held else ""
+    return held, f"{len(held)} in quarantine: {ids}{more}; `fleet account ID` says why" if held else ""
+
+
+def _held_row(held: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The row of accounts in quarantine, with the columns of a worker's row; none where there are no such accounts."""
+    accounts = [
+        {
+            "account_id": str(row["account_id"]),
+            "since": moment(row["since"]),
+            "reason": row["reason"],
+            "release": f"fleet accounts activate {row['account_id']}",
+        }
+        for row in held
+    ]
+    row = dict.fromkeys(SHARD_COLUMNS) | {"state": "quarantined", "accounts": len(held), "live": 0}
+    return [row | {"quarantined": accounts}] if held else []
 
 
 def _durable(here: Session, error: StoreUnavailable) -> tuple[DurableView, Callable[[], str]]:

@@ -70,7 +70,7 @@ class Suspicion:
             return []
         alone = suspects[0]
         self.lone[alone] = self.lone.get(alone, 0) + 1
-        if self._count(alone, now) < STRIKES:
+        if self.deaths(alone, now) < STRIKES:
             return []
         self.control = (slot, now + CONTROL_S)
         return [alone] if self.lone[alone] >= LONE else []
@@ -96,7 +96,7 @@ class Suspicion:
             if now - start.at >= PATIENCE_S:
                 del self.starting[account]
                 self._pass(account)
-        trial = {a: n for a in sorted(self.strikes) if (n := self._count(a, now)) >= PROBATION}
+        trial = {a: n for a in sorted(self.strikes) if (n := self.deaths(a, now)) >= PROBATION}
         held = [a for a in trial if a not in self.starting]
         if len(held) < len(trial) or now < self.control[1]:
             return frozenset(held)
@@ -119,5 +119,6 @@ class Suspicion:
     def _recent(self, account_id: str, now: float) -> tuple[float, ...]:
         return tuple(at for at in self.strikes.get(account_id, ()) if now - at < WINDOW_S)
 
-    def _count(self, account_id: str, now: float) -> int:
+    def deaths(self, account_id: str, now: float) -> int:
+        """How many workers died starting it lately; 0 again once it is quarantined."""
         return len(self._recent(account_id, now))

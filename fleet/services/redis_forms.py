@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from fleet.services.daemon import Daemon, ServiceFailed
 from fleet.services.redis import Redis, command, find_program
+from fleet.services.stacked import Stacked
 
 MASTER = "fleet"
 FORMED_WITHIN_S = 20.0
@@ -50,26 +49,12 @@ class Sentinel(Daemon):
         return command(self.port, "PING").startswith(b"+PONG")
 
 
-class Formation:
+class Formation(Stacked):
     """Servers that make one Redis. A context manager: start, wait until they have found each other, stop."""
 
     def __init__(self, directory: Path) -> None:
+        super().__init__()
         self.directory = directory
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        try:
-            self.form()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._stack.close()
-
-    def form(self) -> None:
-        raise NotImplementedError
 
     def _start(self, daemon: Daemon) -> None:
         self._stack.callback(daemon.close)

@@ -244,6 +244,14 @@ def test_an_account_in_quarantine_says_so_everywhere(cli: Cli) -> None:
     row = cli.json("account", account)
     assert row["state"] == "quarantined" and "deadly" in row["reason"]
     assert f"1 in quarantine: {account};" in cli.run("shards").stderr
+    for away in ({}, {"FLEET_REDIS_URL": "redis://127.0.0.1:1/0"}):
+        done = cli.run("shards", "--json", **away)
+        assert (done.returncode, f"1 in quarantine: {account};" in done.stderr) == (len(away), True)
+        last = json.loads(done.stdout)[-1]
+        assert (last["slot"], last["state"], last["accounts"], last["live"]) == (None, "quarantined", 1, 0)
+        (held,) = last["quarantined"]
+        assert (held["account_id"], held["reason"]) == (account, "deadly") and held["since"].endswith("Z")
+        assert held["release"] == f"fleet accounts activate {account}"
     found = json.loads(cli.run("doctor", "--json").stdout)
     assert any(f["check"] == "placement" and f["level"] == "problem" and account in f["what"] for f in found)
     assert cli.run("accounts", "activate", account).stdout == "out of quarantine\n"

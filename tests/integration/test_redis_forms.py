@@ -83,7 +83,10 @@ def test_every_script_and_reader_runs_in_each_form(formation: Formation) -> None
     assert store.apply(leader, generation, [Change("a", None, owned(1))]) == [True]
     store.set_unplaced(leader, {"b": "full"})
     assert store.unplaced() == ({"b": "full"}, {"full": 1})
-    assert set(store.observe().workers) == {"h:0"} and set(store.ownership()[1]) == {"a"}
+    assert set(store.observe().workers) == {"h:0"} and set(store.owners()[0]) == {"a"}
+    part = store.own_page(0)
+    assert part.generation == generation and part.size == 1 and set(part.records) == {"a"} and part.cursor == 0
+    assert set(store.own_of(["a", "b"]).records) == {"a"}
     assert store.set_drain("h:0", True) and not store.vacant(60)
     assert store.bucket_take("dial", "okx", "ip", 1, Rate(20, 20, window_s=1.0, sliding=True)).wait_s == 0.0
     store.bucket_block("dial", "binance", "ip", 30)

@@ -14,12 +14,13 @@ from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from coordinator import __main__ as coordinator_main
+from coordinator import own_reading, rebuild
 from coordinator.dispatch import Dispatch
 from fleet.core.lifecycle import ENDED
 from fleet.core.model import StreamState, StreamStatus
 from fleet.core.names import Keys
 from fleet.core.wire import RUN
-from fleet.runtime import redis_calls, redis_store
+from fleet.runtime import redis_calls, redis_reads, redis_store
 from fleet.runtime.settings import Settings
 from tests.proof.postgres_db import FakeListener, FakePostgres
 from tests.proof.redis_client import FakePoke, FakeRedis
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     from tests.proof.fleet import Fleet
 
 MODULES = [
-    "coordinator.__main__", "coordinator.arrivals", "coordinator.assignments", "coordinator.desired", "coordinator.dispatch",
-    "coordinator.events", "coordinator.lease", "coordinator.notify", "coordinator.observed", "coordinator.quarantine",
-    "coordinator.rebuild",
-    "coordinator.reconciler", "coordinator.verdicts", "fleet.runtime.shutdown", "workers.heartbeat", "workers.inbox",
-    "workers.shard", "workers.witness",
+    "coordinator.__main__", "coordinator.arrivals", "coordinator.assignments", "coordinator.background", "coordinator.desired",
+    "coordinator.dispatch",
+    "coordinator.events", "coordinator.lease", "coordinator.notify", "coordinator.observed", "coordinator.own_reading",
+    "coordinator.quarantine", "coordinator.rebuild", "coordinator.reconciler", "coordinator.verdicts",
+    "fleet.runtime.shutdown", "workers.heartbeat", "workers.inbox", "workers.shard", "workers.witness",
 ]  # fmt: skip
 PUBLISH_EVERY_S = 0.25
 
@@ -116,6 +117,11 @@ def installed(fleet: Fleet) -> Iterator[None]:
                 if init.__kwdefaults__:
                     new = {k: _virtual((v,), fakes["time"])[0] for k, v in init.__kwdefaults__.items()}  # type: ignore[index]
                     put(init, "__kwdefaults__", new)
+    put(redis_reads, "PAGE", 2)  # a few accounts are read by pages as a million are, over some ticks
+    put(own_reading, "READ_S", 0.005)
+    put(rebuild, "BATCH", 2)
+    put(rebuild, "WRITE_S", 0.002)
+    put(rebuild, "READ_S", 0.003)
     put(redis_calls, "connect", lambda url, timeout_s, key, deadline: FakeRedis(fleet.redis, timeout_s))
     put(shard_module, "AccountStream", lambda account, token, worker: Stream(account, token, worker))
     main = coordinator_main

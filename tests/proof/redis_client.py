@@ -5,7 +5,7 @@ In: the calls RedisStore makes (scripts, a few reads, pipelines). Out: their rep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -42,6 +42,7 @@ class RedisServer(Server):
         """The newest copy that is not younger than `copied_at` takes over; returns its instant."""
         when, copy = next((c for c in reversed(self.copies) if c[0] <= copied_at), self.copies[0])
         self.db.restore(copy)
+        self.db.order += 1  # it is another process
         self.lost_data = True
         self.scripts.clear()
         self.db.expires = {key: until for key, until in self.db.expires.items() if key in self.db.data}
@@ -108,6 +109,9 @@ class FakeRedis:
     def hgetall(self, key: str) -> Any:
         return self._call(lambda: dict(self._server.db.hash(key)))
 
+    def hscan(self, key: str, cursor: int, count: int) -> Any:
+        return self._call(lambda: self._server.db.hscan(key, cursor, count))
+
     def hexists(self, key: str, field: str) -> Any:
         return self._call(lambda: self._server.db.hget(key, field) is not None)
 
@@ -153,8 +157,14 @@ class FakePipeline:
     def hgetall(self, key: str) -> None:
         self._reads.append(lambda db: dict(db.hash(key)))
 
-    def hmget(self, key: str, *fields: str) -> None:
+    def hmget(self, key: str, fields: Sequence[str]) -> None:
         self._reads.append(lambda db: [db.hash(key).get(field) for field in fields])
+
+    def hlen(self, key: str) -> None:
+        self._reads.append(lambda db: len(db.hash(key)))
+
+    def hscan(self, key: str, cursor: int, count: int) -> None:
+        self._reads.append(lambda db: db.hscan(key, cursor, count))
 
     def execute(self) -> list[Any]:
         reads, self._reads = self._reads, []

@@ -7,6 +7,7 @@ RedisStore runs on top of it. tests/proof/test_model_is_redis.py holds it agains
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 
 Value = str | dict[str, str] | set[str]
@@ -20,6 +21,7 @@ class Db:
         self.data: dict[str, Value] = {}
         self.expires: dict[str, float] = {}
         self.now_ms = now_ms
+        self.order = 0  # in what order this process goes through a hash
         self.publish: Callable[[str], None] = lambda channel: None
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -59,6 +61,14 @@ class Db:
 
     def hget(self, key: str, field: str) -> str | None:
         return self.hash(key).get(field)
+
+    def hscan(self, key: str, cursor: int, count: int) -> tuple[int, dict[str, str]]:
+        """As of a hash that is kept as a table: what stands all the time is given; what a cursor means is this process' own. (The
+        cursor is a place in the order of hashed names, and a page begins with the last field of the one before it.)"""
+        places = sorted((zlib.crc32(f"{self.order} {field}".encode()) + 1, field) for field in self.hash(key))
+        page = [each for each in places if each[0] >= cursor][: count + 1]
+        following = page[-1][0] if len(page) > count else 0
+        return following, {field: self.hash(key)[field] for _, field in page}
 
     def hset(self, key: str, *pairs: str) -> None:
         value = self.data.setdefault(key, {})

@@ -10,10 +10,9 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from fleet.core.model import Credentials
 from fleet.core.names import Keys
@@ -28,6 +27,7 @@ from fleet.runtime.postgres import Postgres
 from fleet.runtime.redis_store import RedisStore
 from fleet.runtime.secrets import Keyring
 from fleet.runtime.settings import Settings
+from fleet.services.stacked import Stacked
 from tests.support.services import SharedServices, free_ports
 
 VENUE = ("binance", "usdm")
@@ -69,7 +69,7 @@ def fresh_env(services: SharedServices, directory: Path) -> Iterator[dict[str, s
         admin.close()
 
 
-class Fleet:
+class Fleet(Stacked):
     """A running fleet. Use it as a context manager; everything ends with it."""
 
     def __init__(
@@ -81,6 +81,7 @@ class Fleet:
         accounts: int = 0,
         venue: tuple[str, str] = VENUE,
     ) -> None:
+        super().__init__()
         self.directory, self.venue = directory, venue
         self.logs = Path(env["FLEET_LOG_DIR"])
         self.workers = workers
@@ -88,20 +89,8 @@ class Fleet:
         self._number = 0
         self._env = dict(env)
         self._accounts = accounts
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._stack.close()
-
-    def _start(self) -> None:
+    def form(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
         Path(self._env["FLEET_RUN_DIR"]).mkdir(exist_ok=True)
         simulator = Simulated(self.directory, REPOSITORY, [for_account(*self.venue).name], seed=1)

@@ -101,7 +101,8 @@ def rebuilt(rig: Rig, trial: Trial) -> Finding:
 
 def _stands(rig: Rig) -> bool:
     try:
-        generation, owners, _ = rig.store.ownership()
+        owners, _ = rig.store.owners()
+        generation = rig.store.observe().generation  # read last: data lost in between have another one, or none
     except StoreUnavailable:
         return False
     return generation is not None and generation.ready and len(owners) == len(rig.credentials)

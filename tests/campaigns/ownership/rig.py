@@ -15,7 +15,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +34,7 @@ from fleet.runtime.postgres import Postgres
 from fleet.runtime.redis_store import RedisStore
 from fleet.runtime.secrets import Keyring
 from fleet.services import Services
+from fleet.services.stacked import Stacked
 from tests.campaigns.ownership.hosts import Host
 from tests.campaigns.ownership.journal import Journal
 from tests.campaigns.ownership.judge import Socket
@@ -51,7 +51,7 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-class Rig:
+class Rig(Stacked):
     """A running fleet; `services` are this rig's alone, because it stops, freezes and empties them."""
 
     def __init__(
@@ -65,6 +65,7 @@ class Rig:
         settings: dict[str, str] | None = None,
         pulse_s: float = PULSE_S,
     ) -> None:
+        super().__init__()
         self.directory, self.services, self.pulse_s = directory, services, pulse_s
         self._hosts, self._workers, self._count = hosts, workers, accounts
         self._more = settings or {}
@@ -73,20 +74,8 @@ class Rig:
         self.postgres_proxies: dict[str, Proxy] = {}
         self.credentials: dict[str, Credentials] = {}  # account id → what the exchange knows, active accounts only
         self.removed: dict[str, str] = {}  # account id → API key of accounts that may not stream any more
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._stack.close()
-
-    def _start(self) -> None:
+    def form(self) -> None:
         simulator = Simulated(self.directory, REPOSITORY, [for_account(*VENUE).name], seed=1)
         self._stack.callback(simulator.stop)
         self.control: Control = simulator.ready()
