@@ -99,7 +99,7 @@ class Heartbeat:
         self._lease = rules.fresh(clock())
         self._seq = self._acknowledged = 0  # this beat, and the last one that Redis is known to have
         self.distrusted: Generation | None = None  # data that are older than what we have seen (R10): not to be obeyed
-        self._dead: set[str] = set()  # incarnations of this slot that came before this one
+        self._life = 0  # number of this incarnation among the slot's lives; 0 = not registered yet
         self._state = wire.UP
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -205,7 +205,7 @@ class Heartbeat:
         if beat.drain != self.draining_asked:
             self.draining_asked = beat.drain
             self._log.info("drain requested" if beat.drain else "drain ended", action="drain", shard=self._slot)
-        if beat.holder in self._dead:
+        if 0 < beat.holder < self._life:
             return self._outlived(beat)
         if beat.standing == "OK":
             self._rotate(beat.rotate)
@@ -265,8 +265,7 @@ class Heartbeat:
             self.gate.deadline = 0.0
             self._shard.incarnation = self.incarnation
             self._shard.abort_all("fenced")
-        self._dead.add(fenced)
-        self._seq = self._acknowledged = 0
+        self._seq = self._acknowledged = self._life = 0
         self._log.warning(
             "fenced: all streams stopped",
             action="fenced",
@@ -278,7 +277,9 @@ class Heartbeat:
 
     def _register(self) -> bool:
         try:
-            answer = self._redis().register(self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips)
+            answer = self._redis().register(
+                self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips, life=self._life
+            )
         except StoreUnavailable as error:
             if not self._silent:
                 self._silent = True
@@ -287,8 +288,7 @@ class Heartbeat:
         if answer.standing == "FENCED":
             self._abort()
             return False
-        if answer.prior:
-            self._dead.add(answer.prior)
+        self._life = answer.life
         self.registered = True
         try:
             self._redis().poke(ARRIVALS)

@@ -17,7 +17,7 @@ from fleet.runtime.redis_calls import RedisCalls, Standing, chunks, flat, standi
 
 class Beat(msgspec.Struct, frozen=True):
     """Answer to a heartbeat. Only an OK carries the rest. `former` is the beat that Redis knew before this one; `holder` is the
-    incarnation in the record, where one that is not ours is why we are fenced (`generation` is there then, too)."""
+    life in the record, where one that is not ours is why we are fenced (`generation` is there then, too)."""
 
     standing: Standing
     generation: wire.Generation | None = None
@@ -25,14 +25,14 @@ class Beat(msgspec.Struct, frozen=True):
     drain: bool = False
     rotate: str = ""  # id of an operator's wish for new sockets
     former: int = 0
-    holder: str = ""
+    holder: int = 0
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """Answer to a registration. `prior` is the slot's former incarnation, dead for certain (R8); "" = none is known."""
+    """Answer to a registration. `life` numbers the lives of a slot upwards."""
 
     standing: Standing
-    prior: str = ""
+    life: int = 0
 
 
 class View(msgspec.Struct, frozen=True):
@@ -47,16 +47,19 @@ class View(msgspec.Struct, frozen=True):
 class WorkerCalls(RedisCalls):
     """Every call may run twice."""
 
-    def register(self, view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = ()) -> Registration:
+    def register(
+        self, view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = (), life: int = 0
+    ) -> Registration:
+        """`life`: the number that this incarnation has been given, 0 before its first registration."""
         keys = self.keys
         wire.check_name(view.slot)
         fields = flat(wire.pack_worker(view, beat_ms=beat_ms, egress_ips=egress_ips))
         reply = self._run(
             "register",
             [keys.workers, keys.worker(view.slot), keys.desired(view.slot), keys.report(view.slot)],
-            [view.slot, wire.check_name(view.incarnation), view.seq, *fields],
+            [view.slot, wire.check_name(view.incarnation), view.seq, life or beat_ms, *fields],
         )
-        return Registration(standing_of(reply), *reply[1:2])
+        return Registration(standing_of(reply), *map(int, reply[1:2]))
 
     def heartbeat(self, view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = ()) -> Beat:
         reply = self._run(
@@ -67,7 +70,7 @@ class WorkerCalls(RedisCalls):
         standing = standing_of(reply)
         generation = wire.parse_generation(reply[1]) if len(reply) > 1 else None
         if standing != "OK":
-            return Beat(standing, generation, holder=reply[2] if len(reply) > 2 else "")
+            return Beat(standing, generation, holder=int(reply[2]) if len(reply) > 2 else 0)
         return Beat(standing, generation, int(reply[2]), reply[3] == "1", reply[4], int(reply[5]))
 
     def pull(self, slot: str, incarnation: str, generation: wire.Generation | None, version: int) -> View:

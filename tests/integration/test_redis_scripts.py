@@ -110,7 +110,7 @@ class Scripts(RuleBasedStateMachine):
         expected = self.model.register(slot, inc)
         for _ in range(1 + twice):
             got = self.store.register(view(slot, inc, self.model.w[slot].seq), beat_ms=1)
-            assert (got.standing, got.prior) == expected
+            assert (got.standing, got.life) == expected
         if expected[0] == "OK" and self.raw.hget(self.store.keys.worker(slot), "seq") is not None:
             self.model.w[slot].seq = int(self.raw.hget(self.store.keys.worker(slot), "seq") or 0)  # type: ignore[arg-type]
 

@@ -133,7 +133,7 @@ def standing(db: Db, w: str, incarnation: str) -> str:
 
 def register(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     workers, w, d, r = keys
-    slot, incarnation, seq = argv[:3]
+    slot, incarnation, seq, life = argv[:4]
     if db.hget(w, "fenced_inc") == incarnation:
         return ["FENCED"]
     inc = db.hget(w, "inc")
@@ -141,20 +141,19 @@ def register(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
         if inc is not None:
             db.delete(d)
             db.hdel(w, "drain")
-            db.hset(w, "prior", inc)
         db.delete(r)
         db.hincrby(w, "version", 1)
-        db.hset(w, "inc", incarnation, "seq", seq)
-    db.hset(w, *argv[3:])
+        db.hset(w, "inc", incarnation, "seq", seq, "life", str(max(int(db.hget(w, "life") or 0) + 1, int(life))))
+    db.hset(w, *argv[4:])
     db.sadd(workers, slot)
-    return ["OK", db.hget(w, "prior") or ""]
+    return ["OK", db.hget(w, "life") or "0"]
 
 
 def heartbeat(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     w, gen = keys
     answer = standing(db, w, argv[0])
     if answer == "FENCED" and db.hget(w, "fenced_inc") != argv[0]:
-        return [answer, db.get(gen) or "", db.hget(w, "inc") or ""]
+        return [answer, db.get(gen) or "", db.hget(w, "life") or "0"]
     if answer != "OK":
         return [answer]
     former = db.hget(w, "seq") or "0"

@@ -22,7 +22,7 @@ class Hash:
     state: str = ""
     drain: bool = False
     reported: str = ""
-    prior: str = ""
+    life: int = 0
 
 
 @dataclass
@@ -47,31 +47,32 @@ class Model:
             return "UNKNOWN"
         return "OK" if record.inc == inc else "FENCED"
 
-    def register(self, slot: str, inc: str) -> tuple[str, str]:
+    def register(self, slot: str, inc: str) -> tuple[str, int]:
+        """standing and number of the life; lives are told by a wall clock that shows 1."""
         record = self.w.setdefault(slot, Hash())
         if record.fenced == inc:
-            return "FENCED", ""
+            return "FENCED", 0
         if record.inc != inc:
             if record.inc:
                 self.d.pop(slot, None)
-                record.drain, record.prior = False, record.inc
+                record.drain = False
             self.r.pop(slot, None)
             record.version += 1
-            record.inc = inc
+            record.inc, record.life = inc, record.life + 1
         record.state = "up"
         self.workers.add(slot)
-        return "OK", record.prior
+        return "OK", record.life
 
     def heartbeat(self, slot: str, inc: str, seq: int) -> tuple[Any, ...]:
-        """standing, generation, version, drain, and who holds the slot instead."""
+        """standing, generation, version, drain, and the life of who holds the slot instead."""
         standing = self.standing(slot, inc)
         if standing != "OK":
             record = self.w.get(slot, Hash())
             known = standing == "FENCED" and record.fenced != inc
-            return (standing, self.gen if known else None, 0, False, record.inc if known else "")
+            return (standing, self.gen if known else None, 0, False, record.life if known else 0)
         if seq >= self.w[slot].seq:
             self.w[slot].seq, self.w[slot].state = seq, "up"
-        return ("OK", self.gen, self.w[slot].version, self.w[slot].drain, "")
+        return ("OK", self.gen, self.w[slot].version, self.w[slot].drain, 0)
 
     def pull(self, slot: str, inc: str) -> tuple[Any, ...]:
         standing = self.standing(slot, inc)

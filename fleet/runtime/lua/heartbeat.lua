@@ -1,11 +1,11 @@
 -- One beat: moves the counter observers time (R3) and renews the lease (R5a) if this incarnation is still the slot's.
 -- KEYS w, gen    ARGV incarnation, seq, field, value, ...
--- Returns {OK, gen, version, drain, rotate, former seq}, {FENCED}, {FENCED, gen, incarnation in the record} or {UNKNOWN} (the
+-- Returns {OK, gen, version, drain, rotate, former seq}, {FENCED}, {FENCED, gen, life of who holds the slot} or {UNKNOWN} (the
 -- record is gone: data loss).
 if redis.call('HGET', KEYS[1], 'fenced_inc') == ARGV[1] then return {'FENCED'} end
 local inc = redis.call('HGET', KEYS[1], 'inc')
 if not inc then return {'UNKNOWN'} end
-if inc ~= ARGV[1] then return {'FENCED', redis.call('GET', KEYS[2]) or '', inc} end
+if inc ~= ARGV[1] then return {'FENCED', redis.call('GET', KEYS[2]) or '', redis.call('HGET', KEYS[1], 'life') or '0'} end
 local former = redis.call('HGET', KEYS[1], 'seq') or '0'
 if tonumber(ARGV[2]) >= tonumber(former) then -- one that was overtaken by a later beat says nothing new
   redis.call('HSET', KEYS[1], 'seq', ARGV[2])
