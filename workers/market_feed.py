@@ -36,6 +36,7 @@ class MarketFeed:
         market = venue.market_data
         self.books = Books(venue.name, market.book, reader if market.snapshot is not None else None, self.announce)
         self.backfill = Backfill(lane, self._market, reader, self.announce)
+        self.overlap = False  # two sockets are read side by side
         self._settle_at_s = 0.0
         self._book_symbols = {topic.symbol for topic in lane.topics if topic.kind == "depth"}
         self._recent: set[str] = set()
@@ -57,7 +58,7 @@ class MarketFeed:
                 continue
             recent.add(event.id)
             if isinstance(event, Depth):
-                out += self.books.accept(event)
+                out += self.books.accept(event, overlap=self.overlap)
             elif isinstance(event, (Trade, Kline)):
                 out += self.backfill.accept(event, now_s)
             else:
