@@ -15,6 +15,7 @@ from workers.market_reader import Answer
 from workers.market_tracks import HOLD_S, MAX_HELD, TRADE_GRACE_S, TRIES, Gap, Mark, Name, Notice
 
 KNOWN = 20_000
+QUIET_TRIES = 4  # replies for a symbol of which nothing came live since: REST may lag, and nothing proves that it does not
 
 
 class OpaqueTrack:
@@ -29,6 +30,7 @@ class OpaqueTrack:
         self._newest: Mark | None = None
         self._before: Mark | None = None  # the last one told before the gap
         self._came: dict[str, int] = {}  # since the gap opened: id -> ms
+        self._short_ms = 0  # where a reply began that did not reach back to `_before`
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
         if event.trade_id in self._known:
@@ -66,9 +68,6 @@ class OpaqueTrack:
             gap.failed(now_s)
             return []
         rows = [row for row in answer.rows if isinstance(row, Trade)]
-        if self._lags(rows) and gap.tries < TRIES:
-            gap.again(now_s)
-            return []
         told = [n for n, row in enumerate(rows) if row.trade_id in self._known and row.trade_id not in self._came]
         anchor = next((n for n, row in enumerate(rows) if row.trade_id == before.id), None)
         begin = max(told, default=-1) if told else anchor
@@ -78,8 +77,16 @@ class OpaqueTrack:
             self._remember(row)
         gap.recovered += len(fresh)
         gap.stash += fresh
-        if begin is None:
-            first_ms = rows[0].ts_event if rows else answer.at_ms
+        if begin is None and rows and rows[0].ts_event > before.at_ms:
+            self._short_ms = self._short_ms or rows[0].ts_event
+        lags = self._lags(rows)
+        if lags and gap.tries < (TRIES if self._came else QUIET_TRIES):
+            gap.again(now_s)
+            return self._let_go() if gap.late else []
+        if lags and self._came:
+            return self._give_up("not in the exchange's history", before, answer.at_ms)
+        if begin is None or self._short_ms:
+            first_ms = self._short_ms or (rows[0].ts_event if rows else answer.at_ms)
             return self._give_up("older than the exchange's recent trades", before, first_ms)
         return self._close()
 
@@ -136,9 +143,7 @@ class OpaqueTrack:
         self.gap = Gap(reason, now_s + TRADE_GRACE_S, HOLD_S)
 
     def _lags(self, rows: list[Trade]) -> bool:
-        """Does REST not yet know what the socket told?"""
-        if not self._came:
-            return not rows
+        """May REST not yet know what the socket told?"""
         return not any(row.trade_id in self._came for row in rows)
 
     def _let_go(self) -> list[MarketRecord]:
@@ -153,7 +158,7 @@ class OpaqueTrack:
         gap = self.gap
         assert gap is not None
         out = self._let_go()
-        self.gap, self._came, self._before = None, {}, None
+        self.gap, self._came, self._before, self._short_ms = None, {}, None, 0
         if gap.recovered:
             data = {"events": gap.recovered, "since_ms": gap.since_ms, "until_ms": int(time.time() * 1000)}
             self.notices.append(Notice("backfilled", gap.reason, data))

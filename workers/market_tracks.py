@@ -21,9 +21,9 @@ HOLD_S = 2.0  # longest wait of newer events after the question
 MAX_HELD = 20_000
 MAX_TRADES = 300_000  # a gap of more is read back from its newer end only
 MAX_CANDLES = 5_000
-TRIES = 6  # replies without anything new before the rest counts as lost
+TRIES = 9  # replies without anything new before the rest counts as lost
 FAILED_CAP_S = 30.0  # longest pause after a call that failed
-RETRY_S = (0.5, 1.0, 2.0, 4.0, 4.0, 8.0)
+RETRY_S = (0.5, 1.0, 2.0, 4.0, 4.0, 8.0, 10.0, 15.0, 20.0)  # a minute in all: REST may lag the socket by half of that
 QUIET_S = 3.0  # a symbol that says nothing this long after a reconnect is asked about
 DOUBTS = 3  # jumps in which the venue never had anything, in a row: its ids do not count by one after all
 PATIENCE_S = 60.0  # such a symbol's jumps are looked into this often, and nothing waits for that
@@ -208,7 +208,8 @@ class CountedTrack:
     def answer(self, answer: Answer, now_s: float) -> list[MarketRecord]:
         """What may be published now that the venue answered."""
         self.asked, probing, self._probing = False, self._probing, False
-        rows = [(span, event) for event in answer.rows if (span := self.span(event)) is not None]
+        found = [(span, event) for event in answer.rows if (span := self.span(event)) is not None]
+        rows = sorted(found, key=lambda row: row[0])  # not every sheet says which end comes first
         if probing:
             if answer.failure and not answer.final:
                 self._probe_at_s = now_s + QUIET_S

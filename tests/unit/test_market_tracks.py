@@ -90,6 +90,21 @@ def test_a_jump_holds_what_is_newer_until_the_answer_and_keeps_the_order() -> No
     assert feed(track, trade(7)) == ["t7"]
 
 
+def test_rest_that_lags_by_half_a_minute_loses_nothing() -> None:
+    track = trades()
+    feed(track, trade(1), trade(5))
+    now_s = 0.0
+    while now_s < 30.0:
+        now_s += 0.1
+        if track.question(now_s) is not None:
+            track.answer(answer(trade(1, rest=True)), now_s)
+        track.settle(now_s)
+    assert track.gap is not None and track.notices == []
+    while track.question(now_s) is None:
+        now_s += 0.1
+    assert told(track.answer(answer(*(trade(n, rest=True) for n in (5, 4, 3, 2, 1))), now_s)) == ["t2", "t3", "t4"]
+
+
 def test_events_that_changed_places_cost_no_call() -> None:
     track = trades()
     assert feed(track, trade(1), trade(3), trade(2)) == ["t1", "t2", "t3"]
@@ -324,6 +339,35 @@ def test_recent_trades_that_lag_are_asked_for_again() -> None:
     assert track.answer(answer(trade("a", 1)), 2.0) == []
     track.question(9.0)
     assert told(track.answer(answer(trade("a", 1), trade("b", 2), trade("c", 3)), 9.0)) == ["tb", "tc"]
+
+
+def test_a_quiet_symbol_is_asked_about_again_because_rest_may_lag() -> None:
+    track = opaque()
+    feed(track, trade("a", 1))
+    track.reconnected(1.0)
+    track.question(1.0 + TRADE_GRACE_S)
+    assert track.answer(answer(trade("a", 1)), 2.0) == [], "nothing new yet, and nothing proves that this is all"
+    track.settle(9.0)
+    track.question(9.0)
+    assert told(track.answer(answer(trade("a", 1), trade("b", 2)), 9.0)) == ["tb"], "told at once, late as it is"
+    track.question(19.0)
+    assert told(track.answer(answer(trade("a", 1), trade("b", 2), trade("c", 3)), 19.0)) == ["tc"]
+    for now_s in (29.0, 39.0, 49.0):
+        track.question(now_s)
+        track.answer(answer(trade("b", 2), trade("c", 3)), now_s)
+    assert track.gap is None
+    assert [(n.event, n.data["events"]) for n in track.notices] == [("backfilled", 2)]
+
+
+def test_recent_trades_that_never_show_what_came_live_are_told_as_a_gap() -> None:
+    track = opaque()
+    feed(track, trade("a", 1))
+    track.reconnected(1.0)
+    feed(track, trade("c", 3))
+    for turn in range(TRIES + 1):
+        track.question(100.0 * turn + 2.0)
+        track.answer(answer(trade("a", 1)), 100.0 * turn + 2.0)
+    assert track.gap is None and [n.event for n in track.notices] == ["gap"]
 
 
 def test_what_recent_trades_do_not_reach_is_told() -> None:
