@@ -278,7 +278,8 @@ CANDLE_SETTLE_MS = 1000
 class Market:
     """The public half of an exchange. `markets`: what its events' `market` may be, empty = the venue's. `comes_with`: kinds
     that share a topic with another one, which is subscribed once for both. `again`: frames that make the venue send topics
-    anew from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id). `examples`:
+    anew from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id). `changes`: does
+    this event leave out what did not change since the last one of its topic? `examples`:
     well-known symbols in the form `topics` takes, for the demo. Trades or candles without a history are not served by REST:
     a gap in them is told and stays."""
 
@@ -295,6 +296,7 @@ class Market:
     markets: tuple[str, ...] = ()
     comes_with: Mapping[MarketKind, MarketKind] = field(default_factory=dict)
     again: Callable[[Sequence[Topic], int], list[bytes]] | None = None  # topics, request id
+    changes: Callable[[MarketRecord], bool] | None = None
     examples: tuple[str, ...] = ("BTCUSDT", "ETHUSDT")
     trade_history: TradeHistory | None = None
     candle_history: CandleHistory | None = None
