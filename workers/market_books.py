@@ -60,6 +60,11 @@ class Books:
             self._ask(update.symbol)
         return out
 
+    def continues(self, update: Depth) -> bool:
+        """Is it the next one of its book?"""
+        book = self._books.get(update.symbol)
+        return book is not None and book.continues(update)
+
     def settle(self, now_s: float) -> list[Depth]:
         """Apply the snapshots that arrived, ask again for those that failed. → what may be published."""
         for symbol in [s for s, at_s in self._ask_at_s.items() if now_s >= at_s]:

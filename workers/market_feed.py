@@ -54,7 +54,7 @@ class MarketFeed:
             topic = topic_of(event)
             note(topic, now_s)
             seen.add(topic)
-            if event.id in recent or event.id in older:
+            if (event.id in recent or event.id in older) and not self._continues(event):
                 continue
             recent.add(event.id)
             if isinstance(event, Depth):
@@ -67,6 +67,10 @@ class MarketFeed:
             self._recent, self._older = set(), recent
         if out:
             self._publisher.offer(out)
+
+    def _continues(self, event: MarketRecord) -> bool:
+        """Numbers that were seen before are new where they continue a book: its venue counts anew from lower down (okx.md 4.4)."""
+        return isinstance(event, Depth) and not self.overlap and self.books.continues(event)
 
     @property
     def waiting(self) -> bool:

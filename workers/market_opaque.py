@@ -15,7 +15,7 @@ from workers.market_reader import Answer
 from workers.market_tracks import HOLD_S, MAX_HELD, TRADE_GRACE_S, TRIES, Gap, Mark, Name, Notice
 
 KNOWN = 20_000
-QUIET_TRIES = 4  # replies for a symbol of which nothing came live since: REST may lag, and nothing proves that it does not
+QUIET_TRIES = 4  # replies for a symbol of which nothing came live since: nothing proves that REST does not lag
 
 
 class OpaqueTrack:

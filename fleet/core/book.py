@@ -133,6 +133,11 @@ class Book:
         # A snapshot that never comes must not fill the memory: the oldest go out, and the book stays invalid.
         return [self._waiting.popleft()] if len(self._waiting) > MAX_WAITING else []
 
+    def continues(self, update: Depth) -> bool:
+        """Would `update` change a valid book as its next one?"""
+        moves = update.kind == "update" and update.last_seq != self.last_seq
+        return self.valid and moves and self.rules.follows(update, self.last_seq)
+
     def load(self, snapshot: Depth, *, in_stream: bool = False) -> list[Depth]:
         """Start from `snapshot` and apply what waited. → all of it, in order; nothing if the snapshot is older than what waited
         (then `needs_snapshot` is still true). `in_stream`: it came among the updates, so what waited is older."""

@@ -120,7 +120,9 @@ def test_snapshots_in_the_stream_or_by_rest() -> None:
     book = Book(OKX)
     assert book.feed(update(5, 9, 5)) == [] and book.needs_snapshot  # it began with an update
     assert names(book.load(snapshot(7))) == ["s7", "5-9"]  # REST: the update begins before it and reaches it
-    assert book.feed(snapshot(8), overlap=True) == [] and book.last_seq == 9  # a second socket begins; the book is further
+    assert (
+        book.feed(snapshot(8), overlap=True) == [] and book.last_seq == 9
+    )  # a second socket begins; the book is further
     assert names(book.feed(update(9, 12, 9))) == ["9-12"]
     assert names(book.feed(snapshot(20))) == ["s20"] and book.last_seq == 20
     book.invalidate("disconnected")
@@ -265,3 +267,12 @@ def test_the_recorded_books_synchronise_without_a_break() -> None:
             turns.append((event.symbol, book.state))
     assert all(book.valid for book in books.values())
     assert len(books) == 4 and len(turns) == 8  # buffering, valid: once each
+
+
+def test_numbers_seen_before_continue_a_book_that_was_counted_anew() -> None:
+    book = Book(OKX)
+    for event in (snapshot(10), update(10, 15, 10), update(15, 3, 15)):
+        book.feed(event)
+    assert not book.continues(update(10, 15, 10)), "a repetition"
+    book.feed(update(3, 10, 3))
+    assert book.continues(update(10, 15, 10)) and not book.continues(update(10, 10, 10))
