@@ -26,12 +26,20 @@ _KINDS: dict[MarketKind, tuple[str, float | None]] = {
     **{f"kline_{interval}": (f"kline_{interval}", 60.0) for interval in INTERVALS},
 }
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
+TRADED_S = 10.0  # candles are pushed each 2 s and trades at once while there are any (3.0)
 
 
 def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
     """One topic per symbol and kind; kinds that are not in KINDS are left out (the caller compares with `Market.kinds`)."""
     return [
-        Topic(f"{symbol.lower()}@{_KINDS[kind][0]}", PATH, kind, symbol.upper(), _KINDS[kind][1])
+        Topic(
+            f"{symbol.lower()}@{_KINDS[kind][0]}",
+            PATH,
+            kind,
+            symbol.upper(),
+            _KINDS[kind][1],
+            traded_s=TRADED_S if kind == "trade" or kind.startswith("kline_") else None,
+        )  # fmt: skip
         for symbol in symbols
         for kind in kinds
         if kind in _KINDS

@@ -27,6 +27,7 @@ _KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
     **{f"kline_{interval}": (f"kline_{interval}", "/market", 60.0) for interval in INTERVALS},
 }
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
+TRADED_S = 10.0  # candles are pushed each 250 ms and trades each 100 ms while there are any (3.0)
 
 
 def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
@@ -36,7 +37,9 @@ def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
         for kind in kinds:
             if kind in _KINDS:
                 suffix, path, expect_s = _KINDS[kind]
-                found.append(Topic(f"{symbol.lower()}@{suffix}", path, kind, symbol.upper(), expect_s))
+                traded_s = TRADED_S if kind == "trade" or kind.startswith("kline_") else None
+                name = f"{symbol.lower()}@{suffix}"
+                found.append(Topic(name, path, kind, symbol.upper(), expect_s, traded_s=traded_s))
     return found
 
 

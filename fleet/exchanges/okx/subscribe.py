@@ -32,10 +32,11 @@ _KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
     "depth": ("books", PUBLIC, 75.0),
     "trade": ("trades", PUBLIC, None),
     "liquidation": (LIQUIDATIONS, PUBLIC, None),
-    "mark_price": (MARK_PRICES, PUBLIC, 15.0),
+    "mark_price": (MARK_PRICES, PUBLIC, 12.0),
     **{f"kline_{interval}": (f"candle{bar}", BUSINESS, 60.0) for interval, bar in BARS.items()},
 }
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
+FIRST_S: dict[MarketKind, float] = {"depth": 10.0}  # books begin with a snapshot (4.4)
 _PRODUCTS = (
     (re.compile(r".+-SWAP"), "SWAP"),
     (re.compile(r".+-[0-9]{6}-[0-9.]+-[CP]"), "OPTION"),
@@ -61,7 +62,7 @@ def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
             if kind in _KINDS:
                 channel, path, expect_s = _KINDS[kind]
                 name = liquidation_name(symbol) if channel == LIQUIDATIONS else f"{channel}:{symbol}"
-                found.append(Topic(name, path, kind, symbol, expect_s))
+                found.append(Topic(name, path, kind, symbol, expect_s, first_s=FIRST_S.get(kind)))
     return found
 
 
