@@ -1,11 +1,13 @@
 """Trades of a venue whose ids only tell them apart: what a gap lost is found by comparing the recent trades with those known.
 
-In: live trades, answers of `workers.market_reader`. Out: as `workers.market_tracks`, whose sibling this is. A loss inside a
-living socket cannot be seen here; one by a replaced socket, a restart or a drop can, as far back as the venue's recent trades go.
+In: live trades, answers of `workers.market_reader`. Out: as `workers.market_tracks`, whose sibling this is. What a replaced
+socket, a restart or a drop lost is found as far back as the venue's recent trades go. Nothing shows a loss inside a living socket:
+each minute the recent trades are compared with those told.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
@@ -15,6 +17,7 @@ from workers.market_reader import Answer
 from workers.market_tracks import HOLD_S, MAX_HELD, TRADE_GRACE_S, TRIES, Gap, Mark, Name, Notice
 
 KNOWN = 20_000
+AUDIT_S = 60.0  # between comparisons while nothing is known to be missing
 QUIET_TRIES = 4  # replies for a symbol of which nothing came live since: nothing proves that REST does not lag
 
 
@@ -30,12 +33,15 @@ class OpaqueTrack:
         self._newest: Mark | None = None
         self._before: Mark | None = None  # the last one told before the gap
         self._came: dict[str, int] = {}  # since the gap opened: id -> ms
+        self._audit_at_s = 0.0  # 0 = no trade came yet
+        self._auditing = False
         self._short_ms = 0  # where a reply began that did not reach back to `_before`
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
         if event.trade_id in self._known:
             return []
         self._remember(event)
+        self._audit_at_s = self._audit_at_s or now_s + AUDIT_S * (1 + random.random()) / 2  # symbols at different times
         gap = self.gap
         if gap is None:
             return [event]
@@ -52,14 +58,20 @@ class OpaqueTrack:
 
     def question(self, now_s: float) -> TradeQuery | None:
         gap, before = self.gap, self._before
+        if gap is None and self._newest is not None and not self.asked and 0 < self._audit_at_s <= now_s:
+            self._audit_at_s = now_s + AUDIT_S
+            self.asked = self._auditing = True
+            return TradeQuery(self.name.symbol, self.market, self._newest.id)
         if gap is None or before is None or self.asked or now_s < gap.ask_at_s:
             return None
         self.asked = True
         return TradeQuery(self.name.symbol, self.market, before.id, "", gap.pages)
 
     def answer(self, answer: Answer, now_s: float) -> list[MarketRecord]:
-        self.asked = False
         gap, before = self.gap, self._before
+        auditing, self.asked, self._auditing = self._auditing, False, False
+        if auditing:
+            return self._audit(answer) if gap is None else []
         if gap is None or before is None:
             return []
         if answer.failure:
@@ -138,6 +150,18 @@ class OpaqueTrack:
                 del self._known[ident]
         if self._newest is None or event.ts_event >= self._newest.at_ms:
             self._newest = Mark(event.trade_id, event.ts_event)
+
+    def _audit(self, answer: Answer) -> list[MarketRecord]:
+        """Trades that lie between two known ones and were not told."""
+        rows = [row for row in answer.rows if isinstance(row, Trade)]
+        known = [n for n, row in enumerate(rows) if row.trade_id in self._known]
+        missed = [row for row in rows[known[0] : known[-1]] if row.trade_id not in self._known] if known else []
+        for row in missed:
+            self._remember(row)
+        if missed:
+            data = {"events": len(missed), "since_ms": missed[0].ts_event, "until_ms": missed[-1].ts_event}
+            self.notices.append(Notice("backfilled", "audit", data))
+        return list(missed)
 
     def _begin(self, reason: str, now_s: float) -> None:
         self.gap = Gap(reason, now_s + TRADE_GRACE_S, HOLD_S)

@@ -10,7 +10,7 @@ from fleet.core.events import Kline, MarketRecord, Trade
 from fleet.core.exchange import CandleQuery, TradeQuery
 from fleet.exchanges import exchanges
 from workers import market_tracks
-from workers.market_opaque import OpaqueTrack
+from workers.market_opaque import AUDIT_S, OpaqueTrack
 from workers.market_reader import Answer
 from workers.market_tracks import (
     CANDLE_GRACE_S,
@@ -357,6 +357,25 @@ def test_a_quiet_symbol_is_asked_about_again_because_rest_may_lag() -> None:
         track.answer(answer(trade("b", 2), trade("c", 3)), now_s)
     assert track.gap is None
     assert [(n.event, n.data["events"]) for n in track.notices] == [("backfilled", 2)]
+
+
+def test_a_trade_lost_on_a_living_socket_is_found_by_the_audit() -> None:
+    track = opaque()
+    feed(track, trade("b", 2), trade("d", 4))
+    assert track.question(1.0) is None
+    assert track.question(AUDIT_S) == TradeQuery("BTCUSDT", "linear", "d")
+    assert track.question(AUDIT_S) is None, "asked already"
+    rows = [trade(ident, at_ms) for at_ms, ident in enumerate("abcde", start=1)]
+    assert told(track.answer(answer(*rows), AUDIT_S)) == ["tc"], (
+        "older than the first one, newer than the last one: not ours"
+    )
+    assert [(n.event, n.reason, n.data["events"]) for n in track.notices] == [("backfilled", "audit", 1)]
+    assert feed(track, trade("c", 3), trade("e", 5)) == ["te"]
+    assert track.question(2 * AUDIT_S) is not None
+    track.disconnected(2 * AUDIT_S)
+    assert track.answer(answer(*rows), 2 * AUDIT_S) == [], "the gap asks for itself"
+    track.reconnected(2 * AUDIT_S)
+    assert track.question(2 * AUDIT_S + TRADE_GRACE_S) is not None
 
 
 def test_recent_trades_that_never_show_what_came_live_are_told_as_a_gap() -> None:

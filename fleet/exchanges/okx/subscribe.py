@@ -36,7 +36,8 @@ _KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
     **{f"kline_{interval}": (f"candle{bar}", BUSINESS, 60.0) for interval, bar in BARS.items()},
 }
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
-FIRST_S: dict[MarketKind, float] = {"depth": 10.0}  # books begin with a snapshot (4.4)
+FIRST_S = 10.0  # but for trades and liquidations a subscription begins with how things stand (7)
+EVENTS = frozenset({"trade", "liquidation"})
 _PRODUCTS = (
     (re.compile(r".+-SWAP"), "SWAP"),
     (re.compile(r".+-[0-9]{6}-[0-9.]+-[CP]"), "OPTION"),
@@ -62,7 +63,7 @@ def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
             if kind in _KINDS:
                 channel, path, expect_s = _KINDS[kind]
                 name = liquidation_name(symbol) if channel == LIQUIDATIONS else f"{channel}:{symbol}"
-                found.append(Topic(name, path, kind, symbol, expect_s, first_s=FIRST_S.get(kind)))
+                found.append(Topic(name, path, kind, symbol, expect_s, first_s=None if kind in EVENTS else FIRST_S))
     return found
 
 
