@@ -16,6 +16,7 @@ from workers.market_tracks import (
     CANDLE_GRACE_S,
     DOUBTS,
     HOLD_S,
+    QUIET_AGAIN_S,
     QUIET_S,
     TRADE_GRACE_S,
     TRIES,
@@ -203,6 +204,18 @@ def test_a_quiet_symbol_is_asked_about_after_a_reconnect() -> None:
     track.reconnected(20.0)
     assert feed(track, trade(4), now_s=20.5) == ["t4"]
     assert track.question(30.0) is None, "its first trade followed the last one"
+
+
+def test_a_quiet_symbol_is_asked_about_twice_because_rest_may_lag() -> None:
+    track = trades()
+    feed(track, trade(1))
+    track.reconnected(10.0)
+    assert track.question(10.0 + QUIET_S) is not None
+    assert track.answer(answer(trade(1)), 14.0) == []
+    assert track.question(14.0 + QUIET_AGAIN_S - 0.1) is None
+    assert track.question(14.0 + QUIET_AGAIN_S) is not None
+    assert told(track.answer(answer(trade(1), trade(2)), 25.0)) == ["t2"]
+    assert track.question(999.0) is None, "twice is enough"
 
 
 def test_a_former_life_goes_on_where_kafka_had_it() -> None:
