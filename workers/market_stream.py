@@ -225,7 +225,8 @@ class MarketStream:
     def _went_live(self, attempt: int, *, again: bool, rotated: str = "") -> None:
         now_s = time.monotonic()
         self._rotate_at_s = now_s + self._venue.limits.rotate_after_s * (1 - random.random() * ROTATE_SPREAD)
-        self.feed.watch.restart(now_s, self._socket.topics_seen if self._socket else ())
+        seen = self._socket.topics_seen if self._socket else ()
+        self.feed.watch.restart(now_s, seen, carried_on=bool(rotated))
         self._stalled = []
         self.state = StreamState.LIVE
         fields: dict[str, Any] = {"attempt": attempt, "topics": len(self.lane.topics)}

@@ -64,10 +64,12 @@ class TopicWatch:
             if topic.topic.traded_s is not None:
                 self._trading.setdefault(topic.topic.symbol, []).append(topic)
 
-    def restart(self, now_s: float, seen: Container[str]) -> None:
-        """A new socket is subscribed, and `seen` came on it: silence counts from now, and rhythms are learned anew."""
+    def restart(self, now_s: float, seen: Container[str], *, carried_on: bool = False) -> None:
+        """A new socket is subscribed, and `seen` came on it: silence counts from now, and rhythms are learned anew.
+        `carried_on`: the old one was alive until then. A topic that never came on either is silent since the old one's start."""
         for name, topic in self._topics.items():
-            topic.restart(now_s, begun=name in seen)
+            if not (carried_on and not topic.begun and not topic.strikes and name not in seen):
+                topic.restart(now_s, begun=name in seen)
 
     def traded(self, name: str, symbol: str) -> None:
         """Topic `name` showed that `symbol` traded."""

@@ -168,5 +168,15 @@ def test_a_candle_that_stands_still_while_its_symbol_trades_is_found() -> None:
     assert watch.stalled(22.0) == ["trades"]
 
 
+def test_a_neighbour_that_gets_a_new_socket_does_not_hide_a_silent_topic() -> None:
+    watch = TopicWatch([topic("mark", 5.0), topic("ticker", 10.0), topic("fine", 10.0)], 0.0)
+    watch.note("fine", 5.0)
+    watch.strike(watch.stalled(5.1))
+    watch.restart(6.0, {"fine"}, carried_on=True)
+    assert watch.stalled(10.1) == ["ticker"]
+    watch.restart(40.0, ())  # after an outage all begin anew
+    assert watch.stalled(49.0) == []
+
+
 def replaced(topic: Topic, name: str, symbol: str) -> Topic:
     return msgspec.structs.replace(topic, name=name, symbol=symbol)
