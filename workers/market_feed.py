@@ -53,7 +53,7 @@ class MarketFeed:
         out: list[MarketRecord] = []
         for event in events:
             topic = topic_of(event)
-            note(topic, now_s)
+            note(topic, now_s, first=topic not in seen)
             seen.add(topic)
             if (event.id in recent or event.id in older) and not self._continues(event):
                 continue

@@ -77,8 +77,9 @@ class TopicWatch:
             if topic.topic.name != name:
                 topic.missed += 1
 
-    def note(self, name: str, now_s: float) -> None:
-        """An event of topic `name` came."""
+    def note(self, name: str, now_s: float, *, first: bool = False) -> None:
+        """An event of topic `name` came; `first` on its socket: where each subscription begins with one it does not prove that the
+        silence before was a stall, else a quiet topic would cost one socket after the other."""
         topic = self._topics.get(name)
         if topic is not None:
             silence_s = now_s - topic.last_s
@@ -87,7 +88,7 @@ class TopicWatch:
             topic.last_s = now_s
             topic.count += 1
             topic.begun, topic.missed = True, 0
-            if topic.strikes:
+            if topic.strikes and not (first and topic.topic.first_s is not None):
                 topic.strikes = 0
                 topic.steady = topic.steady and now_s - topic.born_s <= RHYTHM_S
 

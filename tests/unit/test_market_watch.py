@@ -153,6 +153,21 @@ def test_a_topic_that_should_begin_with_a_snapshot_is_missed_at_once() -> None:
     assert watch.stalled(90.0) == [] and watch.stalled(96.0) == ["books"]
 
 
+def test_a_quiet_topic_that_begins_with_a_snapshot_costs_ever_fewer_sockets() -> None:
+    watch = TopicWatch([Topic("ticker", "/public", "ticker", "X", 12.0, first_s=10.0)], 0.0)
+    now_s, replacements = 0.0, 0
+    while now_s < 600.0:
+        now_s += 1.0
+        if stalled := watch.stalled(now_s):
+            replacements += 1
+            watch.strike(stalled)
+            watch.note("ticker", now_s, first=True)
+            watch.restart(now_s, {"ticker"}, carried_on=True)
+    assert replacements <= 6
+    watch.note("ticker", now_s)
+    assert watch.stalled(now_s + 12.1) == ["ticker"], "it speaks again: its silence counts again"
+
+
 def test_a_candle_that_stands_still_while_its_symbol_trades_is_found() -> None:
     kline = Topic("kline", "/market", "kline_1m", "X", 60.0, traded_s=10.0)
     trades = Topic("trades", "/market", "trade", "X", None, traded_s=10.0)
