@@ -331,6 +331,7 @@ class TradeTrack(CountedTrack):
         super().__init__(name, market)
         self.history = history
         self._newest_ms = 0
+        self._aggregated = False
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
         if not event.trade_id.isdigit():
@@ -341,6 +342,7 @@ class TradeTrack(CountedTrack):
                 self.series = Series()
                 self.notices.append(Notice("gap", "ids began anew", {"events": None, "last": last}))
         self._newest_ms = max(self._newest_ms, event.ts_event)
+        self._aggregated = self._aggregated or event.count > 1
         return super().accept(event, now_s)
 
     def resume(self, mark: Mark, now_s: float) -> None:
@@ -353,7 +355,8 @@ class TradeTrack(CountedTrack):
 
     def query(self, span: tuple[int, int | None], page: int) -> TradeQuery:
         lo, hi = span
-        return TradeQuery(self.name.symbol, self.market, str(lo - 1), "" if hi is None else str(hi + 1), page)
+        before = "" if hi is None else str(hi + 1)
+        return TradeQuery(self.name.symbol, self.market, str(lo - 1), before, page, self._aggregated)
 
 
 class CandleTrack(CountedTrack):

@@ -235,13 +235,14 @@ class Topic(msgspec.Struct, frozen=True):
 
 class TradeQuery(msgspec.Struct, frozen=True):
     """Public trades of one symbol after the id `after` and before the id `before` ("" = up to now). `page`: replies that this
-    read had already without reaching all of it."""
+    read had already without reaching all of it. `aggregated`: the socket told several ids as one trade before."""
 
     symbol: str
     market: str
     after: str
     before: str = ""
     page: int = 0
+    aggregated: bool = False
 
 
 class CandleQuery(msgspec.Struct, frozen=True):

@@ -91,6 +91,12 @@ def test_a_jump_holds_what_is_newer_until_the_answer_and_keeps_the_order() -> No
     assert feed(track, trade(7)) == ["t7"]
 
 
+def test_the_venue_is_told_whether_the_socket_aggregates() -> None:
+    track = trades()
+    feed(track, trade(3, count=2), trade(6))
+    assert track.question(TRADE_GRACE_S) == TradeQuery("BTCUSDT", "usdm", "3", "6", aggregated=True)
+
+
 def test_rest_that_lags_by_half_a_minute_loses_nothing() -> None:
     track = trades()
     feed(track, trade(1), trade(5))
