@@ -220,8 +220,8 @@ MARKET_KINDS = ("ticker", "book_ticker", "depth", "trade", "liquidation", "mark_
 class Topic(msgspec.Struct, frozen=True):
     """One public subscription. `path` groups topics that may share a socket; `expect_s` is the longest believable silence
     (None = silence is normal); `market` is that of its events where it is not the venue's (all topics of a path have one).
-    `first_s`: the longest before its first event, where the venue begins a subscription with one; `traded_s`: the longest while
-    other topics of its symbol show that it trades."""
+    `first_s`: the longest before its first event, where the venue begins a subscription with one; `traded_s`: the same while other
+    topics of its symbol show that it trades."""
 
     name: str
     path: str

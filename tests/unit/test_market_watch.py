@@ -168,7 +168,7 @@ def test_a_quiet_topic_that_begins_with_a_snapshot_costs_ever_fewer_sockets() ->
     assert watch.stalled(now_s + 12.1) == ["ticker"], "it speaks again: its silence counts again"
 
 
-def test_a_candle_that_stands_still_while_its_symbol_trades_is_found() -> None:
+def test_a_candle_that_never_comes_while_its_symbol_trades_is_found() -> None:
     kline = Topic("kline", "/market", "kline_1m", "X", 60.0, traded_s=10.0)
     trades = Topic("trades", "/market", "trade", "X", None, traded_s=10.0)
     watch = TopicWatch([kline, trades, replaced(kline, "other", "Y")], 0.0)
@@ -177,10 +177,14 @@ def test_a_candle_that_stands_still_while_its_symbol_trades_is_found() -> None:
         watch.traded("trades", "X")
     assert watch.stalled(11.0) == ["kline"]
     watch.note("kline", 11.0)
-    assert watch.stalled(20.9) == [], "nothing was traded since"
     for _ in range(12):
         watch.traded("kline", "X")  # its volume grows
-    assert watch.stalled(22.0) == ["trades"]
+        watch.traded("trades", "X")
+    assert watch.stalled(40.0) == [], "both have spoken: their own rhythm counts"
+    watch.restart(50.0, {"kline"})
+    for _ in range(12):
+        watch.traded("kline", "X")
+    assert watch.stalled(61.0) == ["trades"]
 
 
 def test_a_neighbour_that_gets_a_new_socket_does_not_hide_a_silent_topic() -> None:
