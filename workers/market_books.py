@@ -47,18 +47,23 @@ class Books:
         """A snapshot is on its way: look into the inbox often."""
         return bool(self._asked)
 
-    def accept(self, update: Depth) -> list[Depth]:
-        """What may be published after this message of the socket: nothing while its book is invalid."""
+    def accept(self, update: Depth, *, overlap: bool = False) -> list[Depth]:
+        """What may be published after this message: nothing while its book is invalid. `overlap`: of one of two sockets."""
         book = self._books.get(update.symbol)
         if book is None:
             book = self._books[update.symbol] = Book(self._rules)
         was_valid = book.valid
-        out = book.feed(update)
+        out = book.feed(update, overlap=overlap)
         if was_valid != book.valid:
             self._turned(update.symbol, book)
         if book.needs_snapshot and update.symbol not in self._asked and update.symbol not in self._ask_at_s:
             self._ask(update.symbol)
         return out
+
+    def continues(self, update: Depth) -> bool:
+        """Is it the next one of its book?"""
+        book = self._books.get(update.symbol)
+        return book is not None and book.continues(update)
 
     def settle(self, now_s: float) -> list[Depth]:
         """Apply the snapshots that arrived, ask again for those that failed. → what may be published."""

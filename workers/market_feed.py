@@ -36,8 +36,10 @@ class MarketFeed:
         market = venue.market_data
         self.books = Books(venue.name, market.book, reader if market.snapshot is not None else None, self.announce)
         self.backfill = Backfill(lane, self._market, reader, self.announce)
+        self.overlap = False  # two sockets are read side by side
         self._settle_at_s = 0.0
         self._book_symbols = {topic.symbol for topic in lane.topics if topic.kind == "depth"}
+        self._candles: dict[str, tuple[int, str]] = {}  # topic -> its last one's open time and volume
         self._recent: set[str] = set()
         self._older: set[str] = set()
 
@@ -51,14 +53,16 @@ class MarketFeed:
         out: list[MarketRecord] = []
         for event in events:
             topic = topic_of(event)
-            note(topic, now_s)
+            note(topic, now_s, first=topic not in seen)
             seen.add(topic)
-            if event.id in recent or event.id in older:
+            if (event.id in recent or event.id in older) and not self._continues(event):
                 continue
             recent.add(event.id)
             if isinstance(event, Depth):
-                out += self.books.accept(event)
+                out += self.books.accept(event, overlap=self.overlap)
             elif isinstance(event, (Trade, Kline)):
+                if self._shows_trading(event, topic):
+                    self.watch.traded(topic, event.symbol)
                 out += self.backfill.accept(event, now_s)
             else:
                 out.append(event)
@@ -66,6 +70,18 @@ class MarketFeed:
             self._recent, self._older = set(), recent
         if out:
             self._publisher.offer(out)
+
+    def _shows_trading(self, event: Trade | Kline, topic: str) -> bool:
+        """A trade does, and a candle whose volume is not what it was."""
+        if isinstance(event, Trade):
+            return True
+        known = self._candles.get(topic)
+        self._candles[topic] = now = (event.open_time, event.volume)
+        return known is not None and known[0] == now[0] and known != now
+
+    def _continues(self, event: MarketRecord) -> bool:
+        """Numbers that were seen before are new where they continue a book: its venue counts anew from lower down (okx.md 4.4)."""
+        return isinstance(event, Depth) and not self.overlap and self.books.continues(event)
 
     @property
     def waiting(self) -> bool:

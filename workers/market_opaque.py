@@ -1,11 +1,13 @@
 """Trades of a venue whose ids only tell them apart: what a gap lost is found by comparing the recent trades with those known.
 
-In: live trades, answers of `workers.market_reader`. Out: as `workers.market_tracks`, whose sibling this is. A loss inside a
-living socket cannot be seen here; one by a replaced socket, a restart or a drop can, as far back as the venue's recent trades go.
+In: live trades, answers of `workers.market_reader`. Out: as `workers.market_tracks`, whose sibling this is. What a replaced
+socket, a restart or a drop lost is found as far back as the venue's recent trades go. Nothing shows a loss inside a living socket:
+each minute the recent trades are compared with those told.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
@@ -15,6 +17,8 @@ from workers.market_reader import Answer
 from workers.market_tracks import HOLD_S, MAX_HELD, TRADE_GRACE_S, TRIES, Gap, Mark, Name, Notice
 
 KNOWN = 20_000
+AUDIT_S = 60.0  # between comparisons while nothing is known to be missing
+QUIET_TRIES = 4  # replies for a symbol of which nothing came live since: nothing proves that REST does not lag
 
 
 class OpaqueTrack:
@@ -29,11 +33,15 @@ class OpaqueTrack:
         self._newest: Mark | None = None
         self._before: Mark | None = None  # the last one told before the gap
         self._came: dict[str, int] = {}  # since the gap opened: id -> ms
+        self._audit_at_s = 0.0  # 0 = no trade came yet
+        self._auditing = False
+        self._short_ms = 0  # where a reply began that did not reach back to `_before`
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
         if event.trade_id in self._known:
             return []
         self._remember(event)
+        self._audit_at_s = self._audit_at_s or now_s + AUDIT_S * (1 + random.random()) / 2  # symbols at different times
         gap = self.gap
         if gap is None:
             return [event]
@@ -50,14 +58,20 @@ class OpaqueTrack:
 
     def question(self, now_s: float) -> TradeQuery | None:
         gap, before = self.gap, self._before
+        if gap is None and self._newest is not None and not self.asked and 0 < self._audit_at_s <= now_s:
+            self._audit_at_s = now_s + AUDIT_S
+            self.asked = self._auditing = True
+            return TradeQuery(self.name.symbol, self.market, self._newest.id)
         if gap is None or before is None or self.asked or now_s < gap.ask_at_s:
             return None
         self.asked = True
         return TradeQuery(self.name.symbol, self.market, before.id, "", gap.pages)
 
     def answer(self, answer: Answer, now_s: float) -> list[MarketRecord]:
-        self.asked = False
         gap, before = self.gap, self._before
+        auditing, self.asked, self._auditing = self._auditing, False, False
+        if auditing:
+            return self._audit(answer) if gap is None else []
         if gap is None or before is None:
             return []
         if answer.failure:
@@ -66,9 +80,6 @@ class OpaqueTrack:
             gap.failed(now_s)
             return []
         rows = [row for row in answer.rows if isinstance(row, Trade)]
-        if self._lags(rows) and gap.tries < TRIES:
-            gap.again(now_s)
-            return []
         told = [n for n, row in enumerate(rows) if row.trade_id in self._known and row.trade_id not in self._came]
         anchor = next((n for n, row in enumerate(rows) if row.trade_id == before.id), None)
         begin = max(told, default=-1) if told else anchor
@@ -78,8 +89,16 @@ class OpaqueTrack:
             self._remember(row)
         gap.recovered += len(fresh)
         gap.stash += fresh
-        if begin is None:
-            first_ms = rows[0].ts_event if rows else answer.at_ms
+        if begin is None and rows and rows[0].ts_event > before.at_ms:
+            self._short_ms = self._short_ms or rows[0].ts_event
+        lags = self._lags(rows)
+        if lags and gap.tries < (TRIES if self._came else QUIET_TRIES):
+            gap.again(now_s)
+            return self._let_go() if gap.late else []
+        if lags and self._came:
+            return self._give_up("not in the exchange's history", before, answer.at_ms)
+        if begin is None or self._short_ms:
+            first_ms = self._short_ms or (rows[0].ts_event if rows else answer.at_ms)
             return self._give_up("older than the exchange's recent trades", before, first_ms)
         return self._close()
 
@@ -132,13 +151,23 @@ class OpaqueTrack:
         if self._newest is None or event.ts_event >= self._newest.at_ms:
             self._newest = Mark(event.trade_id, event.ts_event)
 
+    def _audit(self, answer: Answer) -> list[MarketRecord]:
+        """Trades that lie between two known ones and were not told."""
+        rows = [row for row in answer.rows if isinstance(row, Trade)]
+        known = [n for n, row in enumerate(rows) if row.trade_id in self._known]
+        missed = [row for row in rows[known[0] : known[-1]] if row.trade_id not in self._known] if known else []
+        for row in missed:
+            self._remember(row)
+        if missed:
+            data = {"events": len(missed), "since_ms": missed[0].ts_event, "until_ms": missed[-1].ts_event}
+            self.notices.append(Notice("backfilled", "audit", data))
+        return list(missed)
+
     def _begin(self, reason: str, now_s: float) -> None:
         self.gap = Gap(reason, now_s + TRADE_GRACE_S, HOLD_S)
 
     def _lags(self, rows: list[Trade]) -> bool:
-        """Does REST not yet know what the socket told?"""
-        if not self._came:
-            return not rows
+        """May REST not yet know what the socket told?"""
         return not any(row.trade_id in self._came for row in rows)
 
     def _let_go(self) -> list[MarketRecord]:
@@ -153,7 +182,7 @@ class OpaqueTrack:
         gap = self.gap
         assert gap is not None
         out = self._let_go()
-        self.gap, self._came, self._before = None, {}, None
+        self.gap, self._came, self._before, self._short_ms = None, {}, None, 0
         if gap.recovered:
             data = {"events": gap.recovered, "since_ms": gap.since_ms, "until_ms": int(time.time() * 1000)}
             self.notices.append(Notice("backfilled", gap.reason, data))

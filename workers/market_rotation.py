@@ -29,6 +29,21 @@ def overlap(
 ) -> None:
     """Return once the new socket delivers whatever the old one delivered, topics without a rhythm aside, or its time is over.
     Raises ConnectionFailed if the new one dies or does not subscribe in time; the old one may die meanwhile."""
+    feed.overlap = True
+    try:
+        _until_proven(feed, old, new, topics, stalled, stop)
+    finally:
+        feed.overlap = False
+
+
+def _until_proven(
+    feed: MarketFeed,
+    old: MarketSocket,
+    new: MarketSocket,
+    topics: Iterable[Topic],
+    stalled: frozenset[str],
+    stop: threading.Event,
+) -> None:
     deadline_s = time.monotonic() + PROVE_S
     wanted = {t.name for t in topics if t.expect_s is not None and t.name in old.topics_seen} - stalled
     old_alive = True

@@ -19,6 +19,7 @@ from fleet.core.liveness import Due, due
 from fleet.runtime import logs
 from fleet.runtime.metrics import Metrics
 from workers.connection import Connection
+from workers.market_merge import Merged
 from workers.market_plan import Lane, chunks
 from workers.rest import RATE_WAIT_S, VenueRest
 
@@ -76,6 +77,7 @@ class MarketSocket:
         self.topics_seen: set[str] = set()
         self._venue, self._lane, self._metrics = venue, lane, metrics
         self._parse = venue.market_data.parse
+        self._changes, self._merged = venue.market_data.changes, Merged()
         self._liveness = venue.market_data.liveness
         limits = venue.limits
         self._numbers = itertools.count(1)
@@ -104,12 +106,14 @@ class MarketSocket:
         if not frames:
             return []
         now_ms = int(time.time() * 1000)
-        path, parse = self._lane.path, self._parse
+        path, parse, changes = self._lane.path, self._parse, self._changes
         events: list[MarketRecord] = []
         for frame in frames:
             for item in parse(frame, path, now_ms):
                 if isinstance(item, Event):
-                    events.append(item)
+                    whole = item if changes is None or not changes(item) else self._merged.whole(item)
+                    if whole is not None:
+                        events.append(whole)
                 else:
                     self._control(item, frame)
         return events

@@ -130,7 +130,7 @@ class MarketStream:
         self.state = StreamState.CONNECTING
         self._socket = socket = self._dialer.open(self._stop.is_set)
         self.state = StreamState.SUBSCRIBING
-        self.feed.watch.restart(time.monotonic())
+        self.feed.watch.restart(time.monotonic(), ())
         while not socket.subscribed and not self._stop.is_set():
             self.feed.take(socket.step(TICK_S), socket)
             self.feed.settle()
@@ -225,7 +225,8 @@ class MarketStream:
     def _went_live(self, attempt: int, *, again: bool, rotated: str = "") -> None:
         now_s = time.monotonic()
         self._rotate_at_s = now_s + self._venue.limits.rotate_after_s * (1 - random.random() * ROTATE_SPREAD)
-        self.feed.watch.restart(now_s)
+        seen = self._socket.topics_seen if self._socket else ()
+        self.feed.watch.restart(now_s, seen, carried_on=bool(rotated))
         self._stalled = []
         self.state = StreamState.LIVE
         fields: dict[str, Any] = {"attempt": attempt, "topics": len(self.lane.topics)}

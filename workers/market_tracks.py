@@ -21,10 +21,11 @@ HOLD_S = 2.0  # longest wait of newer events after the question
 MAX_HELD = 20_000
 MAX_TRADES = 300_000  # a gap of more is read back from its newer end only
 MAX_CANDLES = 5_000
-TRIES = 6  # replies without anything new before the rest counts as lost
+TRIES = 9  # replies without anything new before the rest counts as lost
 FAILED_CAP_S = 30.0  # longest pause after a call that failed
-RETRY_S = (0.5, 1.0, 2.0, 4.0, 4.0, 8.0)
-QUIET_S = 3.0  # a symbol that says nothing this long after a reconnect is asked about
+RETRY_S = (0.5, 1.0, 2.0, 4.0, 4.0, 8.0, 10.0, 15.0, 20.0)  # a minute in all: REST may lag the socket by half of that
+QUIET_S = 3.0  # a symbol that says nothing this long after a reconnect is asked about, and again
+QUIET_AGAIN_S = 10.0  # so much later: REST lags
 DOUBTS = 3  # jumps in which the venue never had anything, in a row: its ids do not count by one after all
 PATIENCE_S = 60.0  # such a symbol's jumps are looked into this often, and nothing waits for that
 BOUNDARY_S = 3.0  # a candle of which nothing was heard this long after its end is asked for
@@ -124,7 +125,7 @@ class CountedTrack:
         self.patient = False
         self._doubts = 0
         self._probe_at_s: float | None = None
-        self._probing = False
+        self._probing = self._probed = False
         self._late: tuple[int, float] | None = None  # floor while late events are on their way, and until when
 
     # ── what comes ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,13 +209,15 @@ class CountedTrack:
     def answer(self, answer: Answer, now_s: float) -> list[MarketRecord]:
         """What may be published now that the venue answered."""
         self.asked, probing, self._probing = False, self._probing, False
-        rows = [(span, event) for event in answer.rows if (span := self.span(event)) is not None]
+        found = [(span, event) for event in answer.rows if (span := self.span(event)) is not None]
+        rows = sorted(found, key=lambda row: row[0])  # not every sheet says which end comes first
         if probing:
+            news = bool(rows) and self.series.expect(rows[-1][0][1])
             if answer.failure and not answer.final:
                 self._probe_at_s = now_s + QUIET_S
-            if rows:
-                self.series.expect(rows[-1][0][1])
-                self._look(now_s)
+            elif not (news or self._probed):
+                self._probe_at_s, self._probed = now_s + QUIET_AGAIN_S, True
+            self._look(now_s)
         gap = self.gap
         if gap is None:
             return []
@@ -269,7 +272,7 @@ class CountedTrack:
     def reconnected(self, now_s: float) -> None:
         """Where nothing comes on the new socket, the venue is asked."""
         if self.series.last is not None:
-            self._probe_at_s = now_s + QUIET_S
+            self._probe_at_s, self._probed = now_s + QUIET_S, False
 
     def resume(self, mark: Mark, now_s: float) -> None:
         """A former life of this process told everything up to `mark`."""
@@ -278,7 +281,7 @@ class CountedTrack:
             if self.series.resume(int(mark.id)):
                 self._look(now_s)
             elif self.series.first is None:
-                self._probe_at_s = now_s + QUIET_S
+                self._probe_at_s, self._probed = now_s + QUIET_S, False
 
     def reopen(self, first: str, last: str, now_s: float) -> None:
         """These were dropped on the way to Kafka."""
@@ -328,6 +331,7 @@ class TradeTrack(CountedTrack):
         super().__init__(name, market)
         self.history = history
         self._newest_ms = 0
+        self._aggregated = False
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
         if not event.trade_id.isdigit():
@@ -338,6 +342,7 @@ class TradeTrack(CountedTrack):
                 self.series = Series()
                 self.notices.append(Notice("gap", "ids began anew", {"events": None, "last": last}))
         self._newest_ms = max(self._newest_ms, event.ts_event)
+        self._aggregated = self._aggregated or event.count > 1
         return super().accept(event, now_s)
 
     def resume(self, mark: Mark, now_s: float) -> None:
@@ -350,7 +355,8 @@ class TradeTrack(CountedTrack):
 
     def query(self, span: tuple[int, int | None], page: int) -> TradeQuery:
         lo, hi = span
-        return TradeQuery(self.name.symbol, self.market, str(lo - 1), "" if hi is None else str(hi + 1), page)
+        before = "" if hi is None else str(hi + 1)
+        return TradeQuery(self.name.symbol, self.market, str(lo - 1), before, page, self._aggregated)
 
 
 class CandleTrack(CountedTrack):

@@ -3,13 +3,14 @@
 Connected is not alive: an exchange may answer pings and send nothing, and acknowledges names it does not know. Each topic has
 the longest silence its venue's adapter believes (`expect_s`), counted from the subscription, so a topic silent from birth is
 found too. A topic that is seen to tick every second gets a tighter limit, learned on this socket; one whose silence turned out
-to be real (a new socket was silent too) is not held to a rhythm again. A topic that is still silent on its new socket waits
-twice as long each time: a wrong name must not become a reconnect loop.
+to be real (a new socket was silent too) is not held to a rhythm again. A topic of which nothing came yet is believed less where
+the venue begins each subscription with a message, and while its symbol is seen to trade on a sibling. A topic that is still
+silent on its new socket waits twice as long each time: a wrong name must not become a reconnect loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from fleet.core.exchange import Topic
 
@@ -18,25 +19,31 @@ LEARN_SPAN_S = 10.0  # this long, before a rhythm is believed
 RHYTHM_S = 2.0  # longest silence so far for a topic to count as ticking every second
 LEARNED_LIMIT_S = 10.0
 MAX_LIMIT_S = 600.0
+TRADES = 10  # of a symbol that a topic let pass without a word: more than chance
 PATIENT = 10  # strikes that make any limit MAX_LIMIT_S
 
 
 class _Topic:
-    __slots__ = ("born_s", "count", "expect_s", "last_s", "longest_s", "steady", "strikes")
+    __slots__ = ("begun", "born_s", "count", "last_s", "longest_s", "missed", "steady", "strikes", "topic")
 
-    def __init__(self, expect_s: float | None, now_s: float) -> None:
-        self.expect_s = expect_s
+    def __init__(self, topic: Topic, now_s: float) -> None:
+        self.topic = topic
         self.strikes = 0  # replacements without a single event since
         self.steady = True
-        self.restart(now_s)
+        self.restart(now_s, begun=False)
 
-    def restart(self, now_s: float) -> None:
+    def restart(self, now_s: float, *, begun: bool) -> None:
+        self.begun = begun  # something of it came on this socket
         self.born_s = self.last_s = now_s
-        self.count = 0
+        self.count = self.missed = 0  # missed: trades of its symbol that others told since its last event
         self.longest_s = 0.0
 
     def limit_s(self, now_s: float) -> float | None:
-        limit = self.expect_s
+        limit = self.topic.expect_s
+        if not self.begun and self.topic.first_s is not None:
+            limit = min(limit or self.topic.first_s, self.topic.first_s)
+        if not self.begun and self.missed >= TRADES and self.topic.traded_s is not None:
+            limit = min(limit or self.topic.traded_s, self.topic.traded_s)
         if (
             self.steady
             and self.count >= LEARN_AFTER
@@ -51,15 +58,28 @@ class TopicWatch:
     """The topics of one lane. Belongs to the lane's thread; it outlives single sockets."""
 
     def __init__(self, topics: Iterable[Topic], now_s: float) -> None:
-        self._topics = {t.name: _Topic(t.expect_s, now_s) for t in topics}
-
-    def restart(self, now_s: float) -> None:
-        """A new socket is subscribed: silence counts from now, and rhythms are learned anew."""
+        self._topics = {t.name: _Topic(t, now_s) for t in topics}
+        self._trading: dict[str, list[_Topic]] = {}  # by symbol, those that speak when it trades
         for topic in self._topics.values():
-            topic.restart(now_s)
+            if topic.topic.traded_s is not None:
+                self._trading.setdefault(topic.topic.symbol, []).append(topic)
 
-    def note(self, name: str, now_s: float) -> None:
-        """An event of topic `name` came."""
+    def restart(self, now_s: float, seen: Container[str], *, carried_on: bool = False) -> None:
+        """A new socket is subscribed, and `seen` came on it: silence counts from now, and rhythms are learned anew.
+        `carried_on`: the old one was alive until then. A topic that never came on either is silent since the old one's start."""
+        for name, topic in self._topics.items():
+            if not (carried_on and not topic.begun and not topic.strikes and name not in seen):
+                topic.restart(now_s, begun=name in seen)
+
+    def traded(self, name: str, symbol: str) -> None:
+        """Topic `name` showed that `symbol` traded."""
+        for topic in self._trading.get(symbol, ()):
+            if topic.topic.name != name:
+                topic.missed += 1
+
+    def note(self, name: str, now_s: float, *, first: bool = False) -> None:
+        """An event of topic `name` came; `first` on its socket: where each subscription begins with one it does not prove that the
+        silence before was a stall, else a quiet topic would cost one socket after the other."""
         topic = self._topics.get(name)
         if topic is not None:
             silence_s = now_s - topic.last_s
@@ -67,7 +87,8 @@ class TopicWatch:
                 topic.longest_s = silence_s
             topic.last_s = now_s
             topic.count += 1
-            if topic.strikes:
+            topic.begun, topic.missed = True, 0
+            if topic.strikes and not (first and topic.topic.first_s is not None):
                 topic.strikes = 0
                 topic.steady = topic.steady and now_s - topic.born_s <= RHYTHM_S
 

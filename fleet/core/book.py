@@ -24,7 +24,7 @@ from typing import Literal
 from fleet.core.events import Depth, plain
 
 MAX_WAITING = 20_000
-RESTART_SEQ = 1  # Bybit: the service restarted, its count begins anew with a snapshot
+LATE_RUN = 50  # updates in a row that all end before the book: no repetition, the venue counts anew from lower down
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Book:
         self.reason = "never synchronised"  # why it is not valid
         self.last_seq = 0
         self._meeting = False  # a snapshot is loaded and no update has met it yet
+        self._late = 0  # updates in a row that the book has already
         self._waiting: deque[Depth] = deque()
         self._bids, self._asks = _Side(True), _Side(False)
 
@@ -117,11 +118,13 @@ class Book:
         """True while only a new subscription would help: updates wait, and snapshots come in the stream alone."""
         return self.state is BookState.BUFFERING and self.rules.snapshots == "stream"
 
-    def feed(self, update: Depth) -> list[Depth]:
-        """Take in one message of the socket. → what may be published now: nothing while the book is not valid."""
+    def feed(self, update: Depth, *, overlap: bool = False) -> list[Depth]:
+        """Take in one message of the socket. → what may be published now: nothing while the book is not valid. `overlap`: a second
+        socket begins while the first goes on, and its snapshot may be older than the book. On a single socket any snapshot
+        replaces the book, also one of a lower sequence (bybit.md 4.3, okx.md 4.4: the venue's service restarted)."""
         if update.kind == "snapshot":
-            if self.rules.snapshots != "rest" and self.valid and RESTART_SEQ < update.last_seq <= self.last_seq:
-                return []  # a second socket begins while this one goes on: the book is further already
+            if overlap and self.rules.snapshots != "rest" and self.valid and update.last_seq <= self.last_seq:
+                return []
             return self.load(update, in_stream=self.rules.snapshots != "rest")
         if self.state is BookState.VALID and self._advance(update):
             return [update]
@@ -129,6 +132,11 @@ class Book:
         self._waiting.append(update)
         # A snapshot that never comes must not fill the memory: the oldest go out, and the book stays invalid.
         return [self._waiting.popleft()] if len(self._waiting) > MAX_WAITING else []
+
+    def continues(self, update: Depth) -> bool:
+        """Would `update` change a valid book as its next one?"""
+        moves = update.kind == "update" and update.last_seq != self.last_seq
+        return self.valid and moves and self.rules.follows(update, self.last_seq)
 
     def load(self, snapshot: Depth, *, in_stream: bool = False) -> list[Depth]:
         """Start from `snapshot` and apply what waited. → all of it, in order; nothing if the snapshot is older than what waited
@@ -141,7 +149,8 @@ class Book:
         released = [update for update in self._waiting if in_stream or self.rules.stale(update, seq)]
         self._waiting.clear()
         self._bids, self._asks = _Side(True), _Side(False)
-        self.state, self.reason, self.last_seq, self._meeting = BookState.VALID, "", seq, True
+        self.state, self.reason, self.last_seq = BookState.VALID, "", seq
+        self._meeting, self._late = True, 0
         if self._write(snapshot):
             released.append(snapshot)
         for update in fresh:
@@ -182,11 +191,12 @@ class Book:
                 self.invalidate(f"no update meets the snapshot {self.last_seq}")
                 return False
         elif not self.rules.follows(update, self.last_seq):
-            if update.last_seq <= self.last_seq:
+            self._late += 1
+            if update.last_seq <= self.last_seq and self._late < LATE_RUN:
                 return True  # delivered twice
             self.invalidate(f"sequence gap after {self.last_seq}")
             return False
-        self._meeting = False
+        self._meeting, self._late = False, 0
         self.last_seq = update.last_seq
         return self._write(update)
 

@@ -159,8 +159,8 @@ class Liquidation(Event, frozen=True, kw_only=True, gc=False, tag_field="type", 
 
 
 class MarkPrice(Event, frozen=True, kw_only=True, gc=False, tag_field="type", tag="mark_price"):
-    """Mark and index price; `next_funding` is ms. A field is null where there is none, and in a message of changes alone where it
-    did not change (Bybit): `mark` too."""
+    """Mark and index price; `next_funding` is ms. A field is null where there is none. Where a venue tells funding apart (OKX),
+    it is a record of its own, with `mark` null."""
 
     mark: str | None = None
     index: str | None = None

@@ -219,7 +219,9 @@ MARKET_KINDS = ("ticker", "book_ticker", "depth", "trade", "liquidation", "mark_
 
 class Topic(msgspec.Struct, frozen=True):
     """One public subscription. `path` groups topics that may share a socket; `expect_s` is the longest believable silence
-    (None = silence is normal); `market` is that of its events where it is not the venue's (all topics of a path have one)."""
+    (None = silence is normal); `market` is that of its events where it is not the venue's (all topics of a path have one).
+    `first_s`: the longest before its first event, where the venue begins a subscription with one; `traded_s`: the same while other
+    topics of its symbol show that it trades."""
 
     name: str
     path: str
@@ -227,17 +229,20 @@ class Topic(msgspec.Struct, frozen=True):
     symbol: str
     expect_s: float | None
     market: str = ""
+    first_s: float | None = None
+    traded_s: float | None = None
 
 
 class TradeQuery(msgspec.Struct, frozen=True):
     """Public trades of one symbol after the id `after` and before the id `before` ("" = up to now). `page`: replies that this
-    read had already without reaching all of it."""
+    read had already without reaching all of it. `aggregated`: the socket told several ids as one trade before."""
 
     symbol: str
     market: str
     after: str
     before: str = ""
     page: int = 0
+    aggregated: bool = False
 
 
 class CandleQuery(msgspec.Struct, frozen=True):
@@ -278,7 +283,8 @@ CANDLE_SETTLE_MS = 1000
 class Market:
     """The public half of an exchange. `markets`: what its events' `market` may be, empty = the venue's. `comes_with`: kinds
     that share a topic with another one, which is subscribed once for both. `again`: frames that make the venue send topics
-    anew from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id). `examples`:
+    anew from a snapshot, for books whose snapshots come in the stream; the last one's Reply has the key str(id). `changes`: does
+    this event leave out what did not change since the last one of its topic? `examples`:
     well-known symbols in the form `topics` takes, for the demo. Trades or candles without a history are not served by REST:
     a gap in them is told and stays."""
 
@@ -295,6 +301,7 @@ class Market:
     markets: tuple[str, ...] = ()
     comes_with: Mapping[MarketKind, MarketKind] = field(default_factory=dict)
     again: Callable[[Sequence[Topic], int], list[bytes]] | None = None  # topics, request id
+    changes: Callable[[MarketRecord], bool] | None = None
     examples: tuple[str, ...] = ("BTCUSDT", "ETHUSDT")
     trade_history: TradeHistory | None = None
     candle_history: CandleHistory | None = None

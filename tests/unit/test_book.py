@@ -120,11 +120,32 @@ def test_snapshots_in_the_stream_or_by_rest() -> None:
     book = Book(OKX)
     assert book.feed(update(5, 9, 5)) == [] and book.needs_snapshot  # it began with an update
     assert names(book.load(snapshot(7))) == ["s7", "5-9"]  # REST: the update begins before it and reaches it
-    assert book.feed(snapshot(8)) == [] and book.last_seq == 9  # a second socket begins; the book is further
+    assert (
+        book.feed(snapshot(8), overlap=True) == [] and book.last_seq == 9
+    )  # a second socket begins; the book is further
     assert names(book.feed(update(9, 12, 9))) == ["9-12"]
     assert names(book.feed(snapshot(20))) == ["s20"] and book.last_seq == 20
     book.invalidate("disconnected")
     assert names(book.feed(snapshot(19))) == ["s19"] and book.valid
+
+
+@pytest.mark.parametrize("rules", [BYBIT, OKX])
+def test_a_snapshot_in_mid_stream_replaces_the_book_whatever_its_sequence(rules: module.Rules) -> None:
+    book = Book(rules)
+    book.feed(snapshot(100))
+    assert names(book.feed(snapshot(40, [("9", "2")], []))) == ["s40"]
+    assert (book.last_seq, book.best_bid(), book.best_ask()) == (40, ("9", "2"), None)
+    assert names(book.feed(update(41, 41, 40))) == ["41-41"] and book.last_seq == 41
+
+
+def test_a_sequence_that_goes_on_lower_down_is_no_repetition() -> None:
+    """The venue counts anew and the message that said so was lost: what follows looks like repetitions, but for ever."""
+    book = Book(OKX)
+    book.feed(snapshot(1000))
+    book.feed(update(1000, 1001, 1000))
+    for n in range(1, module.LATE_RUN):
+        assert book.feed(update(n, n + 1, n))
+    assert book.feed(update(60, 61, 60)) == [] and book.needs_snapshot and book.reason == "sequence gap after 1001"
 
 
 def test_levels_best_and_deletion() -> None:
@@ -246,3 +267,12 @@ def test_the_recorded_books_synchronise_without_a_break() -> None:
             turns.append((event.symbol, book.state))
     assert all(book.valid for book in books.values())
     assert len(books) == 4 and len(turns) == 8  # buffering, valid: once each
+
+
+def test_numbers_seen_before_continue_a_book_that_was_counted_anew() -> None:
+    book = Book(OKX)
+    for event in (snapshot(10), update(10, 15, 10), update(15, 3, 15)):
+        book.feed(event)
+    assert not book.continues(update(10, 15, 10)), "a repetition"
+    book.feed(update(3, 10, 3))
+    assert book.continues(update(10, 15, 10)) and not book.continues(update(10, 10, 10))

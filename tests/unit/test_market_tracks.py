@@ -10,12 +10,13 @@ from fleet.core.events import Kline, MarketRecord, Trade
 from fleet.core.exchange import CandleQuery, TradeQuery
 from fleet.exchanges import exchanges
 from workers import market_tracks
-from workers.market_opaque import OpaqueTrack
+from workers.market_opaque import AUDIT_S, OpaqueTrack
 from workers.market_reader import Answer
 from workers.market_tracks import (
     CANDLE_GRACE_S,
     DOUBTS,
     HOLD_S,
+    QUIET_AGAIN_S,
     QUIET_S,
     TRADE_GRACE_S,
     TRIES,
@@ -88,6 +89,27 @@ def test_a_jump_holds_what_is_newer_until_the_answer_and_keeps_the_order() -> No
     (notice,) = track.notices
     assert (notice.event, notice.reason, notice.data["events"]) == ("backfilled", "jump", 2)
     assert feed(track, trade(7)) == ["t7"]
+
+
+def test_the_venue_is_told_whether_the_socket_aggregates() -> None:
+    track = trades()
+    feed(track, trade(3, count=2), trade(6))
+    assert track.question(TRADE_GRACE_S) == TradeQuery("BTCUSDT", "usdm", "3", "6", aggregated=True)
+
+
+def test_rest_that_lags_by_half_a_minute_loses_nothing() -> None:
+    track = trades()
+    feed(track, trade(1), trade(5))
+    now_s = 0.0
+    while now_s < 30.0:
+        now_s += 0.1
+        if track.question(now_s) is not None:
+            track.answer(answer(trade(1, rest=True)), now_s)
+        track.settle(now_s)
+    assert track.gap is not None and track.notices == []
+    while track.question(now_s) is None:
+        now_s += 0.1
+    assert told(track.answer(answer(*(trade(n, rest=True) for n in (5, 4, 3, 2, 1))), now_s)) == ["t2", "t3", "t4"]
 
 
 def test_events_that_changed_places_cost_no_call() -> None:
@@ -188,6 +210,18 @@ def test_a_quiet_symbol_is_asked_about_after_a_reconnect() -> None:
     track.reconnected(20.0)
     assert feed(track, trade(4), now_s=20.5) == ["t4"]
     assert track.question(30.0) is None, "its first trade followed the last one"
+
+
+def test_a_quiet_symbol_is_asked_about_twice_because_rest_may_lag() -> None:
+    track = trades()
+    feed(track, trade(1))
+    track.reconnected(10.0)
+    assert track.question(10.0 + QUIET_S) is not None
+    assert track.answer(answer(trade(1)), 14.0) == []
+    assert track.question(14.0 + QUIET_AGAIN_S - 0.1) is None
+    assert track.question(14.0 + QUIET_AGAIN_S) is not None
+    assert told(track.answer(answer(trade(1), trade(2)), 25.0)) == ["t2"]
+    assert track.question(999.0) is None, "twice is enough"
 
 
 def test_a_former_life_goes_on_where_kafka_had_it() -> None:
@@ -324,6 +358,54 @@ def test_recent_trades_that_lag_are_asked_for_again() -> None:
     assert track.answer(answer(trade("a", 1)), 2.0) == []
     track.question(9.0)
     assert told(track.answer(answer(trade("a", 1), trade("b", 2), trade("c", 3)), 9.0)) == ["tb", "tc"]
+
+
+def test_a_quiet_symbol_is_asked_about_again_because_rest_may_lag() -> None:
+    track = opaque()
+    feed(track, trade("a", 1))
+    track.reconnected(1.0)
+    track.question(1.0 + TRADE_GRACE_S)
+    assert track.answer(answer(trade("a", 1)), 2.0) == [], "nothing new yet, and nothing proves that this is all"
+    track.settle(9.0)
+    track.question(9.0)
+    assert told(track.answer(answer(trade("a", 1), trade("b", 2)), 9.0)) == ["tb"], "told at once, late as it is"
+    track.question(19.0)
+    assert told(track.answer(answer(trade("a", 1), trade("b", 2), trade("c", 3)), 19.0)) == ["tc"]
+    for now_s in (29.0, 39.0, 49.0):
+        track.question(now_s)
+        track.answer(answer(trade("b", 2), trade("c", 3)), now_s)
+    assert track.gap is None
+    assert [(n.event, n.data["events"]) for n in track.notices] == [("backfilled", 2)]
+
+
+def test_a_trade_lost_on_a_living_socket_is_found_by_the_audit() -> None:
+    track = opaque()
+    feed(track, trade("b", 2), trade("d", 4))
+    assert track.question(1.0) is None
+    assert track.question(AUDIT_S) == TradeQuery("BTCUSDT", "linear", "d")
+    assert track.question(AUDIT_S) is None, "asked already"
+    rows = [trade(ident, at_ms) for at_ms, ident in enumerate("abcde", start=1)]
+    assert told(track.answer(answer(*rows), AUDIT_S)) == ["tc"], (
+        "older than the first one, newer than the last one: not ours"
+    )
+    assert [(n.event, n.reason, n.data["events"]) for n in track.notices] == [("backfilled", "audit", 1)]
+    assert feed(track, trade("c", 3), trade("e", 5)) == ["te"]
+    assert track.question(2 * AUDIT_S) is not None
+    track.disconnected(2 * AUDIT_S)
+    assert track.answer(answer(*rows), 2 * AUDIT_S) == [], "the gap asks for itself"
+    track.reconnected(2 * AUDIT_S)
+    assert track.question(2 * AUDIT_S + TRADE_GRACE_S) is not None
+
+
+def test_recent_trades_that_never_show_what_came_live_are_told_as_a_gap() -> None:
+    track = opaque()
+    feed(track, trade("a", 1))
+    track.reconnected(1.0)
+    feed(track, trade("c", 3))
+    for turn in range(TRIES + 1):
+        track.question(100.0 * turn + 2.0)
+        track.answer(answer(trade("a", 1)), 100.0 * turn + 2.0)
+    assert track.gap is None and [n.event for n in track.notices] == ["gap"]
 
 
 def test_what_recent_trades_do_not_reach_is_told() -> None:

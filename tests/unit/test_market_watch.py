@@ -93,7 +93,7 @@ def test_a_wrong_name_does_not_become_a_reconnect_loop() -> None:
         now_s += 0.5
         if watch.stalled(now_s):
             watch.strike(watch.stalled(now_s))
-            watch.restart(now_s)
+            watch.restart(now_s, ())
             replacements += 1
     assert 5 <= replacements <= 14
     assert watch.stalled(now_s + MAX_LIMIT_S + 1) == ["wrong"]
@@ -109,7 +109,7 @@ def test_a_rhythm_is_learned_and_forgotten_with_the_socket() -> None:
     last_s = float(LEARN_AFTER + 4)
     assert watch.stalled(last_s + LEARNED_LIMIT_S - 0.1) == []
     assert watch.stalled(last_s + LEARNED_LIMIT_S + 0.1) == ["kline", "trades"]
-    watch.restart(last_s + 13)
+    watch.restart(last_s + 13, ())
     assert watch.stalled(last_s + 13 + 30) == []
     assert watch.stalled(last_s + 13 + 61) == ["kline"]
 
@@ -129,7 +129,7 @@ def test_a_silence_that_was_real_ends_the_rhythm_for_good() -> None:
         watch.note("trades", float(second))
     alarm_s = float(LEARN_AFTER + 4) + LEARNED_LIMIT_S + 1
     watch.strike(watch.stalled(alarm_s))
-    watch.restart(alarm_s)
+    watch.restart(alarm_s, ())
     for second in range(LEARN_AFTER + 5):
         watch.note("trades", alarm_s + 30 + second)
     assert watch.stalled(alarm_s + 1000) == []
@@ -143,3 +143,59 @@ def test_a_topic_the_exchange_refuses_costs_no_sockets() -> None:
     assert watch.stalled(MAX_LIMIT_S - 1) == []
     watch.note("fine", MAX_LIMIT_S)
     assert watch.stalled(MAX_LIMIT_S + 1) == ["wrong"]
+
+
+def test_a_topic_that_should_begin_with_a_snapshot_is_missed_at_once() -> None:
+    books = Topic("books", "/public", "depth", "X", 75.0, first_s=10.0)
+    watch = TopicWatch([books], 0.0)
+    assert watch.stalled(9.9) == [] and watch.stalled(10.1) == ["books"]
+    watch.restart(20.0, {"books"})  # it came while the socket was subscribing
+    assert watch.stalled(90.0) == [] and watch.stalled(96.0) == ["books"]
+
+
+def test_a_quiet_topic_that_begins_with_a_snapshot_costs_ever_fewer_sockets() -> None:
+    watch = TopicWatch([Topic("ticker", "/public", "ticker", "X", 12.0, first_s=10.0)], 0.0)
+    now_s, replacements = 0.0, 0
+    while now_s < 600.0:
+        now_s += 1.0
+        if stalled := watch.stalled(now_s):
+            replacements += 1
+            watch.strike(stalled)
+            watch.note("ticker", now_s, first=True)
+            watch.restart(now_s, {"ticker"}, carried_on=True)
+    assert replacements <= 6
+    watch.note("ticker", now_s)
+    assert watch.stalled(now_s + 12.1) == ["ticker"], "it speaks again: its silence counts again"
+
+
+def test_a_candle_that_never_comes_while_its_symbol_trades_is_found() -> None:
+    kline = Topic("kline", "/market", "kline_1m", "X", 60.0, traded_s=10.0)
+    trades = Topic("trades", "/market", "trade", "X", None, traded_s=10.0)
+    watch = TopicWatch([kline, trades, replaced(kline, "other", "Y")], 0.0)
+    for second in range(12):
+        watch.note("trades", second)
+        watch.traded("trades", "X")
+    assert watch.stalled(11.0) == ["kline"]
+    watch.note("kline", 11.0)
+    for _ in range(12):
+        watch.traded("kline", "X")  # its volume grows
+        watch.traded("trades", "X")
+    assert watch.stalled(40.0) == [], "both have spoken: their own rhythm counts"
+    watch.restart(50.0, {"kline"})
+    for _ in range(12):
+        watch.traded("kline", "X")
+    assert watch.stalled(61.0) == ["trades"]
+
+
+def test_a_neighbour_that_gets_a_new_socket_does_not_hide_a_silent_topic() -> None:
+    watch = TopicWatch([topic("mark", 5.0), topic("ticker", 10.0), topic("fine", 10.0)], 0.0)
+    watch.note("fine", 5.0)
+    watch.strike(watch.stalled(5.1))
+    watch.restart(6.0, {"fine"}, carried_on=True)
+    assert watch.stalled(10.1) == ["ticker"]
+    watch.restart(40.0, ())  # after an outage all begin anew
+    assert watch.stalled(49.0) == []
+
+
+def replaced(topic: Topic, name: str, symbol: str) -> Topic:
+    return msgspec.structs.replace(topic, name=name, symbol=symbol)

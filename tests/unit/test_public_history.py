@@ -182,13 +182,16 @@ def test_okx_puts_matches_together_as_its_stream_does() -> None:
         (14, "1.5", "1", "buy", OPEN),
         (15, "1.6", "1", "buy", OPEN),
     ]
-    found = okx_trades(rows, TradeQuery("B", "unified", "10"))
+    assert [t.count for t in okx_trades(rows, TradeQuery("B", "unified", "10"))] == [1] * len(rows), (
+        "it never aggregated"
+    )
+    found = okx_trades(rows, TradeQuery("B", "unified", "10", aggregated=True))
     assert [(t.trade_id, t.count, t.qty) for t in found] == [("12", 2, "2.5"), ("14", 1, "1"), ("15", 1, "1")]
 
 
 def test_a_full_page_of_okx_keeps_back_a_group_that_may_have_begun_before_it() -> None:
     rows = [(n, "1.5" if n < 3 else "1.6", "1", "buy", OPEN) for n in range(1, 101)]
-    found = okx_trades(rows, TradeQuery("B", "unified", "0"))
+    found = okx_trades(rows, TradeQuery("B", "unified", "0", aggregated=True))
     assert [(t.trade_id, t.count) for t in found] == [("100", 98)]
 
 
@@ -201,3 +204,11 @@ def test_a_month_of_bybit_ends_with_its_last_day() -> None:
     reply = HttpReply(200, {}, told("bybit", [["9" * 30, "1", "1", "1", "1", "1", "1"]]))
     with pytest.raises(ConnectionFailed):
         histories("bybit")[1].rows(reply, query, 77)
+
+
+def test_recent_trades_of_bybit_come_from_either_end() -> None:
+    rows = [{"execId": str(n), "price": "1", "size": "1", "side": "Buy", "time": str(OPEN + n)} for n in range(3)]
+    for page in (rows, rows[::-1]):
+        reply = HttpReply(200, {}, told("bybit", page))
+        found = histories("bybit")[0].rows(reply, TradeQuery("B", "linear", "0"), 77)
+        assert [t.id.rpartition(":")[2] for t in found if isinstance(t, Trade)] == ["0", "1", "2"]

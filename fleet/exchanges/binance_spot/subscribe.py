@@ -16,6 +16,7 @@ from fleet.core.exchange import Hosts, HttpCall, MarketKind, Topic
 PATH = "/stream"
 INTERVALS = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
 
+CANDLE_S = 75.0  # one that only moves when it closes does so each minute, not to the millisecond
 # kind -> stream suffix, longest believable silence in s: ticker ticks each second and depth each 100 ms on any symbol that is
 # traded at all; klines and best quotes only change with trades and orders; trades may rightly be silent for hours.
 _KINDS: dict[MarketKind, tuple[str, float | None]] = {
@@ -23,15 +24,23 @@ _KINDS: dict[MarketKind, tuple[str, float | None]] = {
     "book_ticker": ("bookTicker", 30.0),
     "depth": ("depth@100ms", 10.0),
     "trade": ("trade", None),
-    **{f"kline_{interval}": (f"kline_{interval}", 60.0) for interval in INTERVALS},
+    **{f"kline_{interval}": (f"kline_{interval}", CANDLE_S) for interval in INTERVALS},
 }
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
+TRADED_S = 10.0  # candles are pushed each 2 s and trades at once while there are any (3.0)
 
 
 def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
     """One topic per symbol and kind; kinds that are not in KINDS are left out (the caller compares with `Market.kinds`)."""
     return [
-        Topic(f"{symbol.lower()}@{_KINDS[kind][0]}", PATH, kind, symbol.upper(), _KINDS[kind][1])
+        Topic(
+            f"{symbol.lower()}@{_KINDS[kind][0]}",
+            PATH,
+            kind,
+            symbol.upper(),
+            _KINDS[kind][1],
+            traded_s=TRADED_S if kind == "trade" or kind.startswith("kline_") else None,
+        )  # fmt: skip
         for symbol in symbols
         for kind in kinds
         if kind in _KINDS

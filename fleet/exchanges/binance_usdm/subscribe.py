@@ -14,6 +14,7 @@ from fleet.core.exchange import Hosts, HttpCall, MarketKind, Topic
 
 INTERVALS = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
 
+CANDLE_S = 75.0  # one that only moves when it closes does so each minute, not to the millisecond
 # kind -> stream suffix, path, longest believable silence in s.
 # mark_price ticks each second on every symbol: the best canary. depth@100ms and ticker (2 s) tick on any symbol that is
 # traded at all; klines and best quotes only change with trades; trades and liquidations may rightly be silent for hours.
@@ -24,9 +25,10 @@ _KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
     "trade": ("aggTrade", "/market", None),
     "liquidation": ("forceOrder", "/market", None),
     "mark_price": ("markPrice@1s", "/market", 5.0),
-    **{f"kline_{interval}": (f"kline_{interval}", "/market", 60.0) for interval in INTERVALS},
+    **{f"kline_{interval}": (f"kline_{interval}", "/market", CANDLE_S) for interval in INTERVALS},
 }
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
+TRADED_S = 10.0  # candles are pushed each 250 ms and trades each 100 ms while there are any (3.0)
 
 
 def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
@@ -36,7 +38,9 @@ def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
         for kind in kinds:
             if kind in _KINDS:
                 suffix, path, expect_s = _KINDS[kind]
-                found.append(Topic(f"{symbol.lower()}@{suffix}", path, kind, symbol.upper(), expect_s))
+                traded_s = TRADED_S if kind == "trade" or kind.startswith("kline_") else None
+                name = f"{symbol.lower()}@{suffix}"
+                found.append(Topic(name, path, kind, symbol.upper(), expect_s, traded_s=traded_s))
     return found
 
 

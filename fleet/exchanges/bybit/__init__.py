@@ -36,6 +36,7 @@ EXCHANGE = Exchange(
         markets=subscribe.CATEGORIES,
         comes_with=subscribe.COMES_WITH,
         again=subscribe.again,
+        changes=subscribe.changes,
         trade_history=history.TRADES,
         candle_history=history.CANDLES,
         examples=subscribe.EXAMPLES,

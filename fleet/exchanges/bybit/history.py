@@ -55,14 +55,17 @@ def trades_call(query: TradeQuery) -> HttpCall:
 
 
 def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
-    """Rows of recent-trade, oldest first. Raises ConnectionFailed."""
+    """Rows of recent-trade, oldest first; the sheet does not say which end comes first. Raises ConnectionFailed."""
     try:
+        newest_first = msgspec.json.decode(reply.body, type=_Reply[_Row]).result.rows
+        if newest_first and int(newest_first[0].time) < int(newest_first[-1].time):
+            newest_first.reverse()
         return [
             Trade(
                 id=ids.market_id(query.market, "trade", query.symbol, r.exec_id), exchange=EXCHANGE, market=query.market,
                 symbol=query.symbol, ts_event=int(r.time), ts_recv=now_ms, source="rest", trade_id=r.exec_id, price=r.price,
                 qty=r.size, side=rows.SIDES[r.side],
-            ) for r in reversed(msgspec.json.decode(reply.body, type=_Reply[_Row]).result.rows)
+            ) for r in reversed(newest_first)
         ]  # fmt: skip
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, LookupError) as error:
         raise ConnectionFailed("trades: unreadable reply") from error

@@ -1,7 +1,8 @@
 """Bybit frames to normalised events. Pure and without memory; called by the reading thread of each socket for every message.
 
 In: one message as bytes, and for public ones the path of their socket, which names the category. Out: events, replies, or
-Unknown/Malformed; nothing is raised, whatever the bytes. A ticker delta becomes an event with null for what it does not say.
+Unknown/Malformed; nothing is raised, whatever the bytes. A ticker delta becomes an event with null for what it does not say:
+the reader of the socket fills that in.
 Sources: exchanges/bybit.md sections 1.2, 1.4, 2, 3.2, 4, 5.
 """
 

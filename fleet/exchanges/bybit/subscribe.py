@@ -24,12 +24,15 @@ INTERVALS = {  # ours -> the venue's
 INTERVALS_BACK = {theirs: ours for ours, theirs in INTERVALS.items()}
 BOOK_LEVELS = 50  # 20 ms; 200 and 1000 come slower and change more
 
+FIRST_S = 10.0  # tickers and books begin with a snapshot (4.2, 4.3)
+BEGINS = frozenset({"ticker", "mark_price", "book_ticker", "depth"})
+
 # kind -> topic without the symbol, longest believable silence in s on derivatives and on spot.
 # orderbook.1 is sent again every 3 s even when nothing changes (4.3): the canary. A derivative's ticker moves with its mark
 # price; spot tickers, books and candles move with their market; trades and liquidations may rightly be silent for hours.
 _KINDS: dict[MarketKind, tuple[str, float | None, float | None]] = {
-    "ticker": ("tickers", 15.0, 60.0),
-    "mark_price": ("tickers", 15.0, None),
+    "ticker": ("tickers", 12.0, 60.0),
+    "mark_price": ("tickers", 12.0, None),
     "book_ticker": ("orderbook.1", 12.0, 12.0),
     "depth": (f"orderbook.{BOOK_LEVELS}", 30.0, 60.0),
     "trade": ("publicTrade", None, None),
@@ -55,7 +58,9 @@ def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
             stem, derivative_s, spot_s = _KINDS[kind]
             path, name = f"/v5/public/{category}", f"{stem}.{symbol.upper()}"
             expect_s = spot_s if category == "spot" else derivative_s
-            found.setdefault((path, name), Topic(name, path, kind, symbol.upper(), expect_s, category))
+            first_s = FIRST_S if kind in BEGINS else None
+            topic = Topic(name, path, kind, symbol.upper(), expect_s, category, first_s=first_s)
+            found.setdefault((path, name), topic)
     return list(found.values())
 
 
@@ -76,6 +81,11 @@ def again(topics: Sequence[Topic], request_id: int) -> list[bytes]:
 
 def _request(op: str, topics: Sequence[Topic], key: str) -> bytes:
     return msgspec.json.encode({"req_id": key, "op": op, "args": [topic.name for topic in topics]})
+
+
+def changes(event: MarketRecord) -> bool:
+    """A derivative's ticker comes whole once, then only what changed (4.2); best quotes come whole each time (4.3)."""
+    return isinstance(event, MarkPrice) or (isinstance(event, Ticker) and ":book_ticker:" not in event.id)
 
 
 def topic_of(event: MarketRecord) -> str:

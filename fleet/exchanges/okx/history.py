@@ -2,7 +2,8 @@
 
 In: a query, or the reply to its call. Out: HttpCall, or events with the stream's own ids and `source=rest`. Trade ids count by
 one per instrument; the stream aggregates the matches of a taker order at one price (its trade covers `count` ids, the last of
-them its own), REST tells each match: they are put together again, so that one trade has one id.
+them its own), REST tells each match: they are put together again, so that one trade has one id. Where the stream never told
+more than one match at once, each stays a trade of its own: equal neighbours are then different orders.
 Both pages go back from the newest row (6.3: `before` alone is no cursor). Sources: exchanges/okx.md 4.1, 4.3, 6.3.
 """
 
@@ -45,6 +46,8 @@ def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
     """Rows of history-trades, oldest first, put together as the stream does. Raises ConnectionFailed."""
     try:
         rows = list(reversed(msgspec.json.decode(reply.body, type=_Trades).data))
+        if not query.aggregated:
+            return [_trade([row], now_ms) for row in rows]
         groups = [list(rows) for _, rows in groupby(_numbered(rows), key=lambda row: _together(row, query))]
         if len(groups) > 1 and len(rows) >= PAGE:
             del groups[0]  # it may have begun on the next page

@@ -24,6 +24,7 @@ INTERVALS = {bar: interval for interval, bar in BARS.items()}
 
 LIQUIDATIONS = "liquidation-orders"
 MARK_PRICES, FUNDING = "mark-price", "funding-rate"  # the second comes with the first, for perpetual swaps
+CANDLE_S = 75.0  # one that only moves when it closes does so each minute, not to the millisecond
 # kind -> channel, path, longest believable silence in s. A mark price comes at least each 10 s: the best canary. Books repeat
 # themselves after 60 s without a change; tickers, quotes and candles only move with the market.
 _KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
@@ -32,10 +33,12 @@ _KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
     "depth": ("books", PUBLIC, 75.0),
     "trade": ("trades", PUBLIC, None),
     "liquidation": (LIQUIDATIONS, PUBLIC, None),
-    "mark_price": (MARK_PRICES, PUBLIC, 15.0),
-    **{f"kline_{interval}": (f"candle{bar}", BUSINESS, 60.0) for interval, bar in BARS.items()},
+    "mark_price": (MARK_PRICES, PUBLIC, 12.0),
+    **{f"kline_{interval}": (f"candle{bar}", BUSINESS, CANDLE_S) for interval, bar in BARS.items()},
 }
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
+FIRST_S = 10.0  # but for trades and liquidations a subscription begins with how things stand (7)
+EVENTS = frozenset({"trade", "liquidation"})
 _PRODUCTS = (
     (re.compile(r".+-SWAP"), "SWAP"),
     (re.compile(r".+-[0-9]{6}-[0-9.]+-[CP]"), "OPTION"),
@@ -61,7 +64,7 @@ def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
             if kind in _KINDS:
                 channel, path, expect_s = _KINDS[kind]
                 name = liquidation_name(symbol) if channel == LIQUIDATIONS else f"{channel}:{symbol}"
-                found.append(Topic(name, path, kind, symbol, expect_s))
+                found.append(Topic(name, path, kind, symbol, expect_s, first_s=None if kind in EVENTS else FIRST_S))
     return found
 
 
