@@ -136,7 +136,8 @@ def test_a_missing_fill_is_read_with_its_order_position_and_wallet() -> None:
     assert [type(e).__name__ for e in found.events] == ["Fill", "Order", "Position", "Balance"]
     (told,) = of(found, Fill)
     assert (told.trade_id, told.order_id, told.fee, told.source) == ("503", "7", "0.1", "rest")
-    assert paths(calls).count(rows.FILLS) == 1 and paths(calls).count(rows.BALANCE.path) == 1
+    assert paths(calls).count(rows.FILLS) == 2  # once more, because all that came is newer than what is asked for
+    assert paths(calls).count(rows.BALANCE.path) == 1
     assert [dict(c.params)["instType"] for c in calls if c.path == rows.ORDERS] == ["SWAP"]
     begin = next(dict(c.params)["begin"] for c in calls if c.path == rows.FILLS)
     assert int(begin) <= NOW - 60_000
@@ -184,6 +185,18 @@ def test_pages_go_backwards_until_the_watermark() -> None:
     assert singles == set()  # every order with a fill came with the pages
 
 
+def test_a_short_page_is_not_the_last_by_being_short() -> None:
+    """A server that gives seven rows where a hundred are asked for, the oldest of all being older than the watermark."""
+
+    def fills(params: dict[str, str]) -> bytes:
+        newest = int(params.get("after", "31")) - 1
+        return data(*(fill(b, at_ms=NOW - (50 if b > 10 else 70_000)) for b in range(newest, max(newest - 7, 0), -1)))
+
+    found, calls = read(based(), {rows.FILLS: fills})
+    assert {told.trade_id for told in of(found, Fill)} == {str(b + 500) for b in range(11, 31)}
+    assert [dict(c.params).get("after", "") for c in calls if c.path == rows.FILLS] == ["", "24", "17"]
+
+
 def test_pages_without_end_are_given_up() -> None:
     recover_pages, recover.MAX_PAGES = recover.MAX_PAGES, 3
     try:
@@ -207,7 +220,8 @@ def test_older_than_three_days_is_read_by_product_and_older_than_the_history_is_
     found, calls = read(
         based(at_ms=NOW - 10 * DAY), {rows.OLD_FILLS: fills, rows.BALANCE.path: balance(wallet("USDT", "1"))}
     )
-    assert [dict(c.params)["instType"] for c in calls if c.path == rows.OLD_FILLS] == list(recover.PRODUCTS)
+    asked = [dict(c.params)["instType"] for c in calls if c.path == rows.OLD_FILLS]
+    assert list(dict.fromkeys(asked)) == list(recover.PRODUCTS) and len(asked) == len(recover.PRODUCTS) + 1
     assert len(of(found, Fill)) == 1 and "fills of OPTION" in found.unrecoverable
     assert rows.OLD_ORDERS in paths(calls) and rows.ORDERS not in paths(calls)
     found, _ = read(based(at_ms=NOW - 100 * DAY), {rows.BALANCE.path: balance(wallet("USDT", "1"))})

@@ -108,7 +108,7 @@ TABLE = {
     "binance_usdm": {"quiet": (5, 5, 5), "active": (5, 14, 14), "missed": (11, 14, 19)},
     "binance_spot": {"quiet": (20, 20, 20), "active": (20, 72, 72), "missed": (44, 72, 96)},
     "bybit": {"quiet": (12, 18, 18), "active": (12, 18, 18)},
-    "okx": {"quiet": (4, 6, 6), "active": (7, 7, 7), "missed": (10, 10, 10)},
+    "okx": {"quiet": (4, 6, 6), "active": (7, 7, 7), "missed": (11, 11, 11)},
 }
 
 

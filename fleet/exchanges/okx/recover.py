@@ -132,16 +132,20 @@ def _fills(found: _Findings) -> Dialogue[None]:
 
 
 def _fill_pages(found: _Findings, path: str, params: dict[str, str]) -> Dialogue[None]:
-    """Backwards until a page is short or older than the watermark. `begin` filters on the time of the bill, a little after the
-    fill's: a day of margin for those that were booked late."""
-    after, begin = "", str(max(0, found.since_ms - DAY_MS))
+    """Backwards until a page reaches back before the watermark: a full one as a whole, as its rows are not in strict order of
+    time. A short one is not the last by being short (a server may give fewer than asked for), but if it brings nothing new.
+    `begin` filters on the time of the bill, a little after the fill's: a day of margin for those that were booked late."""
+    after, begin, seen = "", str(max(0, found.since_ms - DAY_MS)), set[str]()
     for _ in range(MAX_PAGES):
         page = rows.decode((yield rows.page_call(path, after, **params, begin=begin)), wire.FillRow, "fills")
         for row in page:
             if row.at_ms >= found.since_ms:
                 found.fills[row.order_id, row.bill_id] = row
-        if len(page) < PAGE or all(int(row.ts or 0) < found.since_ms for row in page):
+        older = [int(row.ts or 0) < found.since_ms for row in page]
+        new = {row.bill_id for row in page} - seen
+        if all(older) if len(page) >= PAGE else any(older) or not new:
             return
+        seen |= new
         after = min((row.bill_id for row in page), key=_as_number)
     raise ConnectionFailed("fills: pages do not end")
 
