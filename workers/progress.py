@@ -25,6 +25,7 @@ from fleet.core.events import StreamEvent, UserRecord
 from fleet.core.model import AccountSpec, format_token
 from fleet.core.names import HEADER_INCARNATION, HEADER_SHARD, HEADER_TOKEN, TOPIC_OF_TYPE, TOPIC_STREAMS
 from fleet.core.recovery import Scope, Snapshot, Watermark, in_order, missed
+from fleet.core.tally import Tally
 from fleet.runtime.metrics import Metrics
 from workers.publish import Gate, Publisher
 
@@ -74,9 +75,12 @@ class Progress:
             (HEADER_INCARNATION, incarnation.encode()),
         ]
         self._publisher, self._gate, self._metrics = publisher, gate, metrics
-        self._lock = threading.RLock()  # guards mark, gaps, _known, _held, _owed, overflowed, and the order of offers
+        self._lock = (
+            threading.RLock()
+        )  # guards mark, gaps, _known, _tally, _held, _owed, overflowed, and the order of offers
         self._owed: deque[bytes] = deque()  # stream events that begin or end a gap and found the buffer full
         self._known: dict[str, None] = {}
+        self._tally = Tally()
         self._held: list[UserRecord] | None = None
         self._sequence = 0
         self._unacked: dict[int, None] = {}  # sequence numbers of offered records, oldest first
@@ -134,6 +138,7 @@ class Progress:
         self._sequence = sequence
         self._unacked[sequence] = None
         self._known[event.id] = None
+        self._tally.take(event)
         if len(self._known) > KNOWN_IDS:
             for old in list(self._known)[: KNOWN_IDS // 2]:
                 del self._known[old]
@@ -205,6 +210,7 @@ class Progress:
         with self._lock:
             if scope == "full":
                 self.full_ms = min(max(self.full_ms, proven_ms), snapshot.at_ms)
+            self._tally.proven(proven_ms)
             self._proof = (self._sequence, snapshot, proven_ms)
             self._settle()
 
@@ -245,11 +251,15 @@ class Progress:
                 self._settle()
             return found
 
-    def suspicious(self, quiet_ms: int) -> bool:
-        """Does the bookkeeping hint at events the socket lost? Only asked of a stream that Kafka has caught up with and that
-        was quiet for `quiet_ms`."""
+    def suspicious(self, quiet_ms: int, *, positions: bool) -> bool:
+        """Does the bookkeeping hint at events the socket lost? An order that has told for `quiet_ms` of more than its fills; or,
+        if `positions` may be compared, one that the fills do not explain: only asked once Kafka has caught up and the stream was
+        quiet for as long."""
+        now_ms = time.time() * 1000
         with self._lock:
-            if self._unacked or time.time() * 1000 - self.last_event_ms < quiet_ms:
+            if self._tally.short(int(now_ms) - quiet_ms):
+                return True
+            if not positions or self._unacked or now_ms - self.last_event_ms < quiet_ms:
                 return False
             return self.mark.suspicious()
 

@@ -90,8 +90,9 @@ class Upkeep:
     def _audit(self, now_s: float) -> None:
         """Compare with REST now and then, and at once when the bookkeeping says that the socket dropped something."""
         suspect = False
-        if self._stream.rest.exchange.books_positions and now_s >= self._suspect_s:
-            suspect = self._stream.progress.suspicious(SUSPECT_QUIET_MS)
+        if now_s >= self._suspect_s:
+            positions = self._stream.rest.exchange.books_positions
+            suspect = self._stream.progress.suspicious(SUSPECT_QUIET_MS, positions=positions)
             if suspect:
                 self._suspect_pause_s = min(2 * self._suspect_pause_s, self._settings.audit_interval_s)
             self._suspect_s = now_s + self._suspect_pause_s
