@@ -101,6 +101,7 @@ class Dialler:
             for number, step in enumerate(exchange.opening(self._credentials, self._rest.now_ms())):
                 phase(step.phase)
                 socket.early += self._ask(connection, step, number)
+            socket.subscribed_ms = self._rest.now_ms()  # an opening may take long: what came before is the read-back's
         except BaseException:
             self.close(connection)
             raise
