@@ -6,6 +6,7 @@ ConnectionFailed, DialRefused, ExchangeRefused. The gauge of live connections mo
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -44,6 +45,8 @@ class PrivateSocket:
         self.opened_s = time.monotonic()
         self.pinged_s = connection.last_rx  # no ping is under way
         self.early: list[UserItem] = []  # what it said during the opening
+        self.spare: set[str] = set()  # keys of the steps that it can do without
+        self.rotate_s = math.inf  # to be replaced from then on: one of these was refused
 
 
 class Dialler:
@@ -100,6 +103,8 @@ class Dialler:
             socket = PrivateSocket(connection, ticket, self._rest.now_ms())
             for number, step in enumerate(exchange.opening(self._credentials, self._rest.now_ms())):
                 phase(step.phase)
+                if not step.vital:
+                    socket.spare.add(step.key)
                 socket.early += self._ask(connection, step, number)
             socket.subscribed_ms = self._rest.now_ms()  # an opening may take long: what came before is the read-back's
         except BaseException:
@@ -149,7 +154,9 @@ class Dialler:
             for frame in connection.read(0.5):
                 for item in self._rest.exchange.parse_user(frame, self._spec.id, int(time.time() * 1000)):
                     if isinstance(item, Reply) and item.key == step.key:
-                        if item.verdict.outcome is not Outcome.OK:
+                        if not step.vital and item.verdict.outcome is Outcome.PERMANENT:
+                            others.append(item)  # for the stream to tell
+                        elif item.verdict.outcome is not Outcome.OK:
                             raise ExchangeRefused(step.phase, item.verdict)
                         answered = True
                     else:

@@ -10,6 +10,7 @@ read-backs run in the worker's REST threads and reach this thread through `_verd
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ from workers.upkeep import Upkeep
 OVERLAP_S = 2.0  # both sockets of a rotation are read this long
 STRIKE_DELAY_S = 10.0
 PERMIT_RETRY_S = 5.0
+SPARE_PAUSE_S, SPARE_PAUSE_MAX_S = 60.0, 3600.0  # until a refused channel is asked for again
 BAN_WAIT_S = 60.0  # a 429, 418 or 403 at the handshake that does not say how long
 TICK_MAX_S = 1.0
 FLUSH_ON_STOP_S = 5.0
@@ -102,6 +104,7 @@ class AccountStream:
         self._alive_ms = 0
         self._held_until_s = 0.0
         self._rotate_from_s = 0.0  # a rotation that found no permit is tried again then
+        self._spare_pause_s = SPARE_PAUSE_S
         self._unknown: set[str] = set()
 
     # ── for the shard ────────────────────────────────────────────────────────────────────────────────────────────
@@ -362,7 +365,8 @@ class AccountStream:
             if frames:
                 self._take_frames(frames)
             self._tick(socket, looked_s, now_s)
-            due = self._rotate or now_s - socket.opened_s > self._exchange.limits.rotate_after_s
+            old = now_s - socket.opened_s > self._exchange.limits.rotate_after_s
+            due = self._rotate or old or now_s > socket.rotate_s
             if due and now_s >= self._rotate_from_s:
                 self._replace(socket)
 
@@ -391,13 +395,27 @@ class AccountStream:
             self._rotate = True
             self._log.info("the exchange will close this socket", action="goodbye", reason=item.reason)
         elif isinstance(item, Reply) and item.verdict.outcome is not Outcome.OK:
-            raise ExchangeRefused(f"reply {item.key}", item.verdict)
+            if (
+                self.socket is None
+                or item.key not in self.socket.spare
+                or item.verdict.outcome is not Outcome.PERMANENT
+            ):
+                raise ExchangeRefused(f"reply {item.key}", item.verdict)
+            self._do_without(self.socket, item)
         elif isinstance(item, Unknown):
             metrics.frames_unknown(name, item.type).inc()
             self._once(f"unknown {item.type}", "unknown message type", action="unknown", type=item.type)
         elif isinstance(item, Malformed):
             metrics.frames_malformed(name).inc()
             self._once("malformed", "malformed frame", action="malformed", reason=item.reason)
+
+    def _do_without(self, socket: PrivateSocket, refusal: Reply) -> None:
+        """A channel that tells no fill is refused, or was ended: a rotation asks for it again, later each time."""
+        socket.rotate_s = time.monotonic() + self._spare_pause_s
+        text = "a channel is refused, the stream goes on without it"
+        code, again_s = refusal.verdict.code, round(self._spare_pause_s)
+        self._log.error(text, action="refused", channel=refusal.key, code=code, again_s=again_s)
+        self._spare_pause_s = min(2 * self._spare_pause_s, SPARE_PAUSE_MAX_S)
 
     def _once(self, key: str, text: str, **fields: str) -> None:
         """Log the first of its kind; the metric counts all."""
@@ -442,6 +460,7 @@ class AccountStream:
             self._log.warning("rotation failed, the old socket goes on", action="rotate", error=str(error))
             self._move(before)
             old.opened_s = time.monotonic() - self._exchange.limits.rotate_after_s + 60.0
+            old.rotate_s = math.inf
             return
         self.socket = new
         until_s = time.monotonic() + OVERLAP_S

@@ -177,11 +177,12 @@ class Hosts(msgspec.Struct, frozen=True):
 # ── Private stream ───────────────────────────────────────────────────────────────────────────────────────────────
 class Step(msgspec.Struct, frozen=True):
     """One request of the opening dialogue: send `frame`, wait for the Reply with `key`. `phase` is what the stream shows
-    meanwhile."""
+    meanwhile. Without what is not `vital` the stream goes on, should the exchange refuse it for good: it tells no fill or order."""
 
     phase: Literal["authenticating", "subscribing"]
     key: str
     frame: bytes
+    vital: bool = True
 
     def __repr__(self) -> str:
         return f"Step({self.phase} {self.key})"

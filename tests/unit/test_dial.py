@@ -1,4 +1,4 @@
-"""Opening a private socket: from when it delivers."""
+"""Opening a private socket: from when it delivers, and what it may lack."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from fleet.core.errors import ExchangeRefused
+from fleet.core.exchange import Reply
 from fleet.core.model import AccountSpec, Credentials
 from fleet.exchanges import for_account
 from fleet.runtime.metrics import Metrics
-from workers.dial import Dialler
+from workers.dial import Dialler, PrivateSocket
 
 SPEC = AccountSpec("a1", "u1", "bybit", "unified", "main", False, 1, 1_000)
 BYBIT = for_account("bybit", "unified")
@@ -47,3 +51,50 @@ def test_a_socket_delivers_from_the_end_of_its_opening_however_long_that_took() 
     opened = dialler.open(lambda phase: None)
     assert venue.asked == ["auth", "subscribe"]
     assert opened.subscribed_ms == venue.ms == 1_000_000 + 2 * SLOW_MS
+
+
+class Okx(Venue):
+    """Answers at once; `refused` is a channel and the code that it is refused with."""
+
+    def __init__(self, refused: tuple[str, str]) -> None:
+        super().__init__()
+        self.refused, self.requests = refused, list[dict[str, Any]]()
+
+    def send_fresh(self, make: Callable[[], bytes]) -> None:
+        self.requests.append(json.loads(make()))
+
+    def read(self, timeout_s: float) -> list[bytes]:
+        request = self.requests[-1]
+        if request["op"] == "login":
+            return [b'{"event":"login","code":"0","msg":"","connId":"x"}']
+        (arg,) = request["args"]
+        channel, code = self.refused
+        if arg["channel"] != channel:
+            return [json.dumps({"id": request["id"], "event": "subscribe", "arg": arg, "connId": "x"}).encode()]
+        return [json.dumps({"id": request["id"], "event": "error", "code": code, "msg": "no", "connId": "x"}).encode()]
+
+    def close(self) -> None: ...
+
+
+def open_okx(*refused: str) -> PrivateSocket:
+    venue: Any = Okx((refused[0], refused[1]))
+    rest: Any = SimpleNamespace(exchange=for_account("okx", "unified"), now_ms=venue.now_ms)
+    spec = AccountSpec("a1", "u1", "okx", "unified", "main", False, 1, 1_000)
+    connect: Any = lambda *_: venue  # noqa: E731
+    dialler = Dialler(
+        spec, Credentials("key", "secret", "phrase"), rest, connect, lambda *_: "ws://x", Metrics(), lambda: False
+    )
+    return dialler.open(lambda phase: None)
+
+
+def test_a_channel_that_tells_no_fill_can_be_done_without() -> None:
+    opened = open_okx("balance_and_position", "60018")
+    (refusal,) = (item for item in opened.early if isinstance(item, Reply))
+    assert refusal.key in opened.spare and refusal.verdict.code == "60018"
+    assert opened.spare == {"positions", "account", "balanceandposition"}
+
+
+@pytest.mark.parametrize(("channel", "code"), [("orders", "60018"), ("positions", "64007")])
+def test_fills_cannot_nor_what_may_go_better_next_time(channel: str, code: str) -> None:
+    with pytest.raises(ExchangeRefused, match=code):
+        open_okx(channel, code)

@@ -206,5 +206,6 @@ def opening(credentials: Credentials, now_ms: int) -> tuple[Step, ...]:
     steps = [Step("authenticating", LOGIN, msgspec.json.encode({"op": "login", "args": [login]}))]
     for arg in CHANNELS:
         key = key_of(arg["channel"])
-        steps.append(Step("subscribing", key, msgspec.json.encode({"id": key, "op": "subscribe", "args": [arg]})))
+        frame = msgspec.json.encode({"id": key, "op": "subscribe", "args": [arg]})
+        steps.append(Step("subscribing", key, frame, vital=arg["channel"] == "orders"))
     return tuple(steps)
