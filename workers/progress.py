@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -251,17 +251,18 @@ class Progress:
                 self._settle()
             return found
 
-    def suspicious(self, quiet_ms: int, *, positions: bool) -> bool:
-        """Does the bookkeeping hint at events the socket lost? An order that has told for `quiet_ms` of more than its fills; or,
-        if `positions` may be compared, one that the fills do not explain: only asked once Kafka has caught up and the stream was
-        quiet for as long."""
-        now_ms = time.time() * 1000
+    def short(self, quiet_ms: int) -> bool:
+        """Has an order told for `quiet_ms` of more than its fills?"""
         with self._lock:
-            if self._tally.short(int(now_ms) - quiet_ms):
-                return True
-            if not positions or self._unacked or now_ms - self.last_event_ms < quiet_ms:
+            return self._tally.short(int(time.time() * 1000) - quiet_ms)
+
+    def suspicious(self, quiet_ms: int, books: Callable[[str], bool]) -> bool:
+        """Is there a position that the fills do not explain? Only asked of a stream that Kafka has caught up with and that was
+        quiet for `quiet_ms`."""
+        with self._lock:
+            if self._unacked or time.time() * 1000 - self.last_event_ms < quiet_ms:
                 return False
-            return self.mark.suspicious()
+            return self.mark.suspicious(books)
 
     @property
     def traded_ms(self) -> int:

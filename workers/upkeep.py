@@ -22,7 +22,9 @@ from workers.progress import Progress
 from workers.readback import ReadBack, Reading
 from workers.rest import VenueRest
 
-SUSPECT_PAUSE_S = 5.0  # how often the bookkeeping is looked at; doubled each time that an audit finds nothing behind it
+SUSPECT_PAUSE_S = (
+    5.0  # how often the bookkeeping is looked at; that of positions less after each audit that finds nothing
+)
 SUSPECT_QUIET_MS = 2000
 RENEW_RETRY_S = 30.0
 FULL_AUDIT_EACH = (
@@ -54,7 +56,7 @@ class Upkeep:
         self._jitter = jitter  # in [0, 1): spreads the streams of a shard over each interval
         self._suspect_pause_s = SUSPECT_PAUSE_S
         self._audits = int(jitter * FULL_AUDIT_EACH)
-        self._renew_s = self._audit_s = self._suspect_s = 0.0
+        self._renew_s = self._audit_s = self._suspect_s = self._short_s = 0.0
         self._log = get("upkeep").bind(stream=stream.account_id)
 
     def begin(self) -> None:
@@ -90,9 +92,11 @@ class Upkeep:
     def _audit(self, now_s: float) -> None:
         """Compare with REST now and then, and at once when the bookkeeping says that the socket dropped something."""
         suspect = False
-        if now_s >= self._suspect_s:
-            positions = self._stream.rest.exchange.books_positions
-            suspect = self._stream.progress.suspicious(SUSPECT_QUIET_MS, positions=positions)
+        if now_s >= self._short_s:
+            self._short_s = now_s + SUSPECT_PAUSE_S
+            suspect = self._stream.progress.short(SUSPECT_QUIET_MS)
+        if not suspect and now_s >= self._suspect_s:
+            suspect = self._stream.progress.suspicious(SUSPECT_QUIET_MS, self._stream.rest.exchange.books_positions)
             if suspect:
                 self._suspect_pause_s = min(2 * self._suspect_pause_s, self._settings.audit_interval_s)
             self._suspect_s = now_s + self._suspect_pause_s

@@ -333,8 +333,8 @@ class Exchange:
     ticket: HttpCall | None = None
     ticket_of: Callable[[HttpReply], str] | None = None
     renewal: Renewal | None = None
-    # Do fills, position events and snapshots name a position alike ("SYMBOL|side")? Then a fill lost from a living socket shows.
-    books_positions: bool = False
+    # Do fills of this symbol make a position, counted in the same unit? Then one lost from a living socket shows in it.
+    books_positions: Callable[[str], bool] = lambda symbol: False
     needs_passphrase: bool = False  # its API keys come with a third secret
     key_kinds: tuple[KeyKind, ...] = ("hmac",)  # which API keys this adapter signs with, recognised from the secret
     sharing: Sharing | None = None  # several accounts on one private socket, where the venue lets them

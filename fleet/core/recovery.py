@@ -167,18 +167,20 @@ class Watermark(msgspec.Struct):
                 _add(wallets, pair[1], -Decimal(self.paid.get(key, "0")))
         return _differences(base.positions, moved, now.positions), _differences(base.wallets, wallets, now.wallets)
 
-    def suspicious(self) -> bool:
-        """True if a position the stream told is not what the fills since the base led to: a fill or a position event was
-        lost while the socket stayed up. Only positions are compared that both sides know; a round trip nobody saw is left to
-        the audit's wallets. Ask once the stream is quiet: the events of one fill come one after the other."""
-        base = self.base
-        if base is None:
+    def suspicious(self, books: Callable[[str], bool]) -> bool:
+        """True if a position the stream told, of a symbol that `books` positions, is not what the fills since the base led to: a
+        fill or a position event was lost while the socket stayed up. Long and short of a symbol are taken together, because not
+        every venue's fills say which of the two they were. Only symbols are compared that both sides know; a round trip nobody
+        saw is left to the audit's wallets. Ask once the stream is quiet: the events of one fill come one after the other."""
+        if self.base is None:
             return False
-        return any(
-            Decimal(base.positions.get(key, "0")) + Decimal(self.moved.get(key, "0"))
-            != Decimal(self.positions.get(key, "0"))
-            for key in base.positions.keys() | self.positions.keys()
-        )
+        left: dict[str, Decimal] = {}
+        for sign, positions in ((1, self.positions), (-1, self.base.positions), (-1, self.moved)):
+            for key, qty in positions.items():
+                symbol = key.partition("|")[0]
+                if symbol in left or positions is not self.moved:
+                    left[symbol] = left.get(symbol, Decimal(0)) + sign * Decimal(qty)
+        return any(amount and books(symbol) for symbol, amount in left.items())
 
     def prove(self, now: Snapshot, proven_ms: int) -> None:
         """Everything before `proven_ms` is in Kafka and `now` is what it led to: the new base. Nothing after `now` is proven: a

@@ -112,13 +112,21 @@ def test_who_is_starting_where() -> None:
 
 def test_a_position_that_the_fills_do_not_explain_is_suspicious() -> None:
     mark = Watermark(proven_ms=0)
-    assert not mark.suspicious()
+    assert not mark.suspicious(lambda symbol: True)
     mark.base, mark.positions = Snapshot(1, {"B|net": "2"}, {}), {"B|net": "2.0"}
-    assert not mark.suspicious()
+    assert not mark.suspicious(lambda symbol: True)
     mark.moved = {"B|net": "-2"}
-    assert mark.suspicious()
+    assert mark.suspicious(lambda symbol: True)
+    assert not mark.suspicious(lambda symbol: symbol != "B")
     mark.positions = {}
-    assert not mark.suspicious()
+    assert not mark.suspicious(lambda symbol: True)
+
+
+def test_a_position_is_compared_with_fills_that_do_not_name_its_side() -> None:
+    mark = Watermark(0, Snapshot(1, {"B|long": "2", "B|short": "-1"}, {}), positions={"B|long": "2", "B|short": "-3"})
+    assert mark.suspicious(lambda symbol: True)
+    mark.moved = {"B|": "-2", "SPOT|": "7"}
+    assert not mark.suspicious(lambda symbol: True)
 
 
 def test_numbers_dropped_on_the_way_are_missing_again() -> None:

@@ -61,11 +61,11 @@ def test_only_the_newest_orders_are_kept() -> None:
     assert len(made._filled) <= MAX_ORDERS
 
 
-def test_a_stream_is_suspicious_of_a_jump_however_busy_it_is() -> None:
+def test_a_stream_notices_a_jump_however_busy_it_is() -> None:
     stream, _, _ = progress()
     now_ms = int(time.time() * 1000)
     stream.live([order("0"), order("2", recv_ms=now_ms - 3_000), fill(1)])
-    assert stream.suspicious(2_000, positions=False)
-    assert not stream.suspicious(4_000, positions=False)
+    assert stream.short(2_000)
+    assert not stream.short(4_000)
     stream.recovered([fill(2, source="rest")])
-    assert not stream.suspicious(2_000, positions=False)
+    assert not stream.short(2_000)

@@ -40,7 +40,7 @@ EXCHANGE = Exchange(
     ),
     ticket=session.TICKET,
     ticket_of=session.ticket_of,
-    books_positions=True,
+    books_positions=lambda symbol: True,
     renewal=session.RENEWAL,
     key_kinds=("hmac", "ed25519", "rsa"),
     extra_codes=session.CODE_TEXTS,

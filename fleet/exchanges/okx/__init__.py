@@ -24,6 +24,9 @@ EXCHANGE = Exchange(
     opening=session.opening,
     parse_user=parse.parse_user,
     recover=recover.recover,
+    books_positions=lambda symbol: (
+        subscribe.product_of(symbol) != "SPOT"
+    ),  # a margin position may be in either currency
     market_data=Market(
         kinds=subscribe.KINDS,
         examples=("BTC-USDT-SWAP", "ETH-USDT-SWAP", "BTC-USDT"),
