@@ -146,6 +146,22 @@ def test_a_missing_fill_is_read_with_its_order_position_and_wallet() -> None:
     assert mark.explains(found.snapshot)
 
 
+def test_fills_are_read_though_the_key_may_not_see_balances_or_positions() -> None:
+    refused = ExchangeRefused("x", Verdict(Outcome.PERMANENT, "50120"))
+    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    found, _ = read(mark, {rows.BALANCE.path: refused, rows.POSITIONS.path: data(held("3")), rows.FILLS: data(fill(3))})
+    assert [type(e).__name__ for e in found.events] == ["Fill", "Position"]
+    assert (
+        found.snapshot.wallets == {"USDT": "5"} and "wallets" in found.unrecoverable and "50120" in found.unrecoverable
+    )
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "4.9")), rows.POSITIONS.path: refused, rows.FILLS: data(fill(3)),
+    }  # fmt: skip
+    found, _ = read(mark, answers)
+    assert [type(e).__name__ for e in found.events] == ["Fill", "Balance"]
+    assert found.snapshot.positions == {f"{SWAP}|net": "2"} and "positions" in found.unrecoverable
+
+
 def test_an_account_that_lags_behind_its_fills_is_asked_again() -> None:
     mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
     told = iter([balance(wallet("USDT", "5.5")), balance(wallet("USDT", "4.9"))])

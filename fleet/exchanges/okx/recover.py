@@ -64,11 +64,12 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Yields calls, is sent OK replies. Raises ConnectionFailed for a reply that is not what the sheet says (try again later)."""
     if mark.scope == "orders":
         return (yield from _came_and_went(account, mark, now_ms))
-    assets, positions, snapshot = yield from _holdings(now_ms)
+    lost: list[str] = []
+    assets, positions, snapshot = yield from _holdings(mark, now_ms, lost)
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     first = mark.base is None
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS) if first else mark.proven_ms
-    found = _Findings(account.id, mark, now_ms, max(since_ms, oldest_ms), assets, positions, snapshot)
+    found = _Findings(account.id, mark, now_ms, max(since_ms, oldest_ms), assets, positions, snapshot, lost=lost)
     explained = mark.explains(snapshot)
     if not explained and since_ms < oldest_ms:
         found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
@@ -76,7 +77,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     if (
         not first and not explained and found.fills and not _explained(found)
     ):  # REST lags, or the account moved on meanwhile
-        found.assets, found.positions, found.snapshot = yield from _holdings(now_ms)
+        found.assets, found.positions, found.snapshot = yield from _holdings(mark, now_ms, [])
     yield from _open_orders(found)
     active = any(at_ms >= now_ms - ACTIVE_MS for at_ms in mark.symbols.values())
     if mark.scope == "full" or not explained or active:
@@ -99,19 +100,32 @@ def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> Recove
     return Recovered(missed(_history(found), set()), found.snapshot, "; ".join(found.lost))
 
 
-def _holdings(at_ms: int) -> Dialogue[tuple[dict[str, wire.AssetRow], list[wire.PositionRow], Snapshot]]:
-    """Balances and positions, as one snapshot of the instant before the first of the two calls."""
-    reply = yield rows.BALANCE
-    at_ms = reply.at_ms or at_ms
-    assets = {b.asset: b for account in rows.decode(reply, wire.AccountRow, "balance") for b in account.details}
-    positions = rows.decode((yield rows.POSITIONS), wire.PositionRow, "positions")
-    held: dict[str, Decimal] = {}
-    for row in positions:
-        held[_key(row)] = held.get(_key(row), Decimal(0)) + Decimal(parse.signed(row))  # cross and isolated together
-    return assets, positions, Snapshot(
-        at_ms, {key: str(qty) for key, qty in held.items() if qty},
-        {b.asset: b.wallet for b in assets.values() if Decimal(b.wallet or "0")},
-    )  # fmt: skip
+def _holdings(
+    mark: Watermark, at_ms: int, lost: list[str]
+) -> Dialogue[tuple[dict[str, wire.AssetRow], list[wire.PositionRow], Snapshot]]:
+    """Balances and positions, as one snapshot of the instant before the first of the two calls. Of what the key may not see it
+    has the last known, and `lost` says so: the fills can be read all the same."""
+    assets: dict[str, wire.AssetRow] = {}
+    positions: list[wire.PositionRow] = []
+    wallets, held = dict(mark.wallets), dict(mark.positions)
+    try:
+        reply = yield rows.BALANCE
+        at_ms = reply.at_ms or at_ms
+        assets = {b.asset: b for account in rows.decode(reply, wire.AccountRow, "balance") for b in account.details}
+        wallets = {b.asset: b.wallet for b in assets.values() if Decimal(b.wallet or "0")}
+    except ExchangeRefused as refused:
+        lost.append(f"wallets: {refused.verdict}")
+    try:
+        positions = rows.decode((yield rows.POSITIONS), wire.PositionRow, "positions")
+        sums: dict[str, Decimal] = {}
+        for row in positions:
+            sums[_key(row)] = sums.get(_key(row), Decimal(0)) + Decimal(
+                parse.signed(row)
+            )  # cross and isolated together
+        held = {key: str(qty) for key, qty in sums.items() if qty}
+    except ExchangeRefused as refused:
+        lost.append(f"positions: {refused.verdict}")
+    return assets, positions, Snapshot(at_ms, held, wallets)
 
 
 def _key(row: wire.PositionRow) -> str:
@@ -265,6 +279,8 @@ def _changes(found: _Findings) -> list[UserRecord]:
             flat = wire.PositionRow(symbol=symbol, qty="0", update_ms=at_ms, position_side=side, margin_mode=mode)
             events.append(parse.position(flat, account, now_ms, "rest"))
     for asset in sorted(found.assets.keys() | found.mark.wallets.keys()):
+        if asset not in found.assets and asset in found.snapshot.wallets:
+            continue  # the key may not see it
         row = found.assets.get(asset) or wire.AssetRow(asset=asset, wallet="0", update_ms=str(found.snapshot.at_ms))
         if Decimal(row.wallet or "0") != Decimal(found.mark.wallets.get(asset, "0")):
             events.append(parse.balance(row, account, now_ms, "rest"))
