@@ -270,6 +270,8 @@ class Judge:
             if (record.slot, record.token) != (stream.worker.slot, stream.token):
                 runs = f"{stream.worker.slot} runs {stream.token:#x}"
                 return f"the record of {account} says {record.slot} {record.token:#x}, {runs}"
+            if 0 <= record.revision < self.fleet.postgres.tables.accounts[account].revision:
+                return f"{account} runs with older credentials"
             if durable.get(account, ("", "", 0))[2] != record.token:
                 return f"the durable copy of {account} is under another token"
         extra = sorted((own.keys() | durable.keys()) - producers.keys())

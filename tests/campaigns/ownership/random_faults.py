@@ -48,6 +48,7 @@ class Campaign:
         self._sometimes: Counter[str] = Counter(dict.fromkeys(SOMETIMES, 0))
         self._left: list[str] = []
         self._judged = 0  # lines of the journal before the present episode
+        self._excused = 0  # lines up to the end of the last documented window (R5e): its two owners are no finding later
 
     def run(self) -> Report:
         end = time.monotonic() + self.minutes * 60
@@ -87,11 +88,12 @@ class Campaign:
         wrong = rig.settle(now_ms(), SETTLE_S)
         over_ms = now_ms()
         name = "+".join(harm.kind for harm in harms)
-        lines = list(rig.journal.lines[max(0, self._judged - 2000) :])
+        lines = list(rig.journal.lines[max(self._excused, self._judged - 2000) :])
         self._judged = len(rig.journal.lines)
         found = [f"I4 {wrong}"] if wrong else []
         if any(harm.window for harm in harms):
             self._sometimes["double window"] += bool(judge.invariants(lines))
+            self._excused = self._judged
         else:
             found += judge.invariants(lines)
         found += self._streams(harms, before, began_ms, over_ms)
