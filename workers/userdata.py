@@ -82,7 +82,9 @@ class UserData:
             settings, self.egress, Budget(self._store(), 1 / (settings.workers + 1)), self.metrics, self.halt
         )
         self.publisher = Publisher(
-            lambda: Producer(settings.kafka_bootstrap, slot).prepare((*USER_TOPICS, TOPIC_STREAMS)),
+            lambda: Producer(settings.kafka_bootstrap, slot, may_send=self.gate.valid).prepare(
+                (*USER_TOPICS, TOPIC_STREAMS)
+            ),
             self.gate,
             settings.buffer_bytes,
             self.metrics,

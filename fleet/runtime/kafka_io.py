@@ -11,11 +11,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.future import Future
+from kafka.net.compat import KafkaNetClient
 from kafka.partitioner.default import murmur2
+from kafka.protocol.producer import ProduceRequest
 from kafka.structs import OffsetAndMetadata
 
 from fleet.core.errors import FleetError, StoreUnavailable
@@ -82,15 +86,39 @@ def _translate(error: BaseException, what: str) -> FleetError:
     return StoreUnavailable(f"{what}: {type(error).__name__}")
 
 
+class _GatedClient(KafkaNetClient):  # type: ignore[misc]  # the library has no types
+    """Writes no record while `may_send` says no; its batches wait in the KafkaProducer, and go in order once it says yes.
+
+    The gate is asked when a request is about to be written, because what was accepted before a SIGSTOP is written after it."""
+
+    def __init__(self, may_send: Callable[[], bool], **config: Any) -> None:
+        super().__init__(**config)
+        self._may_send = may_send
+
+    def send(self, node_id: int, request: Any, **kwargs: Any) -> Any:
+        if isinstance(request, ProduceRequest) and not self._may_send():
+            return Future().failure(kafka_errors.NodeNotReadyError("no lease"))
+        return super().send(node_id, request, **kwargs)
+
+
 class Producer:
-    """acks=all, idempotent, lz4; keeps each key's order. `send` and `close` belong to one thread, `flush` to any.
+    """acks=all, idempotent, lz4; keeps each key's order. `send` and `close` belong to one thread, `flush` to any. Nothing is
+    written to Kafka while `may_send` is false (R4); asked per request, in the sender thread.
 
     A broker that is away, a fenced epoch or a restart makes `done` report StoreUnavailable for what was not acknowledged;
     the caller sends it again under the same event ids. The underlying KafkaProducer is made on the first send, and anew
     after an error that it does not survive.
     """
 
-    def __init__(self, bootstrap: str, client_id: str, *, max_pending_bytes: int = MAX_PENDING_BYTES) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        client_id: str,
+        *,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._may_send = may_send
         self._bootstrap = bootstrap
         self._client_id = client_id
         self._max_pending_bytes = max_pending_bytes
@@ -224,6 +252,7 @@ class Producer:
             metadata_max_age_ms=60_000,
             allow_auto_create_topics=False,
             metrics_enabled=False,
+            kafka_client=partial(_GatedClient, self._may_send),
         )
         self._broken = False
 

@@ -91,6 +91,33 @@ def test_records_arrive_in_order_per_key_with_headers(bootstrap: str) -> None:
         assert len({r.partition for r in records if r.key == key}) == 1
 
 
+def test_what_was_accepted_waits_for_the_lease(bootstrap: str) -> None:
+    """A process that was stopped between `send` and the socket wakes without a lease: its records wait, and go in order under
+    the same lease, or never (abort)."""
+    prefix, results, lease = uuid.uuid4().hex[:8].encode(), Results(), threading.Event()
+    producer = Producer(bootstrap, "test", may_send=lease.is_set).prepare([TOPIC])
+    for n in range(2000):
+        producer.send(TOPIC, prefix + b"%d" % (n % 7), b"%d" % n + b" " * 1000, [], results.done(n))
+    assert not producer.flush(1.0) and not results.of
+    lease.set()
+    assert producer.flush(10) and not results.failed()
+    lease.clear()
+    producer.send(TOPIC, prefix + b"late", b"-1", [], results.done(-1))
+    assert not producer.flush(0.3)
+    producer.abort()
+    wait_until(lambda: -1 in results.of, 5, "the late one is reported")
+    lease.set()
+    producer.send(TOPIC, prefix + b"next", b"-2", [], results.done(-2))
+    assert producer.flush(10) and results.of[-2] is None
+    producer.close(5)
+    records = read(bootstrap, prefix, 2002, timeout_s=3.0)
+    assert [r.key for r in records if r.key in (prefix + b"late", prefix + b"next")] == [prefix + b"next"]
+    for key in {r.key for r in records}:
+        numbers = [int(r.value or b"") for r in records if r.key == key]
+        assert numbers == sorted(numbers)
+    assert len(records) == 2001
+
+
 def test_a_record_too_large_fails_alone(bootstrap: str) -> None:
     results, producer = Results(), Producer(bootstrap, "test")
     for n, size in enumerate((10, 2_000_000, 10)):

@@ -48,7 +48,9 @@ class Campaign:
         self._sometimes: Counter[str] = Counter(dict.fromkeys(SOMETIMES, 0))
         self._left: list[str] = []
         self._judged = 0  # lines of the journal before the present episode
-        self._excused = 0  # lines up to the end of the last documented window (R5e): its two owners are no finding later
+        self._excused = (
+            0  # lines up to the end of the last documented window (R5e): its two owners are no finding later
+        )
 
     def run(self) -> Report:
         end = time.monotonic() + self.minutes * 60
