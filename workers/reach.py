@@ -1,9 +1,9 @@
 """Is the exchange there? Who of a crowd of streams may dial now. One per venue and source address, used by the accounts' threads.
 
 In: who wants to dial and how urgently, and what came of it. Out: leave to dial. The first few dial at once, and each that is
-answered lets one more in, so a crowd is let through in a few round trips. When several streams in a row found nobody, the
-exchange is away: then one at a time tries, less and less often, and the others keep their permits for when it is back, instead
-of spending on an outage what the exchange allows.
+answered lets one more in, up to MOST, so a crowd is let through in a few round trips. When several streams in a row found nobody,
+the exchange is away: then one at a time tries, less and less often, and the others keep their permits for when it is back,
+instead of spending on an outage what the exchange allows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from fleet.core.errors import ConnectionFailed
 
 FIRST = 8  # streams that dial together before anybody was answered; and so many that find nobody mean: it is away
+MOST = 32  # streams that dial together at most: more of them only keep the lease thread from the processor
 FIRST_TRIAL_S, LONGEST_TRIAL_S = 0.5, 8.0  # from one trial to the next while it is away
 LOOK_S = 2.0  # how often somebody who waits looks whether it has to go on waiting
 
@@ -59,7 +60,7 @@ class Reach:
         with self._lock:
             self._inside -= 1
             if answered:
-                self._width += 1
+                self._width = min(self._width + 1, MOST)
                 self._unanswered.clear()
                 self._trials = 0
             elif answered is False:

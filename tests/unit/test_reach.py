@@ -10,7 +10,7 @@ import pytest
 
 from fleet.core.errors import ConnectionFailed
 from workers import reach as module
-from workers.reach import FIRST, LONGEST_TRIAL_S, Reach
+from workers.reach import FIRST, LONGEST_TRIAL_S, MOST, Reach
 
 
 class Crowd:
@@ -78,6 +78,21 @@ def test_each_answer_lets_one_more_in(crowd: Crowd) -> None:
     for done in range(FIRST, 3 * FIRST):
         crowd.reach.leave(crowd.entered[done], True)
     crowd.until(lambda: len(crowd.entered) == 4 * FIRST)
+    crowd.close()
+
+
+def test_no_more_than_the_most_dial_together(crowd: Crowd) -> None:
+    for _ in range(3 * MOST):
+        crowd.reach.enter(0, lambda: False)
+        crowd.reach.leave("somebody", True)
+    for n in range(MOST + 5):
+        crowd.ask(f"s{n}")
+    crowd.until(lambda: len(crowd.entered) == MOST)
+    crowd.reach.leave(crowd.entered[0], True)
+    crowd.until(lambda: len(crowd.entered) == MOST + 1)
+    for done in range(1, 5):
+        crowd.reach.leave(crowd.entered[done], True)
+    crowd.until(lambda: len(crowd.entered) == MOST + 5)
     crowd.close()
 
 
