@@ -33,7 +33,8 @@ def worker_killed(rig: Rig, hold_s: float) -> Finding:
     spent = {"worker_cpu_s": round(cpu_s(worker), 2), "exchange_cpu_s": round(cpu_s(rig.exchange) - spent_s, 2)}
     finding = trial.end(3.0)
     finding.more |= {"process_s": process_s, **spent}
-    finding.more |= steps(lines(host.log_text("worker"), killed_ms, ("register", "dial", "connected")), killed_ms)
+    said = "\n".join(each.log_text("worker") for each in rig.hosts.values())  # a slow restart hands its accounts over
+    finding.more |= steps(lines(said, killed_ms, ("register", "dial", "connected")), killed_ms)
     return finding
 
 
