@@ -17,7 +17,6 @@ from fleet.services import Services
 from tests.campaigns.ownership.random_faults import Campaign, missing
 from tests.campaigns.ownership.rig import Rig
 from tests.campaigns.ownership.rows import ROWS
-from tests.campaigns.ownership.traffic import PULSE_S
 from tests.campaigns.ownership.trial import Finding, NotHealthy
 
 COMPLETE_MINUTES = 20.0  # a campaign of this length must have reached everything at least once
@@ -30,12 +29,14 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=2, help="most rows want two")
     parser.add_argument("--workers", type=int, default=1, help="per host")
     parser.add_argument("--hold", type=float, default=20.0, help="seconds an outage lasts (the table: 60)")
-    parser.add_argument("--pulse", type=float, default=PULSE_S, help="seconds from one order of an account to the next")
+    parser.add_argument(
+        "--pulse", type=float, default=0.0, help="seconds from one order of an account to the next; 0: by their number"
+    )
     parser.add_argument(
         "--rate",
         type=float,
         default=0.0,
-        help="user events a second with fills instead of the pulse; compared with Kafka",
+        help="user events a second with fills besides; compared with Kafka",
     )
     parser.add_argument(
         "--addresses", type=int, default=0, help="loopback addresses to dial from, each with its budgets"
@@ -61,7 +62,7 @@ def main() -> int:
                 workers=args.workers,
                 accounts=args.accounts,
                 addresses=args.addresses,
-                pulse_s=args.pulse,
+                pulse=args.pulse,
                 rate=args.rate,
             ) as rig,
         ):

@@ -1,6 +1,6 @@
 """What the fleet's own log lines say of moves and restarts. Pure.
 
-In: log files as text (JSON lines, docs/operations.md). Out: accounts on the move at once, moves by reason, the steps of a worker's
+In: log files as text (JSON lines, docs/operations.md). Out: accounts on the move at once, what was released by reason, the steps of a worker's
 start in seconds. Figures only: violations are read from Kafka and from the exchange's sockets (judge.py).
 """
 
@@ -22,7 +22,6 @@ class Line(msgspec.Struct):
     action: str = ""
     stream: str = ""
     shard: str = ""
-    former: str = ""
     reason: str = ""
 
     @property
@@ -41,9 +40,9 @@ def _json(text: str) -> Iterator[str]:
     return (line for line in text.splitlines() if line.startswith("{") and line.endswith("}"))
 
 
-def moves(of_coordinators: Iterable[Line]) -> Counter[str]:
-    """Accounts that got another worker, by reason; a restart on the same slot is no move."""
-    return Counter(line.reason for line in of_coordinators if line.action == "move" and line.former != line.shard)
+def releases(of_coordinators: Iterable[Line]) -> Counter[str]:
+    """Accounts that were taken from their worker, by reason."""
+    return Counter(line.reason for line in of_coordinators if line.action == "release")
 
 
 def most_in_flight(of_coordinators: Iterable[Line]) -> int:

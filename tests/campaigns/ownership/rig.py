@@ -38,7 +38,7 @@ from tests.campaigns.ownership.dials import pacing_s
 from tests.campaigns.ownership.hosts import Host
 from tests.campaigns.ownership.journal import Journal
 from tests.campaigns.ownership.judge import Socket
-from tests.campaigns.ownership.traffic import PULSE_S, Pulse, Trading
+from tests.campaigns.ownership.traffic import Pulse, Trading, pulse_s
 from tests.support.proxy import Proxy
 from tests.support.services import free_ports
 
@@ -64,16 +64,16 @@ class Rig:
         accounts: int = 30,
         settings: dict[str, str] | None = None,
         addresses: int = 0,
-        pulse_s: float = PULSE_S,
+        pulse: float = 0.0,
         rate: float = 0.0,
     ) -> None:
-        """`rate`: user events a second, with fills, instead of the pulse. `addresses`: loopback addresses that all workers may dial
-        from, each with a dial budget of its own; 0 = the system's choice."""
-        self.directory, self.services, self.pulse_s, self.rate = directory, services, pulse_s, rate
+        """`pulse`: seconds from one order of an account to the next, 0 = by their number. `rate`: user events a second, with fills,
+        besides. `addresses`: loopback addresses that all workers may dial from, each with its budgets; 0 = the system's choice."""
+        self.directory, self.services, self.pulse_s, self.rate = directory, services, pulse or pulse_s(accounts), rate
         self._hosts, self._workers, self._count = hosts, workers, accounts
         self.addresses = [f"127.0.0.{2 + number}" for number in range(addresses)]
         self._more = (settings or {}) | ({"FLEET_EGRESS_IPS": ",".join(self.addresses)} if addresses else {})
-        self.trading: Trading | None = None  # who makes the events, where it is not the pulse
+        self.trading: Trading | None = None
         self.hosts: dict[str, Host] = {}
         self.all_hosts: list[Host] = []  # those too that were dropped
         self.redis_proxies: dict[str, Proxy] = {}
@@ -126,10 +126,10 @@ class Rig:
         self.journal = self._stack.enter_context(Journal(self.services.kafka.bootstrap))
         for _ in range(self._hosts):
             self.add_host()
+        pulse = self._stack.enter_context(Pulse(self, simulator.ready()))
         if self.rate:
-            self.trading = self._stack.enter_context(Trading(self.control, self.services.kafka.bootstrap, self.rate))
-        else:
-            self._stack.enter_context(Pulse(self, simulator.ready()))
+            kafka = self.services.kafka.bootstrap
+            self.trading = self._stack.enter_context(Trading(self.control, kafka, self.rate, pulse))
 
     def add_host(self) -> Host:
         """Another host, named by the next letter, with proxies of its own before Redis and Postgres."""

@@ -1,4 +1,4 @@
-"""What the accounts of a rig live through: a pulse of orders, or real trading that is compared with Kafka afterwards.
+"""What the accounts of a rig live through: a pulse of orders, and real trading that is compared with Kafka afterwards.
 
 In: the simulator's control interface. Out: orders and fills of its engine, so that its ledger knows them; for trading, the
 difference between that ledger and what reached Kafka (tests/campaigns/loss/judge.py). Runs in the campaign's process.
@@ -22,10 +22,15 @@ from tests.campaigns.loss.judge import Key, Verdict, compare, of_events, of_ledg
 if TYPE_CHECKING:
     from tests.campaigns.ownership.rig import Rig
 
-PULSE_S = 0.5  # a few accounts; with hundreds, longer: the exchange is one process
+PULSE_S, BEATS_PER_S = 0.5, 60.0  # with hundreds of accounts slower: the exchange is one process
 MARKET = "usdm"
 POLL_S, POLL_RECORDS = 0.5, 20_000
 AGAIN_S = 2.0
+
+
+def pulse_s(accounts: int) -> float:
+    """Seconds from one order of an account to the next."""
+    return max(PULSE_S, accounts / BEATS_PER_S)
 
 
 class Pulse:
@@ -36,6 +41,7 @@ class Pulse:
         self._resting: dict[str, str] = {}  # API key → order id
         self._stop = threading.Event()
         self.refused = 0
+        self.still = threading.Lock()  # whoever holds it keeps the pulse from beating
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
     def __enter__(self) -> Self:
@@ -52,7 +58,8 @@ class Pulse:
             began = time.monotonic()
             for credentials in list(self._rig.credentials.values()):
                 try:
-                    self._beat(credentials.api_key)
+                    with self.still:
+                        self._beat(credentials.api_key)
                 except SimulatorFailed:
                     self.refused += 1
                     self._resting.pop(credentials.api_key, None)
@@ -87,8 +94,8 @@ class Traded(msgspec.Struct):
 class Trading:
     """Random orders, fills and cancellations over all accounts, from `begin` to `compare`."""
 
-    def __init__(self, control: Control, bootstrap: str, rate: float) -> None:
-        self._control, self._bootstrap, self.rate = control, bootstrap, rate
+    def __init__(self, control: Control, bootstrap: str, rate: float, pulse: Pulse) -> None:
+        self._control, self._bootstrap, self.rate, self._pulse = control, bootstrap, rate, pulse
         self._ledger: list[dict[str, Any]] = []
         self._records: list[KafkaRecord] = []
         self._consumer: Consumer | None = None
@@ -113,11 +120,12 @@ class Trading:
         """End the trading, wait until Kafka has all that the ledger knows, and begin it again. `accounts`: API key → account id of
         those that count; `since_ms`: what is told of fills beyond their number is told of those since then."""
         events_per_s = (self._made() - self._events) / (time.monotonic() - self._since_s)
-        self._control.load(0.0, 0.0)
-        ended_s = time.monotonic()
-        while not (verdict := self._verdict(accounts)).complete and time.monotonic() - ended_s < within_s:
-            time.sleep(AGAIN_S)
-        found = Traded(verdict, round(time.monotonic() - ended_s, 1), round(events_per_s))
+        with self._pulse.still:
+            self._control.load(0.0, 0.0)
+            ended_s = time.monotonic()
+            while not (verdict := self._verdict(accounts)).complete and time.monotonic() - ended_s < within_s:
+                time.sleep(AGAIN_S)
+            found = Traded(verdict, round(time.monotonic() - ended_s, 1), round(events_per_s))
         self._timing(found, set(accounts.values()), since_ms)
         self.begin()
         return found

@@ -21,6 +21,7 @@ from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
 from tests.campaigns.ownership.traffic import Traded
 
 SETTLE_S = 60.0
+FULL_S = 150.0  # the longest that a dial budget takes to be full again, and some
 COMPLETE_S = 900.0  # read-backs of hundreds of accounts wait for REST weight, minute after minute
 LOADED_SLACK_S = 3.0  # the machine does more than it has cores for
 SLACK_S = 1.0
@@ -70,7 +71,7 @@ class Trial:
             raise NotHealthy(f"before {row}: {wrong}")
         # what others have dialled before is not this row's business: begin with as many permits as there are, or are wanted
         least_s = rig.pacing_s(len(rig.credentials), sockets=())
-        wait_for(lambda: rig.pacing_s(len(rig.credentials)) <= least_s + 0.5, SETTLE_S + least_s, every_s=1.0)
+        wait_for(lambda: rig.pacing_s(len(rig.credentials)) <= least_s + 0.5, FULL_S, every_s=1.0)
         self.first = len(rig.journal.lines)
         self.accounts = dict(rig.credentials)
         self.before = rig.owners()
@@ -133,6 +134,8 @@ class Trial:
             return
         there = {c.api_key: account for account, c in self.accounts.items() if account in self.rig.credentials}
         finding.traded = self.rig.trading.compare(there, self.began_ms, COMPLETE_S)
+        spent = self.rig.control.calls()["weight_per_minute"]
+        finding.more["weight_per_minute"] = [row["weight"] for row in spent if row["minute"] >= self.began_ms - 60_000]
         for problem in finding.traded.problems:
             finding.blame(problem)
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 
 from fleet.core.placement import DOWN_TO, IN_FLIGHT
-from tests.campaigns.ownership.logbook import Line, lines, most_in_flight, moves
+from tests.campaigns.ownership.logbook import Line, lines, most_in_flight, releases
 from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
 from tests.campaigns.ownership.table import open_since, row
 from tests.campaigns.ownership.trial import Finding, Trial
@@ -97,8 +97,8 @@ def rescaled(rig: Rig, hold_s: float) -> Finding:
     three = owned(rig)
     rig.drop_host(left)
     last = owned(rig)
-    told = [line for line in coordinators(rig, trial.began_ms) if line.reason in ("rebalance", "drain", "dead")]
-    finding = trial.end(MOVE_S, accounts=[spread(at) for at in (two, four, three)], moved=dict(moves(told)))
+    told = coordinators(rig, trial.began_ms)
+    finding = trial.end(MOVE_S, accounts=[spread(at) for at in (two, four, three)], released=dict(releases(told)))
     before = {account: owner.slot for account, owner in trial.before.items()}
     over = sum(max(0, n - int(DOWN_TO * len(two) / (len(old) + len(slots)))) for n in spread(two).values())
     orphans = {account for account, slot in four.items() if slot in left.slots()}
