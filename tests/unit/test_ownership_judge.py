@@ -102,6 +102,8 @@ def test_the_log_tells_who_moved_and_how_many_at_once() -> None:
     text = [said(1, "release", "x"), said(2, "release", "y"), said(3, "move", "x"), said(4, "move", "y")]
     found = logbook.lines("\n".join(["Traceback", *reversed(text)]), 0, ("release", "move"))
     assert logbook.most_in_flight(found) == 2 and logbook.releases(found) == {"drain": 2}
+    same_pass = [said(1, "release", "x"), said(2, "release", "y"), said(2, "move", "x")]
+    assert logbook.most_in_flight(logbook.lines("\n".join(same_pass), 0, ("release", "move"))) == 1
     assert logbook.lines("\n".join(text), found[1].at_ms, ("release",)) == [found[1]]
     assert logbook.steps(found, found[0].at_ms - 1000) == {}
 

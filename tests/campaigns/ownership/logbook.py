@@ -1,7 +1,7 @@
 """What the fleet's own log lines say of moves and restarts. Pure.
 
-In: log files as text (JSON lines, docs/operations.md). Out: accounts on the move at once, what was released by reason, the steps of a worker's
-start in seconds. Figures only: violations are read from Kafka and from the exchange's sockets (judge.py).
+In: log files as text (JSON lines, docs/operations.md). Out: accounts on the move at once, what was released by reason, the steps
+of a worker's start in seconds. Figures only: violations are read from Kafka and from the exchange's sockets (judge.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+
+PASS_MS = 300  # one pass of the leader, from its first to its last line
 
 
 class Line(msgspec.Struct):
@@ -46,10 +48,11 @@ def releases(of_coordinators: Iterable[Line]) -> Counter[str]:
 
 
 def most_in_flight(of_coordinators: Iterable[Line]) -> int:
-    """The most accounts that were revoked and not assigned again at one time."""
+    """The most accounts that were revoked and not assigned again at one time. A pass of the leader first revokes the next ones,
+    then assigns those that were released before; these do not count any more."""
     under_way: set[str] = set()
     most = 0
-    for line in of_coordinators:
+    for line in sorted(of_coordinators, key=lambda line: line.at_ms - (PASS_MS if line.action == "move" else 0)):
         if line.action == "release":
             under_way.add(line.stream)
         elif line.action == "move":
