@@ -20,8 +20,10 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(240), pytest.mark.xdist_gr
 
 ACCOUNTS = 12
 HOLD_S = 7.0  # longer than every lease
+RATE = 50.0  # user events a second; each row ends with ledger against Kafka
 IN_THE_SUITE = (
     "worker_killed",
+    "rolling_restart",
     "scripts_flushed",
     "redis_flushed",
     "leader_killed",
@@ -39,7 +41,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         services = Services.start(directory / "services", ("postgres", "redis", "kafka"), prefer_broker=prefer)
     except ServiceMissing as error:
         missing(error)
-    with services, Rig(directory, services, accounts=ACCOUNTS) as running:
+    with services, Rig(directory, services, accounts=ACCOUNTS, rate=RATE) as running:
         yield running
 
 

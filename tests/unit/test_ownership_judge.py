@@ -6,8 +6,13 @@ import socket
 import threading
 from contextlib import suppress
 
-from tests.campaigns.ownership import judge
+import pytest
+
+from fleet.core.exchange import Rate
+from tests.campaigns.ownership import judge, logbook
+from tests.campaigns.ownership.dials import pacing_s
 from tests.campaigns.ownership.journal import Line
+from tests.campaigns.ownership.traffic import under_two_ids
 from tests.support.proxy import Proxy
 
 
@@ -75,3 +80,37 @@ def echo(server: socket.socket) -> None:
     with connection, suppress(ConnectionResetError):
         while data := connection.recv(64):
             connection.sendall(data)
+
+
+def test_pacing_is_what_the_dial_limits_alone_cost() -> None:
+    rate, now_s = Rate(burst=10, per_s=2), 100.0
+    assert pacing_s([], rate, 10, ["x"], now_s) == 0.0
+    assert pacing_s([], rate, 30, ["x"], now_s) == 10.0
+    assert pacing_s([], rate, 30, ["x", "y"], now_s) == 2.5
+    opened = [{"ip": "x", "opened_at": 99_000} for _ in range(10)]
+    assert pacing_s(opened, rate, 10, ["x"], now_s) == pytest.approx(4.0)  # ten are gone, two have come back
+    assert pacing_s(opened, rate, 4, ["x", "y"], now_s) == 0.0
+
+
+def test_the_log_tells_who_moved_and_how_many_at_once() -> None:
+    def said(second: int, action: str, stream: str) -> str:
+        place = '"shard":"b:0","reason":"drain"'
+        return (
+            f'{{"time":"2026-11-25T00:00:0{second}.500Z","event":"e","action":"{action}","stream":"{stream}",{place}}}'
+        )
+
+    text = [said(1, "release", "x"), said(2, "release", "y"), said(3, "move", "x"), said(4, "move", "y")]
+    found = logbook.lines("\n".join(["Traceback", *reversed(text)]), 0, ("release", "move"))
+    assert logbook.most_in_flight(found) == 2 and logbook.releases(found) == {"drain": 2}
+    same_pass = [said(1, "release", "x"), said(2, "release", "y"), said(2, "move", "x")]
+    assert logbook.most_in_flight(logbook.lines("\n".join(same_pass), 0, ("release", "move"))) == 1
+    assert logbook.lines("\n".join(text), found[1].at_ms, ("release",)) == [found[1]]
+    assert logbook.steps(found, found[0].at_ms - 1000) == {}
+
+
+def test_a_fill_may_be_told_twice_under_one_id_only() -> None:
+    def fill(name: str) -> dict[str, str]:
+        return {"account_id": "a", "symbol": "S", "trade_id": "1", "order_id": "2", "id": name}
+
+    assert under_two_ids([fill("x"), fill("x")]) == []
+    assert under_two_ids([fill("x"), fill("y")]) == [("a", "S", "1", "2")]

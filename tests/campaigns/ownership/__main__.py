@@ -15,7 +15,7 @@ import msgspec
 
 from fleet.services import Services
 from tests.campaigns.ownership.random_faults import Campaign, missing
-from tests.campaigns.ownership.rig import PULSE_S, Rig
+from tests.campaigns.ownership.rig import Rig
 from tests.campaigns.ownership.rows import ROWS
 from tests.campaigns.ownership.trial import Finding, NotHealthy
 
@@ -26,9 +26,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.ownership")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all if none is named")
     parser.add_argument("--accounts", type=int, default=30)
+    parser.add_argument("--hosts", type=int, default=2, help="most rows want two")
     parser.add_argument("--workers", type=int, default=1, help="per host")
     parser.add_argument("--hold", type=float, default=20.0, help="seconds an outage lasts (the table: 60)")
-    parser.add_argument("--pulse", type=float, default=PULSE_S, help="seconds from one order of an account to the next")
+    parser.add_argument(
+        "--pulse", type=float, default=0.0, help="seconds from one order of an account to the next; 0: by their number"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0.0,
+        help="user events a second with fills besides; compared with Kafka",
+    )
+    parser.add_argument(
+        "--addresses", type=int, default=0, help="loopback addresses to dial from, each with its budgets"
+    )
     parser.add_argument("--random", action="store_true", help="mix faults instead")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=30.0)
@@ -43,7 +55,16 @@ def main() -> int:
         began = time.monotonic()
         with (
             Services.start(directory / "services", only=("postgres", "redis", "kafka")) as services,
-            Rig(directory, services, workers=args.workers, accounts=args.accounts, pulse_s=args.pulse) as rig,
+            Rig(
+                directory,
+                services,
+                hosts=args.hosts,
+                workers=args.workers,
+                accounts=args.accounts,
+                addresses=args.addresses,
+                pulse=args.pulse,
+                rate=args.rate,
+            ) as rig,
         ):
             print(f"up after {time.monotonic() - began:.1f} s", file=sys.stderr)
             if args.random:

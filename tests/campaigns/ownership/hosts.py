@@ -91,5 +91,6 @@ class Host:
         for each in [self.supervised, *self._former]:
             each.kill()
 
-    def log_text(self) -> str:
-        return "\n".join(p.read_text(errors="replace") for p in sorted(self.logs.glob("*.log")))
+    def log_text(self, program: str = "") -> str:
+        """Of the programs whose name begins so."""
+        return "\n".join(p.read_text(errors="replace") for p in sorted(self.logs.glob(f"{program}*.log*")))

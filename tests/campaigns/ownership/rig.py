@@ -11,13 +11,11 @@ import secrets
 import shutil
 import socket
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psutil
 
@@ -26,7 +24,7 @@ from fleet.core.model import Credentials, Ownership
 from fleet.core.names import Keys
 from fleet.demo.place import REPOSITORY
 from fleet.demo.run import fleet_command
-from fleet.demo.simulated import Control, Simulated, SimulatorFailed
+from fleet.demo.simulated import Control, Simulated
 from fleet.exchanges import for_account
 from fleet.runtime.account_rows import AccountRows, NewAccount
 from fleet.runtime.fleet_view import FleetView
@@ -35,14 +33,15 @@ from fleet.runtime.redis_store import RedisStore
 from fleet.runtime.secrets import Keyring
 from fleet.services import Services
 from fleet.services.stacked import Stacked
+from tests.campaigns.ownership.dials import pacing_s
 from tests.campaigns.ownership.hosts import Host
 from tests.campaigns.ownership.journal import Journal
 from tests.campaigns.ownership.judge import Socket
+from tests.campaigns.ownership.traffic import Pulse, Trading, pulse_s
 from tests.support.proxy import Proxy
 from tests.support.services import free_ports
 
 VENUE = ("binance", "usdm")
-PULSE_S = 0.5  # a few accounts; with hundreds, longer: the exchange is one process
 PORTS_PER_HOST = 40
 KEPT = ("PATH", "HOME", "CI", "TMPDIR", "JAVA_HOME")
 
@@ -63,13 +62,20 @@ class Rig(Stacked):
         workers: int = 1,
         accounts: int = 30,
         settings: dict[str, str] | None = None,
-        pulse_s: float = PULSE_S,
+        addresses: int = 0,
+        pulse: float = 0.0,
+        rate: float = 0.0,
     ) -> None:
+        """`pulse`: seconds from one order of an account to the next, 0 = by their number. `rate`: user events a second, with fills,
+        besides. `addresses`: loopback addresses that all workers may dial from, each with its budgets; 0 = the system's choice."""
         super().__init__()
-        self.directory, self.services, self.pulse_s = directory, services, pulse_s
+        self.directory, self.services, self.pulse_s, self.rate = directory, services, pulse or pulse_s(accounts), rate
         self._hosts, self._workers, self._count = hosts, workers, accounts
-        self._more = settings or {}
+        self.addresses = [f"127.0.0.{2 + number}" for number in range(addresses)]
+        self._more = (settings or {}) | ({"FLEET_EGRESS_IPS": ",".join(self.addresses)} if addresses else {})
+        self.trading: Trading | None = None
         self.hosts: dict[str, Host] = {}
+        self.all_hosts: list[Host] = []  # those too that were dropped
         self.redis_proxies: dict[str, Proxy] = {}
         self.postgres_proxies: dict[str, Proxy] = {}
         self.credentials: dict[str, Credentials] = {}  # account id → what the exchange knows, active accounts only
@@ -78,6 +84,7 @@ class Rig(Stacked):
     def form(self) -> None:
         simulator = Simulated(self.directory, REPOSITORY, [for_account(*VENUE).name], seed=1)
         self._stack.callback(simulator.stop)
+        self.exchange = psutil.Process(simulator.pid)
         self.control: Control = simulator.ready()
         self._stack.callback(self.control.close)
         keyring = self.directory / "keyring"
@@ -107,7 +114,10 @@ class Rig(Stacked):
         self.journal = self._stack.enter_context(Journal(self.services.kafka.bootstrap))
         for _ in range(self._hosts):
             self.add_host()
-        self.pulse = self._stack.enter_context(Pulse(self, simulator.ready()))
+        pulse = self._stack.enter_context(Pulse(self, simulator.ready()))
+        if self.rate:
+            kafka = self.services.kafka.bootstrap
+            self.trading = self._stack.enter_context(Trading(self.control, kafka, self.rate, pulse))
 
     def add_host(self) -> Host:
         """Another host, named by the next letter, with proxies of its own before Redis and Postgres."""
@@ -121,6 +131,7 @@ class Rig(Stacked):
         }
         host = Host(name, self.directory, self.env | stores | self._more, self._workers, free_ports(PORTS_PER_HOST))
         self.hosts[name] = host
+        self.all_hosts.append(host)
         self._stack.callback(host.kill)
         return host
 
@@ -172,6 +183,16 @@ class Rig(Stacked):
     def sockets(self) -> list[Socket]:
         """Every private socket the exchange has seen."""
         return [c for c in self.control.connections() if c.get("api_key")]
+
+    def pacing_s(self, dials: int, sockets: Sequence[Socket] | None = None) -> float:
+        """How long the venue's dial limits alone make the last of so many dials wait, if they all begin now."""
+        return pacing_s(
+            self.sockets() if sockets is None else sockets,
+            for_account(*VENUE).limits.dial,
+            dials,
+            self.addresses or ["127.0.0.1"],
+            time.time(),
+        )
 
     def owners(self) -> dict[str, Ownership]:
         return self.store.owners()[0]
@@ -238,43 +259,3 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-class Pulse:
-    """Keeps every active account talking: one resting order or its cancellation each `pulse_s`. A thread of its own."""
-
-    def __init__(self, rig: Rig, control: Control) -> None:
-        self._rig, self._control = rig, control
-        self._resting: dict[str, str] = {}  # API key → order id
-        self._stop = threading.Event()
-        self.refused = 0
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join(10)
-        self._control.close()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            began = time.monotonic()
-            for credentials in list(self._rig.credentials.values()):
-                try:
-                    self._beat(credentials.api_key)
-                except SimulatorFailed:
-                    self.refused += 1
-                    self._resting.pop(credentials.api_key, None)
-            self._stop.wait(max(0.05, self._rig.pulse_s - (time.monotonic() - began)))
-
-    def _beat(self, api_key: str) -> None:
-        order = self._resting.pop(api_key, None)
-        if order is not None:
-            self._control.call("DELETE", f"/orders/{order}?api_key={api_key}")
-            return
-        spec = {"api_key": api_key, "market": VENUE[1], "symbol": "BTCUSDT", "side": "buy", "qty": "0.01"}
-        placed = self._control.call("POST", "/orders", {**spec, "price": "50000", "fills": 0})
-        self._resting[api_key] = str(placed["order_id"])

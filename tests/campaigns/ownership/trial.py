@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from statistics import median
 from typing import Any
 
 import msgspec
 
 from tests.campaigns.ownership import judge
 from tests.campaigns.ownership.hosts import Host
-from tests.campaigns.ownership.rig import Rig, now_ms
+from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
+from tests.campaigns.ownership.traffic import Traded
 
 SETTLE_S = 60.0
+FULL_S = 150.0  # the longest that a dial budget takes to be full again, and some
+COMPLETE_S = 900.0  # read-backs of hundreds of accounts wait for REST weight, minute after minute
 LOADED_SLACK_S = 3.0  # the machine does more than it has cores for
 SLACK_S = 1.0
 
@@ -31,7 +35,9 @@ class Finding(msgspec.Struct):
     ok: bool = True
     problems: list[str] = []
     figure_s: float | None = None  # the failure table's
+    pacing_s: float = 0.0  # what the venue's dial limits may add to it
     gap_s: float = 0.0
+    gap_median_s: float = 0.0  # of the accounts that had one
     silence_s: float = 0.0
     stopped: int = 0  # accounts that had to dial again
     expected: int = 0  # accounts that may have
@@ -39,6 +45,7 @@ class Finding(msgspec.Struct):
     moved: int = 0  # accounts with another slot than before
     healthy_after_s: float = 0.0  # from the end of the harm
     load: float = 0.0
+    traded: Traded | None = None
     more: dict[str, Any] = {}
 
     def blame(self, problem: str) -> None:
@@ -59,14 +66,18 @@ class Trial:
 
     def __init__(self, rig: Rig, row: str) -> None:
         self.rig, self.row = rig, row
-        wrong = rig.settle(now_ms(), SETTLE_S)
+        wrong = rig.settle(now_ms(), SETTLE_S + rig.pacing_s(len(rig.credentials)))
         if wrong:
             raise NotHealthy(f"before {row}: {wrong}")
+        # what others have dialled before is not this row's business: begin with as many permits as there are, or are wanted
+        least_s = rig.pacing_s(len(rig.credentials), sockets=())
+        wait_for(lambda: rig.pacing_s(len(rig.credentials)) <= least_s + 0.5, FULL_S, every_s=1.0)
         self.first = len(rig.journal.lines)
         self.accounts = dict(rig.credentials)
         self.before = rig.owners()
         self.victims: set[str] = set()
         self.dead = False
+        self.pacing_s = 0.0
         self.began_ms = self.harm_over_ms = now_ms()
 
     def of_host(self, host: Host) -> set[str]:
@@ -83,6 +94,7 @@ class Trial:
     def begin(self, victims: Iterable[str] = (), *, dead: bool = False) -> int:
         """The harm comes now. `victims` may stop; `dead`: their owners do not read any more from now on."""
         self.victims, self.dead = set(victims), dead
+        self.pacing_s = self.rig.pacing_s(len(self.victims))
         self.began_ms = now_ms()
         return self.began_ms
 
@@ -95,10 +107,11 @@ class Trial:
         """Wait until all is well and judge. `window`: two owners for a while are documented for this fault, and only reported."""
         rig, figure = self.rig, figure_s
         self.harm_over_ms = max(self.harm_over_ms, self.began_ms)
+        settle_s += self.pacing_s
         wrong = rig.settle(now_ms(), settle_s)
         over_ms = now_ms()
         finding = Finding(self.row, figure_s=figure, expected=len(self.victims), load=round(os.getloadavg()[0], 1))
-        finding.more = more
+        finding.pacing_s, finding.more = round(self.pacing_s, 1), more
         if wrong:
             finding.blame(f"I4 not healthy {settle_s:g} s later: {wrong}")
         finding.healthy_after_s = (over_ms - self.harm_over_ms) / 1000
@@ -112,12 +125,25 @@ class Trial:
         finding.moved = sum(1 for a in self.accounts if a in after and after[a].slot != self.before[a].slot)
         if not self.victims and finding.moved:
             finding.blame(f"I6 {finding.moved} accounts moved")
+        self._compare(finding)
         return finding
+
+    def _compare(self, finding: Finding) -> None:
+        """Was anything lost, if the accounts traded? Only those count that were there all the time."""
+        if self.rig.trading is None:
+            return
+        there = {c.api_key: account for account, c in self.accounts.items() if account in self.rig.credentials}
+        finding.traded = self.rig.trading.compare(there, self.began_ms, COMPLETE_S)
+        spent = self.rig.control.calls()["weight_per_minute"]
+        finding.more["weight_per_minute"] = [row["weight"] for row in spent if row["minute"] >= self.began_ms - 60_000]
+        for problem in finding.traded.problems:
+            finding.blame(problem)
 
     def _streams(self, finding: Finding, over_ms: int) -> None:
         sockets = self.rig.sockets()
         silence = judge.longest_silence_ms(list(self.rig.journal.lines), self.began_ms, over_ms)
         finding.silence_s = max((ms for a, ms in silence.items() if a in self.accounts), default=0) / 1000
+        gaps: list[float] = []
         for account, credentials in self.accounts.items():
             if account not in self.rig.credentials:
                 continue
@@ -128,8 +154,11 @@ class Trial:
             if opened and account not in self.victims:
                 finding.blame(f"I5 {account}: dialled again, {self.before[account].slot} should not have stopped it")
             dead_ms = self.began_ms if self.dead and account in self.victims else None
-            gap = judge.longest_gap_ms(mine, self.began_ms, over_ms, dead_ms) / 1000
-            finding.gap_s = max(finding.gap_s, gap)
-        if finding.figure_s is not None and finding.gap_s > finding.figure_s + slack_s():
-            finding.blame(f"gap {finding.gap_s:.1f} s, the table says {finding.figure_s:g} s")
+            gaps.append(judge.longest_gap_ms(mine, self.began_ms, over_ms, dead_ms) / 1000)
+        finding.gap_s = max(gaps, default=0.0)
+        finding.gap_median_s = median([gap for gap in gaps if gap > 0.0] or [0.0])
+        if finding.figure_s is not None and finding.gap_s > finding.figure_s + self.pacing_s + slack_s():
+            finding.blame(
+                f"gap {finding.gap_s:.1f} s, the table says {finding.figure_s:g} s, and pacing {self.pacing_s:.1f} s"
+            )
         finding.problems = finding.problems[:8]

@@ -8,13 +8,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 
+from fleet.core.placement import DOWN_TO, IN_FLIGHT
+from tests.campaigns.ownership.logbook import Line, lines, most_in_flight, releases
 from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
 from tests.campaigns.ownership.table import open_since, row
 from tests.campaigns.ownership.trial import Finding, Trial
 
 MOVE_S = 2.0
-COMMAND_S = 120.0
+COMMAND_S = 600.0  # hundreds of accounts, 20 at a time
+ARRIVED_S = 5.0  # a new worker would take accounts by now, if it took any
+MOST_BY_ITSELF = 4  # 1 % of 300 accounts in a minute, if the calm before was long enough
 
 
 def fleet(rig: Rig, *words: str) -> tuple[int, str]:
@@ -74,25 +79,62 @@ def rotated(rig: Rig, hold_s: float) -> Finding:
 
 @row
 def rescaled(rig: Rig, hold_s: float) -> Finding:
-    """Two hosts more, evened out; then one is drained and stopped in order. Each move: 2 s; whoever does not move does not stop."""
+    """Two hosts more, evened out; then one is drained and stopped in order. Each move: 2 s; whoever does not move does not stop.
+    With `--rate`, under real fills. I6: who arrives takes nobody, evening out takes what is over and gives it to the new ones, who
+    leaves gives up its own; 20 under way at most."""
     trial = Trial(rig, "rescaled")
+    old = {slot for host in rig.hosts.values() for slot in host.slots()}
     trial.begin(trial.accounts)
     more = [rig.add_host() for _ in range(2)]
-    slots = [slot for host in more for slot in host.slots()]
-    up = wait_for(lambda: set(slots) <= set(rig.incarnations()), 60.0)
+    slots = {slot for host in more for slot in host.slots()}
+    up = wait_for(lambda: slots <= set(rig.incarnations()), 60.0)
+    time.sleep(ARRIVED_S)
+    two = owned(rig)
     code, said = fleet(rig, "rebalance")
-    counts = [sum(1 for o in rig.owners().values() if o.slot in each.slots()) for each in rig.hosts.values()]
-    grown = sum(1 for account, owner in rig.owners().items() if owner.slot != trial.before[account].slot)
+    four = owned(rig)
     left = more[-1]
     codes = [fleet(rig, "drain", slot)[0] for slot in left.slots()]
+    three = owned(rig)
     rig.drop_host(left)
-    finding = trial.end(MOVE_S, accounts=counts, moved_up=grown)
-    if not up or code or any(codes) or finding.reconnects > grown + counts[-1]:
-        finding.blame(
-            f"exit codes {code} {codes}, {finding.reconnects} dials for {grown} + {counts[-1]} moves: {said[-200:]!r}"
-        )
+    last = owned(rig)
+    told = coordinators(rig, trial.began_ms)
+    finding = trial.end(MOVE_S, accounts=[spread(at) for at in (two, four, three)], released=dict(releases(told)))
+    before = {account: owner.slot for account, owner in trial.before.items()}
+    over = sum(max(0, n - int(DOWN_TO * len(two) / (len(old) + len(slots)))) for n in spread(two).values())
+    orphans = {account for account, slot in four.items() if slot in left.slots()}
+    grown, shrunk, gone = changed(two, four), changed(four, three), changed(three, last)
+    finding.more |= {"in_flight": most_in_flight(told), "moved_up": len(grown), "moved_down": len(shrunk)}
+    rules = {
+        f"exit codes {code} {codes}: {said[-200:]!r}": up and not code and not any(codes),
+        f"{len(changed(before, two))} moved when hosts arrived": len(changed(before, two)) <= MOST_BY_ITSELF,
+        f"{len(grown)} moved to even out {over} too many": len(grown) <= over,
+        "evening out moved accounts among the old workers": all(four[account] in slots for account in grown),
+        f"the drain of {len(orphans)} moved {len(shrunk)}, the stop {len(gone)}": shrunk == orphans and not gone,
+        f"{finding.more['in_flight']} under way at once": finding.more["in_flight"] <= IN_FLIGHT,
+        f"{finding.reconnects} dials": finding.reconnects <= len(grown) + len(shrunk) + len(changed(before, two)),
+    }
+    for problem in [problem for problem, kept in rules.items() if not kept]:
+        finding.blame(f"I6 {problem}")
     rig.drop_host(more[0])
     return finding
+
+
+def owned(rig: Rig) -> dict[str, str]:
+    """Account → slot."""
+    return {account: owner.slot for account, owner in rig.owners().items()}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {account for account, slot in after.items() if before.get(account) != slot}
+
+
+def spread(at: dict[str, str]) -> dict[str, int]:
+    return dict(sorted(Counter(at.values()).items()))
+
+
+def coordinators(rig: Rig, since_ms: int) -> list[Line]:
+    """What all coordinators said of moves."""
+    return lines("\n".join(host.log_text("coordinator") for host in rig.all_hosts), since_ms, ("release", "move"))
 
 
 @row
