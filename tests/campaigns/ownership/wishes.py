@@ -120,7 +120,8 @@ def rescaled(rig: Rig, hold_s: float) -> Finding:
 
 
 def owned(rig: Rig) -> dict[str, str]:
-    """Account → slot."""
+    """Account → slot, once nobody is between two owners: a drain is over when its slot is empty."""
+    wait_for(lambda: rig.credentials.keys() <= rig.owners().keys(), 30.0)
     return {account: owner.slot for account, owner in rig.owners().items()}
 
 
