@@ -18,7 +18,7 @@ from fleet.runtime import logs
 from workers.market_opaque import OpaqueTrack
 from workers.market_plan import Lane
 from workers.market_reader import Answer, MarketReader, Read, Rows
-from workers.market_tracks import CandleTrack, Mark, Name, Track, TradeTrack
+from workers.market_tracks import CandleTrack, Habit, Mark, Name, Track, TradeTrack
 
 UNSERVED = ("trade", "liquidation")  # kinds whose events are single: without a history each reconnect loses some
 
@@ -40,6 +40,7 @@ class Backfill:
         self._kinds = {topic.kind for topic in lane.topics}
         self._topics = {(topic.kind, topic.symbol) for topic in lane.topics}
         self._trades: dict[str, Track] = {}
+        self._habit = Habit()
         self._candles: dict[tuple[str, str], CandleTrack] = {}
         self._tracks: dict[Name, Track] = {}
         self._open: set[Name] = set()  # tracks with a gap
@@ -141,8 +142,10 @@ class Backfill:
             history = self._trade_history
             if history is None:
                 return None
-            counted = history.ids == "contiguous"
-            track = (TradeTrack if counted else OpaqueTrack)(name, self._market, history)
+            if history.ids == "contiguous":
+                track = TradeTrack(name, self._market, history, self._habit)
+            else:
+                track = OpaqueTrack(name, self._market, history)
             self._trades[name.symbol] = track
         else:
             if self._candle_history is None:

@@ -324,14 +324,23 @@ class CountedTrack:
 RESTART_MS = 5_000  # a lower id on a newer trade: the venue counts anew
 
 
+class Habit:
+    """Does the socket tell several ids as one trade? Shared by the tracks of a lane, so that one symbol's trade says it for all."""
+
+    __slots__ = ("aggregates",)
+
+    def __init__(self) -> None:
+        self.aggregates = False
+
+
 class TradeTrack(CountedTrack):
     """Trades of a venue whose ids count by one."""
 
-    def __init__(self, name: Name, market: str, history: TradeHistory) -> None:
+    def __init__(self, name: Name, market: str, history: TradeHistory, habit: Habit | None = None) -> None:
         super().__init__(name, market)
         self.history = history
         self._newest_ms = 0
-        self._aggregated = False
+        self._habit = habit or Habit()
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
         if not event.trade_id.isdigit():
@@ -342,7 +351,8 @@ class TradeTrack(CountedTrack):
                 self.series = Series()
                 self.notices.append(Notice("gap", "ids began anew", {"events": None, "last": last}))
         self._newest_ms = max(self._newest_ms, event.ts_event)
-        self._aggregated = self._aggregated or event.count > 1
+        if event.count > 1:
+            self._habit.aggregates = True
         return super().accept(event, now_s)
 
     def resume(self, mark: Mark, now_s: float) -> None:
@@ -356,7 +366,7 @@ class TradeTrack(CountedTrack):
     def query(self, span: tuple[int, int | None], page: int) -> TradeQuery:
         lo, hi = span
         before = "" if hi is None else str(hi + 1)
-        return TradeQuery(self.name.symbol, self.market, str(lo - 1), before, page, self._aggregated)
+        return TradeQuery(self.name.symbol, self.market, str(lo - 1), before, page, self._habit.aggregates)
 
 
 class CandleTrack(CountedTrack):

@@ -236,7 +236,7 @@ class Topic(msgspec.Struct, frozen=True):
 
 class TradeQuery(msgspec.Struct, frozen=True):
     """Public trades of one symbol after the id `after` and before the id `before` ("" = up to now). `page`: replies that this
-    read had already without reaching all of it. `aggregated`: the socket told several ids as one trade before."""
+    read had already without reaching all of it. `aggregated`: the socket told several ids as one trade before, of any symbol."""
 
     symbol: str
     market: str

@@ -102,7 +102,7 @@ def accounts_changed(rig: Rig, hold_s: float) -> Finding:
     rig.add_account()
     finding = trial.end()
     finding.more |= {"inserted_s": inserted_s, **ended}
-    for what, took_s in finding.more.items():
+    for what, took_s in {"inserted_s": inserted_s, **ended}.items():
         if took_s > 1.0 + 3.0:
             finding.blame(f"{what}: {took_s:.1f}, the table says 1 s")
     return finding
