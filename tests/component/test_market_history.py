@@ -126,11 +126,13 @@ def numbers(event: dict[str, Any]) -> list[str]:
 
 
 def assert_nothing_missing(cut: Running, whole: Running) -> None:
-    """Everything that the other lane got since this one's first trade of the symbol, but for what was told as lost."""
+    """Everything that the other lane got since the first trade of the symbol that both have, but for what was told as lost."""
     mine, truth = cut.trades(), whole.trades()
     first: dict[str, str] = {}
     for symbol, ident in mine:
-        first.setdefault(symbol, ident)
+        if (symbol, ident) in truth:
+            first.setdefault(symbol, ident)
+    assert first.keys() == {symbol for symbol, _ in truth}
     for symbol, begin in first.items():
         wanted = [ident for s, ident in truth if s == symbol]
         wanted = wanted[wanted.index(begin) :]

@@ -84,6 +84,7 @@ def test_an_unknown_key_is_deactivated(fleet: Fleet) -> None:
     account = fleet.rows.add(NewAccount("user-x", *VENUE, "unknown"), Credentials("k" * 64, "s" * 64), fleet.keyring)
     eventually(lambda: not active(fleet, account), DEACTIVATED_S, "deactivation")
     assert "-2015" in fleet.rows.show(account)["deactivated_reason"]
+    eventually(lambda: deactivations(fleet, account), 5.0, "the log line")  # written after the commit
 
 
 def test_faults_that_are_not_the_keys_deactivate_nobody(fleet: Fleet) -> None:
