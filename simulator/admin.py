@@ -165,6 +165,7 @@ class Admin:
             api_key=params.get("api_key"),
             types=types,
             market=params.get("market") != "0",
+            limit=int(params["limit"]) if "limit" in params else None,
         )
         headers = {"X-Ledger-Seq": str(ledger.last_seq), "X-Ledger-Oldest-Market-Seq": str(ledger.oldest_market_seq)}
         return Response(200, ledger.ndjson(rows), headers, content_type="application/x-ndjson")

@@ -70,9 +70,15 @@ class Ledger:
         (self._market if row.api_key is None else self._user).append(row)
 
     def rows(
-        self, since: int = 0, *, api_key: str | None = None, types: Iterable[str] = (), market: bool = True
+        self,
+        since: int = 0,
+        *,
+        api_key: str | None = None,
+        types: Iterable[str] = (),
+        market: bool = True,
+        limit: int | None = None,
     ) -> list[Row]:
-        """Rows after `since` in order of seq, narrowed to one account or some types where asked."""
+        """The first `limit` rows after `since` in order of seq, narrowed to one account or some types where asked."""
         found = self._user[bisect_right(self._user, since, key=lambda row: row.seq) :]
         if api_key is not None:
             found = [row for row in found if row.api_key == api_key]
@@ -85,7 +91,7 @@ class Ledger:
             recent.reverse()
             found = sorted(found + recent, key=lambda row: row.seq)
         wanted = frozenset(types)
-        return [row for row in found if row.type in wanted] if wanted else found
+        return ([row for row in found if row.type in wanted] if wanted else found)[:limit]
 
     def ndjson(self, rows: list[Row]) -> bytes:
         """One JSON object a line."""

@@ -21,6 +21,7 @@ from fleet.runtime.http import Http
 
 READY_S = 20.0
 STOP_S = 5.0
+LEDGER_PAGE = 20_000  # rows, some 200 to 600 bytes each
 
 
 class SimulatorFailed(FleetError):
@@ -66,8 +67,18 @@ class Control:
                 raise
 
     def ledger(self, since: int, *, market: bool = True) -> list[dict[str, Any]]:
-        """Rows after `since`; without `market` those of accounts only."""
-        reply = self._http.send(HttpRequest("GET", f"/ledger?since={since}" + ("" if market else "&market=0"), ()))
+        """Rows after `since`, asked for in pages (a long run's ledger is larger than one reply may be); without `market` those of
+        accounts only."""
+        rows: list[dict[str, Any]] = []
+        while True:
+            page = self._ledger_page(int(rows[-1]["seq"]) if rows else since, market)
+            rows += page
+            if len(page) < LEDGER_PAGE:  # a simulator without pages sends all at once, and nothing after it
+                return rows
+
+    def _ledger_page(self, since: int, market: bool) -> list[dict[str, Any]]:
+        path = f"/ledger?since={since}&limit={LEDGER_PAGE}" + ("" if market else "&market=0")
+        reply = self._http.send(HttpRequest("GET", path, ()))
         if reply.status != 200:
             raise SimulatorFailed(f"simulator: GET /ledger: {reply.status}")
         return [msgspec.json.decode(line) for line in reply.body.splitlines() if line]

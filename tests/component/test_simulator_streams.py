@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from fleet.demo import simulated
 from tests.support.simulator import Simulator, eventually, rest
 
 SECRET = "the secret"
@@ -424,3 +425,18 @@ def test_replay_sends_every_frame_of_the_capture() -> None:
         assert snapshot["lastUpdateId"] == max(f["data"]["u"] for f in frames if f["stream"] == "sushiusdt@depth@100ms")
         for socket in sockets:
             socket.close()
+
+
+def test_the_ledger_is_read_whole_in_pages(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = account(sim, "p")
+    for _ in range(4):
+        sim.order(key, "BTCUSDT", "BUY", "0.010", "60000")
+    monkeypatch.setattr(simulated, "LEDGER_PAGE", 3)
+    control = simulated.Control(sim.endpoints["admin"])
+    try:
+        rows = control.ledger(0, market=False)
+    finally:
+        control.close()
+    assert len(rows) > 2 * 3
+    assert rows == sim.ledger(market="0")
+    assert len(sim.ledger(market="0", limit="3")) == 3
