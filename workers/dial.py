@@ -121,7 +121,8 @@ class Dialler:
         dialled = False
         try:
             if exchange.ticket is not None and exchange.ticket_of is not None:
-                ticket = exchange.ticket_of(self._rest.call(exchange.ticket, self._credentials, self._stopped))
+                reply = self._rest.call(exchange.ticket, self._credentials, self._stopped, place=self._rest.crowd.place)
+                ticket = exchange.ticket_of(reply)
             url = self._user_url(exchange, self._spec.is_testnet, ticket)
             dialled = True
             connection = self._connect(self._rest, url, self._spec.id, self._stopped)

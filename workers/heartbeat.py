@@ -55,6 +55,7 @@ class Streams(Protocol):
     incarnation: str
 
     def apply(self, desired: dict[str, Desired]) -> None: ...
+    def count(self) -> int: ...
     def statuses(self) -> list[StreamStatus]: ...
     def abort_all(self, reason: str) -> None: ...
 
@@ -306,7 +307,7 @@ class Heartbeat:
             self._log.warning(text, action="redis", shard=self._slot)
 
     def _view(self) -> WorkerView:
-        load = float(len(self._shard.statuses()))
+        load = float(self._shard.count())
         left = self._rotation.left() if self._rotation else 0
         return WorkerView(
             self._slot, self.incarnation, self._seq, self._state, self._host, self._pid, self._settings.capacity, load,

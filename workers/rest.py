@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import msgspec
@@ -20,7 +21,7 @@ from fleet.core.exchange import Exchange, HttpCall, HttpReply, HttpRequest, Outc
 from fleet.core.model import Credentials
 from fleet.runtime.http import Http
 from fleet.runtime.metrics import Metrics
-from workers.reach import Reach
+from workers.reach import Crowd, Reach
 
 CLOCK_AGE_S = 1800.0
 CLOCK_RETRY_S = 30.0
@@ -52,9 +53,11 @@ class VenueRest:
         egress_ip: str,
         metrics: Metrics,
         stop: threading.Event,
+        crowd: Crowd | None = None,
     ) -> None:
+        """`crowd`: of all dials of this process, where others dial beside this venue."""
         self.exchange, self.is_testnet, self.http = exchange, is_testnet, http
-        self.reach = Reach()
+        self.reach, self.crowd = Reach(), crowd or Crowd()
         self._permits, self._egress_ip, self._metrics, self._stop = permits, egress_ip, metrics, stop
         # budgets are by host: a test network has its own, unless a setting puts one host in front of everything
         testnet = http.root_url == exchange.testnet_hosts.rest != exchange.hosts.rest
@@ -99,10 +102,11 @@ class VenueRest:
         *,
         reserved_share: float = RESERVED_SHARE,
         patient: bool = True,
+        place: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> HttpReply:
-        """Carry out one call. Waits for its weight permit as long as needed, or, not `patient`, raises NoPermit. Raises
-        ExchangeRefused (with the verdict) or ConnectionFailed. A clock refusal is resynchronised and retried once; a rate refusal
-        blocks the whole fleet first."""
+        """Carry out one call. Waits for its weight permit as long as needed, or, not `patient`, raises NoPermit; then for its
+        `place`. Raises ExchangeRefused (with the verdict) or ConnectionFailed. A clock refusal is resynchronised and retried once;
+        a rate refusal blocks the whole fleet first."""
         for attempt in (0, 1):
             self._permit(
                 "weight",
@@ -112,8 +116,9 @@ class VenueRest:
                 self._reserve(call, reserved_share),
                 patient,
             )
-            asked_ms = self.now_ms()
-            reply = msgspec.structs.replace(self._exchange_of(call, credentials), at_ms=asked_ms)
+            with place():
+                asked_ms = self.now_ms()
+                reply = msgspec.structs.replace(self._exchange_of(call, credentials), at_ms=asked_ms)
             verdict = self.exchange.classify(reply)
             self._metrics.rest_calls(self.exchange.name, str(reply.status)).inc()
             if verdict.outcome is Outcome.OK:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from workers.health import HealthCheck
 from workers.heartbeat import Heartbeat, LeaseGate
 from workers.inbox import Inbox
 from workers.publish import Publisher
+from workers.reach import Crowd
 from workers.readback import ReadBack
 from workers.rest import VenueRest
 from workers.rotation import Rotation
@@ -48,12 +50,14 @@ SHUTDOWN_S = 28.0  # inside supervisord's 30
 SLOT_WAIT_S = 5.0  # a dying predecessor gets this long to let the slot go
 REST_TIMEOUT_S = 10.0
 DEFAULT_EGRESS = "default"
+GIL_TURN_S = 0.001  # a busy thread hands the interpreter on after this; Python's own 5 ms, times those waiting, cost leases
 
 
 def run(settings: Settings) -> int:
     """Stream this slot's accounts until SIGTERM. Raises SettingsError, SecretsError, SlotTaken before anything starts."""
     settings.need("postgres_dsn", "keyring_file")
     die_with_parent()
+    sys.setswitchinterval(GIL_TURN_S)
     stop = install_stop()
     slot = settings.slot_or_default()
     keyring = Keyring.load(settings.keyring_file)
@@ -203,7 +207,8 @@ class Sockets:
         gauge = self._metrics.userdata_connections(exchange.exchange)
 
         def own() -> Connection:
-            return Connection.open(url, source_ip=source_ip, tls=self._tls, cancelled=cancelled)
+            with rest.crowd.place():
+                return Connection.open(url, source_ip=source_ip, tls=self._tls, cancelled=cancelled)
 
         def common() -> Connection:
             rest.dial_permit(cancelled)
@@ -231,6 +236,7 @@ class VenueRests:
     ) -> None:
         self._settings, self._egress = settings, egress
         self._permits, self._metrics, self._stop = permits, metrics, stop
+        self._crowd = Crowd()
         self._lock = threading.Lock()  # guards _made
         self._made: dict[tuple[str, bool, str | None], VenueRest] = {}
 
@@ -253,5 +259,6 @@ class VenueRests:
                     source_ip or DEFAULT_EGRESS,
                     self._metrics,
                     self._stop,
+                    self._crowd,
                 )
             return self._made[key]

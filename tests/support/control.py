@@ -55,6 +55,9 @@ class Remembering:
                     self.running[account] = self.highest[account] = want.token
                     self.starts.append((account, want.token))
 
+    def count(self) -> int:
+        return len(self.running)
+
     def statuses(self) -> list[StreamStatus]:
         with self.lock:
             return [

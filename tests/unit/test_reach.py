@@ -10,10 +10,10 @@ import pytest
 
 from fleet.core.errors import ConnectionFailed
 from workers import reach as module
-from workers.reach import FIRST, LONGEST_TRIAL_S, MOST, Reach
+from workers.reach import FIRST, LONGEST_TRIAL_S, MOST, TOGETHER, Crowd, Reach
 
 
-class Crowd:
+class Streams:
     """Streams that ask for leave, each in a thread of its own."""
 
     def __init__(self, reach: Reach) -> None:
@@ -57,18 +57,18 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def crowd(now: list[float]) -> Crowd:
-    return Crowd(Reach(lambda: now[0]))
+def crowd(now: list[float]) -> Streams:
+    return Streams(Reach(lambda: now[0]))
 
 
-def fail_everybody(crowd: Crowd, count: int = FIRST) -> None:
+def fail_everybody(crowd: Streams, count: int = FIRST) -> None:
     """`count` streams find nobody."""
     for n in range(count):
         crowd.reach.enter(0, lambda: False)
         crowd.reach.leave(f"failed-{n}", False)
 
 
-def test_each_answer_lets_one_more_in(crowd: Crowd) -> None:
+def test_each_answer_lets_one_more_in(crowd: Streams) -> None:
     for n in range(4 * FIRST):
         crowd.ask(f"s{n}")
     crowd.until(lambda: len(crowd.entered) == FIRST)
@@ -81,7 +81,7 @@ def test_each_answer_lets_one_more_in(crowd: Crowd) -> None:
     crowd.close()
 
 
-def test_no_more_than_the_most_dial_together(crowd: Crowd) -> None:
+def test_no_more_than_the_most_dial_together(crowd: Streams) -> None:
     for _ in range(3 * MOST):
         crowd.reach.enter(0, lambda: False)
         crowd.reach.leave("somebody", True)
@@ -96,7 +96,9 @@ def test_no_more_than_the_most_dial_together(crowd: Crowd) -> None:
     crowd.close()
 
 
-def test_an_exchange_that_is_away_is_tried_by_one_at_a_time_less_and_less_often(crowd: Crowd, now: list[float]) -> None:
+def test_an_exchange_that_is_away_is_tried_by_one_at_a_time_less_and_less_often(
+    crowd: Streams, now: list[float]
+) -> None:
     fail_everybody(crowd)
     for n in range(6):
         crowd.ask(f"s{n}")
@@ -114,7 +116,7 @@ def test_an_exchange_that_is_away_is_tried_by_one_at_a_time_less_and_less_often(
     crowd.close()
 
 
-def test_once_one_is_answered_the_others_follow(crowd: Crowd) -> None:
+def test_once_one_is_answered_the_others_follow(crowd: Streams) -> None:
     fail_everybody(crowd)
     for n in range(FIRST):
         crowd.ask(f"s{n}")
@@ -124,7 +126,7 @@ def test_once_one_is_answered_the_others_follow(crowd: Crowd) -> None:
     crowd.close()
 
 
-def test_one_stream_that_never_gets_through_is_not_an_outage(crowd: Crowd) -> None:
+def test_one_stream_that_never_gets_through_is_not_an_outage(crowd: Streams) -> None:
     for _ in range(5 * FIRST):
         crowd.reach.enter(0, lambda: False)
         crowd.reach.leave("broken", False)
@@ -134,7 +136,7 @@ def test_one_stream_that_never_gets_through_is_not_an_outage(crowd: Crowd) -> No
     crowd.close()
 
 
-def test_the_most_urgent_is_next_and_who_gave_up_is_passed_over(crowd: Crowd) -> None:
+def test_the_most_urgent_is_next_and_who_gave_up_is_passed_over(crowd: Streams) -> None:
     for _ in range(FIRST):
         crowd.reach.enter(0, lambda: False)
     crowd.ask("quiet", 0)
@@ -148,3 +150,29 @@ def test_the_most_urgent_is_next_and_who_gave_up_is_passed_over(crowd: Crowd) ->
     crowd.reach.leave("inside-1", None)
     crowd.until(lambda: crowd.entered == ["traded", "quiet"])
     crowd.close()
+
+
+def test_a_process_dials_so_many_at_a_time_and_waits_for_none_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd()
+    inside, let_go = threading.Semaphore(0), threading.Event()
+
+    def dial() -> None:
+        with crowd.place():
+            inside.release()
+            let_go.wait(10.0)
+
+    threads = [threading.Thread(target=dial) for _ in range(TOGETHER + 1)]
+    for thread in threads:
+        thread.start()
+    for _ in range(TOGETHER):
+        assert inside.acquire(timeout=5.0)
+    assert not inside.acquire(timeout=0.1)
+    monkeypatch.setattr(module, "TOGETHER_WAIT_S", 0.05)
+    with crowd.place():  # none is free, and nobody leaves: on it goes
+        pass
+    let_go.set()
+    assert inside.acquire(timeout=5.0)
+    for thread in threads:
+        thread.join(5.0)
+    with crowd.place():
+        pass
