@@ -50,7 +50,7 @@ SHUTDOWN_S = 28.0  # inside supervisord's 30
 SLOT_WAIT_S = 5.0  # a dying predecessor gets this long to let the slot go
 REST_TIMEOUT_S = 10.0
 DEFAULT_EGRESS = "default"
-GIL_TURN_S = 0.001  # a busy thread hands the interpreter on after this; Python's own 5 ms, times those waiting, cost leases
+GIL_TURN_S = 0.001  # a busy thread hands the interpreter on after this: Python's 5 ms, times those waiting, cost leases
 
 
 def run(settings: Settings) -> int:
