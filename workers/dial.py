@@ -15,6 +15,7 @@ from fleet.core.errors import ConnectionFailed, DialRefused, ExchangeRefused
 from fleet.core.exchange import Exchange, Outcome, Reply, Step, UserItem
 from fleet.core.model import AccountSpec, Credentials
 from fleet.runtime.metrics import Metrics
+from workers.reach import Turn
 from workers.rest import VenueRest
 
 OPENING_TIMEOUT_S = 10.0
@@ -69,13 +70,15 @@ class Dialler:
         self._spec, self._credentials, self._rest = spec, credentials, rest
         self._connect, self._user_url, self._metrics, self._stopped = connect, user_url, metrics, stopped
         self._opening: Wire | None = None
+        self._turn = Turn()
         self._entered = False
 
     def permit(self, urgency: int = 0) -> None:
         """Wait until the exchange is there, and for the fleet's permission to dial; higher `urgency` first."""
         if self._shared:
             return
-        self._rest.reach.enter(urgency, self._stopped)
+        self._turn = Turn()
+        self._rest.reach.enter(urgency, self._stopped, self._turn)
         self._entered = True
         try:
             self._rest.dial_permit(self._stopped)
@@ -169,7 +172,8 @@ class Dialler:
         raise ConnectionFailed(f"no answer while {step.phase}")
 
     def abort(self) -> None:
-        """End an opening that is under way; from any thread."""
+        """End an opening that is under way, or the wait for it, once `stopped()` is true; from any thread."""
+        self._turn.woken.set()
         connection = self._opening
         if connection is not None:
             connection.abort()

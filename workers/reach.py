@@ -22,7 +22,8 @@ MOST = 32  # streams that dial one venue from one address together at most
 TOGETHER = 16  # ... and one process, past its permits: the interpreter runs one thread at a time, in no order
 TOGETHER_WAIT_S = 10.0  # as long as one dial may take: exchanges that are away must not hold the others up for longer
 FIRST_TRIAL_S, LONGEST_TRIAL_S = 0.5, 8.0  # from one trial to the next while it is away
-LOOK_S = 2.0  # how often somebody who waits looks whether it has to go on waiting
+LOOK_S = 2.0  # how often somebody who waits looks whether the exchange is to be tried again ...
+LOOKS_PER_S = 25.0  # ... and of a crowd, all of them together
 
 
 class Crowd:
@@ -43,10 +44,12 @@ class Crowd:
                 self._places.release()
 
 
-class _Waiting:
+class Turn:
+    """One stream's turn to dial; `woken` by whoever lets it in or cancels it."""
+
     def __init__(self) -> None:
-        self.admitted = threading.Event()
-        self.gone = False
+        self.woken = threading.Event()
+        self.admitted = self.gone = False
 
 
 class Reach:
@@ -57,24 +60,28 @@ class Reach:
         self._lock = threading.Lock()  # guards everything below
         self._width = FIRST  # how many may dial together
         self._inside = 0
-        self._queue: list[tuple[int, int, _Waiting]] = []  # heap, most urgent first
+        self._queue: list[tuple[int, int, Turn]] = []  # heap, most urgent first
         self._numbers = itertools.count()
         self._unanswered: set[str] = set()  # who found nobody since anybody was answered
         self._trials = 0
         self._next_trial_s = 0.0
 
-    def enter(self, urgency: int, cancelled: Callable[[], bool]) -> None:
-        """Wait for leave to dial; higher `urgency` first. Raises ConnectionFailed when cancelled."""
-        waiting = _Waiting()
+    def enter(self, urgency: int, cancelled: Callable[[], bool], turn: Turn) -> None:
+        """Wait for leave to dial; higher `urgency` first. Raises ConnectionFailed when cancelled: set `turn.woken` then."""
         with self._lock:
-            heapq.heappush(self._queue, (-urgency, next(self._numbers), waiting))
-            self._admit()
-        while not waiting.admitted.wait(LOOK_S):
+            heapq.heappush(self._queue, (-urgency, next(self._numbers), turn))
+        while True:
             with self._lock:
-                if not waiting.admitted.is_set() and cancelled():
-                    waiting.gone = True
+                if not turn.admitted:
+                    self._admit()
+                if turn.admitted:
+                    return
+                if cancelled():
+                    turn.gone = True
                     raise ConnectionFailed("cancelled while waiting to dial")
-                self._admit()
+                turn.woken.clear()
+                look_s = max(LOOK_S, len(self._queue) / LOOKS_PER_S)
+            turn.woken.wait(look_s)
 
     def leave(self, who: str, answered: bool | None) -> None:
         """The dial is over. `answered`: did the exchange say anything? None = given up before that."""
@@ -96,14 +103,15 @@ class Reach:
 
     def _admit(self) -> None:
         while self._queue and self._may_enter():
-            _, _, waiting = heapq.heappop(self._queue)
-            if waiting.gone:
+            _, _, turn = heapq.heappop(self._queue)
+            if turn.gone:
                 continue
             self._inside += 1
             if self._away:
                 pause_s = min(LONGEST_TRIAL_S, FIRST_TRIAL_S * 2.0 ** min(self._trials, 10))
                 self._trials, self._next_trial_s = self._trials + 1, self._clock() + pause_s
-            waiting.admitted.set()
+            turn.admitted = True
+            turn.woken.set()
 
     def _may_enter(self) -> bool:
         if self._away:

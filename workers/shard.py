@@ -17,10 +17,11 @@ from workers.progress import Progress
 from workers.stream import AccountStream, Worker
 
 STACK_BYTES = 512 * 1024
+STOP_TOGETHER, STOP_PAUSE_S = 32, 0.02  # streams of a lost lease are woken so many at a time
 
 
 class Shard:
-    """All streams of this process. `_lock` guards the two dicts; streams guard themselves."""
+    """All streams of this process. `_lock` guards what it holds of them; streams guard themselves."""
 
     def __init__(
         self, worker: Worker, note_address: Callable[[str, str], None] = lambda account, address: None
@@ -30,6 +31,7 @@ class Shard:
         self._worker, self._note_address = worker, note_address
         self._lock = threading.Lock()
         self._streams: dict[str, AccountStream] = {}
+        self._cut: set[AccountStream] = set()  # of a lost lease, not ended yet
         self._highest: dict[str, int] = {}  # highest token seen for an account, running or not
         self._log = get("shard")
         threading.stack_size(STACK_BYTES)
@@ -37,6 +39,8 @@ class Shard:
     def apply(self, desired: dict[str, Desired]) -> None:
         """Make the running streams match `desired`. Accounts that are absent or revoked are stopped; stops come first."""
         with self._lock:
+            self._cut = {stream for stream in self._cut if not stream.ended}
+            ending = {stream.account_id for stream in self._cut}
             for account_id, stream in list(self._streams.items()):
                 want = desired.get(account_id)
                 if stream.ended and (want is None or want.state != "run" or want.token > stream.token):
@@ -48,6 +52,7 @@ class Shard:
                 if (
                     want.state == "run"
                     and account_id not in self._streams
+                    and account_id not in ending  # its former socket is to be closed first
                     and want.token > self._highest.get(account_id, -1)
                 ):
                     self._note_address(account_id, want.egress_ip)
@@ -79,14 +84,17 @@ class Shard:
         return [(s.token, s.progress) for s in self.streams() if s.running]
 
     def abort_all(self, reason: str) -> None:
-        """The lease is lost (R4, R5b): everything stops at once and nothing read so far is published any more."""
+        """The lease is lost (R4, R5b): nothing read so far is published any more from here on, and the sockets are cut, a few at a
+        time by a thread of their own: the caller has to beat, and a thousand threads woken together would keep it from that."""
         with self._lock:
             streams = list(self._streams.values())
+            self._cut.update(streams)
             self._streams.clear()
         for stream in streams:
-            stream.lose()
+            stream.revoke()
         self._worker.publisher.clear()
         if streams:
+            threading.Thread(target=_stop_all, args=(streams,), name="aborter").start()
             self._log.warning("all streams stopped", action="abort_all", reason=reason, streams=len(streams))
 
     def drain(self, timeout_s: float) -> bool:
@@ -96,3 +104,10 @@ class Shard:
         for stream in streams:
             stream.stop()
         return all(stream.join(max(0.0, deadline_s - time.monotonic())) for stream in streams)
+
+
+def _stop_all(streams: list[AccountStream]) -> None:
+    for number, stream in enumerate(streams, start=1):
+        stream.stop()
+        if number % STOP_TOGETHER == 0:
+            time.sleep(STOP_PAUSE_S)

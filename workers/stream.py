@@ -53,7 +53,10 @@ STRIKE_DELAY_S = 10.0
 PERMIT_RETRY_S = 5.0
 SPARE_PAUSE_S, SPARE_PAUSE_MAX_S = 60.0, 3600.0  # until a refused channel is asked for again
 BAN_WAIT_S = 60.0  # a 429, 418 or 403 at the handshake that does not say how long
-TICK_MAX_S = 1.0
+TICK_MAX_S = 2.5  # a read waits no longer, whatever is due: what other threads want of a stream waits for it
+BUSY_TICK_S = 1.0  # ... and while something is under way, or was a moment ago
+BUSY_FOR_S = 10.0
+TICK_MIN_S = 0.05
 FLUSH_ON_STOP_S = 5.0
 
 
@@ -105,6 +108,7 @@ class AccountStream:
         self._held_until_s = 0.0
         self._rotate_from_s = 0.0  # a rotation that found no permit is tried again then
         self._spare_pause_s = SPARE_PAUSE_S
+        self._busy_until_s = 0.0
         self._unknown: set[str] = set()
 
     # ── for the shard ────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,12 +120,11 @@ class AccountStream:
         self._stop.set()
         self._abort_socket()
 
-    def lose(self) -> None:
-        """The lease is lost: end at once, publish nothing more."""
+    def revoke(self) -> None:
+        """The lease is lost: publish nothing from now on. `stop` is to follow, and wakes the thread."""
         self._lost = True
         if self._loaded:
             self.progress.revoke()
-        self.stop()
 
     def join(self, timeout_s: float) -> bool:
         self._thread.join(timeout_s)
@@ -246,7 +249,7 @@ class AccountStream:
         )
         self._upkeep = Upkeep(self, self._settings, worker.readback, worker.metrics, worker.random())
         self._loaded = True
-        if self._lost:  # meanwhile: `lose` looks at these two in the opposite order, so that one of us revokes
+        if self._lost:  # meanwhile: `revoke` looks at these two in the opposite order, so that one of us revokes
             self.progress.revoke()
         worker.metrics.streams(self._exchange.exchange, str(self.state)).inc()
         if loaded.known:
@@ -359,7 +362,7 @@ class AccountStream:
         """Read until the socket dies, is given up, or has to be replaced before the exchange cuts it."""
         while not self._stop.is_set() and (socket := self.socket) is not None:
             looked_s = time.monotonic()
-            frames = socket.connection.read(TICK_MAX_S)
+            frames = socket.connection.read(self._patience_s(socket, looked_s))
             now_s = time.monotonic()
             self._alive_ms = int((time.time() - (now_s - socket.connection.last_rx)) * 1000)
             if frames:
@@ -369,6 +372,12 @@ class AccountStream:
             due = self._rotate or old or now_s > socket.rotate_s
             if due and now_s >= self._rotate_from_s:
                 self._replace(socket)
+
+    def _patience_s(self, socket: PrivateSocket, now_s: float) -> float:
+        """How long a read may wait. A thousand quiet streams that look each second keep a process busy with nothing."""
+        if self.state is not StreamState.LIVE or self.progress.gap is not None or now_s < self._busy_until_s:
+            return min(TICK_MAX_S, BUSY_TICK_S)
+        return min(TICK_MAX_S, max(TICK_MIN_S, self._upkeep.wait_s(socket, now_s)))
 
     def _take_frames(self, frames: list[bytes]) -> None:
         parse, now_ms = self._exchange.parse_user, int(time.time() * 1000)
@@ -380,6 +389,7 @@ class AccountStream:
     def _take(self, items: list[UserItem]) -> None:
         events: list[UserRecord] = [item for item in items if isinstance(item, Event)]
         if events:
+            self._busy_until_s = time.monotonic() + BUSY_FOR_S
             self.progress.live(events)
             if self._reading is not None:
                 self._worker.readback.hurry(self._reading)

@@ -1,4 +1,4 @@
-"""What a connected private stream owes by the clock: pings, listen-key renewal, audits. Runs in the account's thread, once a tick.
+"""What a connected private stream owes by the clock: pings, listen-key renewal, audits. Runs in its thread, after each read.
 
 In: the stream and the time. Out: frames on the socket, jobs for the worker's REST threads, ConnectionFailed for a dead socket.
 Quiet is not dead: a socket is dead when it answers no ping, deaf when REST tells of events that it did not.
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.exchange import Outcome, Verdict
-from fleet.core.liveness import Due, due
+from fleet.core.liveness import Due, due, wait_s
 from fleet.core.model import Credentials
 from fleet.core.recovery import Scope
 from fleet.runtime.logs import get
@@ -49,7 +49,7 @@ class Kept(Protocol):
 
 
 class Upkeep:
-    """Clocks of one stream; `begin` at each new socket, `tick` at least once a second."""
+    """Clocks of one stream; `begin` at each new socket, `tick` after each read and at least every few seconds."""
 
     def __init__(self, stream: Kept, settings: Settings, readback: ReadBack, metrics: Metrics, jitter: float) -> None:
         self._stream, self._settings, self._readback, self._metrics = stream, settings, readback, metrics
@@ -75,6 +75,10 @@ class Upkeep:
             self._readback.submit(lambda: self._renew(socket.ticket))
         if proven:
             self._audit(now_s)
+
+    def wait_s(self, socket: PrivateSocket, now_s: float) -> float:
+        """Seconds until the socket's liveness has to be looked at again."""
+        return wait_s(self._stream.rest.exchange.user_liveness, now_s, socket.connection.last_rx, socket.pinged_s)
 
     def _ping(self, socket: PrivateSocket, looked_s: float) -> None:
         liveness = self._stream.rest.exchange.user_liveness

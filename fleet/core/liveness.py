@@ -28,3 +28,14 @@ def due(liveness: Liveness, looked_s: float, heard_s: float, pinged_s: float) ->
     if liveness.keepalive_s and looked_s - pinged_s >= liveness.keepalive_s:
         return Due.PING
     return Due.NOTHING
+
+
+def wait_s(liveness: Liveness, now_s: float, heard_s: float, pinged_s: float) -> float:
+    """Seconds from now until `due` may say something new, if nothing comes meanwhile; 0.0 where it has to be asked now."""
+    if pinged_s > heard_s:
+        at_s = max(heard_s + liveness.timeout_s, pinged_s + liveness.timeout_s - liveness.interval_s)
+    else:
+        at_s = heard_s + liveness.interval_s
+    if liveness.keepalive_s:
+        at_s = min(at_s, pinged_s + liveness.keepalive_s)
+    return max(0.0, at_s - now_s)

@@ -234,7 +234,8 @@ class WorkerBench:
         self._saver.join(10)
         assert not self._saver.is_alive()
         for stream in self.streams.values():
-            stream.lose()
+            stream.revoke()
+            stream.stop()
         for stream in self.streams.values():
             assert stream.join(10.0)
         self.readback.join(5.0)

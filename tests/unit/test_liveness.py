@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.core.exchange import Liveness
-from fleet.core.liveness import Due, due
+from fleet.core.liveness import Due, due, wait_s
 from fleet.exchanges import exchanges
 
 VENUES = {name: venue.user_liveness for name, venue in exchanges().items()}
@@ -57,3 +57,14 @@ def test_what_came_while_the_reader_slept_counts() -> None:
     """The pong of 46 s lay in the kernel while the reader got no processor from 45 to 75 s: the time that counts is the one
     before the read that found nothing."""
     assert due(PLAIN, looked_s=45.0, heard_s=40.0, pinged_s=44.9) is Due.NOTHING
+
+
+@pytest.mark.parametrize("liveness", VENUES.values(), ids=VENUES)
+@given(heard_s=st.floats(100.0, 130.0), pinged_s=st.floats(100.0, 130.0), now_s=st.floats(130.0, 150.0))
+def test_nothing_is_due_before_the_wait_is_over_and_something_is_after_it(
+    liveness: Liveness, heard_s: float, pinged_s: float, now_s: float
+) -> None:
+    left_s = wait_s(liveness, now_s, heard_s, pinged_s)
+    if left_s > 0.001:
+        assert due(liveness, now_s + left_s - 0.001, heard_s, pinged_s) is Due.NOTHING
+    assert due(liveness, now_s + left_s + 0.001, heard_s, pinged_s) is not Due.NOTHING

@@ -10,7 +10,7 @@ import pytest
 
 from fleet.core.errors import ConnectionFailed
 from workers import reach as module
-from workers.reach import FIRST, LONGEST_TRIAL_S, MOST, TOGETHER, Crowd, Reach
+from workers.reach import FIRST, LONGEST_TRIAL_S, MOST, TOGETHER, Crowd, Reach, Turn
 
 
 class Streams:
@@ -20,6 +20,7 @@ class Streams:
         self.reach = reach
         self.entered: list[str] = []
         self.cancelled: set[str] = set()
+        self.turns: dict[str, Turn] = {}
         self.given_up: list[str] = []
         self._lock = threading.Lock()  # guards the three above
         self._threads: list[threading.Thread] = []
@@ -31,7 +32,7 @@ class Streams:
 
     def _ask(self, who: str, urgency: int) -> None:
         try:
-            self.reach.enter(urgency, lambda: who in self.cancelled)
+            self.reach.enter(urgency, lambda: who in self.cancelled, self.turns.setdefault(who, Turn()))
         except ConnectionFailed:
             with self._lock:
                 self.given_up.append(who)
@@ -64,7 +65,7 @@ def crowd(now: list[float]) -> Streams:
 def fail_everybody(crowd: Streams, count: int = FIRST) -> None:
     """`count` streams find nobody."""
     for n in range(count):
-        crowd.reach.enter(0, lambda: False)
+        crowd.reach.enter(0, lambda: False, Turn())
         crowd.reach.leave(f"failed-{n}", False)
 
 
@@ -83,7 +84,7 @@ def test_each_answer_lets_one_more_in(crowd: Streams) -> None:
 
 def test_no_more_than_the_most_dial_together(crowd: Streams) -> None:
     for _ in range(3 * MOST):
-        crowd.reach.enter(0, lambda: False)
+        crowd.reach.enter(0, lambda: False, Turn())
         crowd.reach.leave("somebody", True)
     for n in range(MOST + 5):
         crowd.ask(f"s{n}")
@@ -128,7 +129,7 @@ def test_once_one_is_answered_the_others_follow(crowd: Streams) -> None:
 
 def test_one_stream_that_never_gets_through_is_not_an_outage(crowd: Streams) -> None:
     for _ in range(5 * FIRST):
-        crowd.reach.enter(0, lambda: False)
+        crowd.reach.enter(0, lambda: False, Turn())
         crowd.reach.leave("broken", False)
     for n in range(FIRST):
         crowd.ask(f"s{n}")
@@ -138,7 +139,7 @@ def test_one_stream_that_never_gets_through_is_not_an_outage(crowd: Streams) -> 
 
 def test_the_most_urgent_is_next_and_who_gave_up_is_passed_over(crowd: Streams) -> None:
     for _ in range(FIRST):
-        crowd.reach.enter(0, lambda: False)
+        crowd.reach.enter(0, lambda: False, Turn())
     crowd.ask("quiet", 0)
     crowd.ask("gone", 50)
     crowd.ask("traded", 9)
