@@ -27,8 +27,9 @@ LOOKS_PER_S = 25.0  # ... and of a crowd, all of them together
 
 
 class Crowd:
-    """A process's dials that are under way, to all venues and from all addresses: so few at a time that the lease thread, which
-    needs the interpreter a dozen times a beat, gets its turn (32 busy threads: 1.1 s a beat; 160 of them lost the lease)."""
+    """Streams of a process that have work to do at once, to all venues and from all addresses (they dial, or were cut): so few at a
+    time that the lease thread, which needs the interpreter a dozen times a beat, gets its turn (32 busy threads: 1.1 s a beat; 160
+    dials, or a thousand streams that were cut together, cost the lease)."""
 
     def __init__(self) -> None:
         self._places = threading.BoundedSemaphore(TOGETHER)

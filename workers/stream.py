@@ -488,9 +488,13 @@ class AccountStream:
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _failed(self, reason: str, text: str) -> None:
-        """A life ended: the gap begins at the last instant at which the stream was proven alive."""
-        if self._stop.is_set():
-            return
+        """A life ended. A thousand that are cut together take that in by turns, or nobody beats meanwhile."""
+        if not self._stop.is_set():
+            with self.rest.crowd.place():
+                self._take_in(reason, text)
+
+    def _take_in(self, reason: str, text: str) -> None:
+        """The gap begins at the last instant at which the stream was proven alive."""
         self._cancel_reads()
         if self._verdict is not None and self._verdict.outcome is Outcome.TICKET_GONE:
             reason = "listen_key"
