@@ -7,6 +7,7 @@ workers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -29,10 +30,12 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """Answer to a registration. `life` numbers the lives of a slot upwards."""
+    """Answer to a registration. `life` numbers the lives of a slot upwards. HELD: another process has the slot, under another
+    lock; `beat` is its last one."""
 
-    standing: Standing
+    standing: Standing | Literal["HELD"]
     life: int = 0
+    beat: str = ""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -48,18 +51,28 @@ class WorkerCalls(RedisCalls):
     """Every call may run twice."""
 
     def register(
-        self, view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = (), life: int = 0
+        self,
+        view: WorkerView,
+        *,
+        beat_ms: int,
+        egress_ips: tuple[str, ...] = (),
+        life: int = 0,
+        lock: str = "",
+        watched: str = "",
     ) -> Registration:
-        """`life`: the number that this incarnation has been given, 0 before its first registration."""
+        """`life`: the number that this incarnation has been given, 0 before its first registration. `lock` names the slot lock
+        that is held; `watched` is the beat of another one's process that has stood for longer than its lease."""
         keys = self.keys
         wire.check_name(view.slot)
         fields = flat(wire.pack_worker(view, beat_ms=beat_ms, egress_ips=egress_ips))
         reply = self._run(
             "register",
             [keys.workers, keys.worker(view.slot), keys.desired(view.slot), keys.report(view.slot)],
-            [view.slot, wire.check_name(view.incarnation), view.seq, life or beat_ms, *fields],
+            [view.slot, wire.check_name(view.incarnation), view.seq, life or beat_ms, lock, watched, *fields],
         )
-        return Registration(standing_of(reply), *map(int, reply[1:2]))
+        if reply[0] == "HELD":
+            return Registration("HELD", beat=reply[1])
+        return Registration(standing_of(reply), int(reply[1]) if len(reply) > 1 else 0)
 
     def heartbeat(self, view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = ()) -> Beat:
         reply = self._run(

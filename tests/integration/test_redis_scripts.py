@@ -105,11 +105,13 @@ class Scripts(RuleBasedStateMachine):
         self.store.close()
         self.raw.close()
 
-    @rule(slot=slots, inc=incs, twice=st.booleans())
-    def register(self, slot: str, inc: str, twice: bool) -> None:
-        expected = self.model.register(slot, inc)
+    @rule(slot=slots, inc=incs, twice=st.booleans(), lock=st.sampled_from(["", "l1", "l2"]), watched=st.booleans())
+    def register(self, slot: str, inc: str, twice: bool, lock: str = "", watched: bool = False) -> None:
+        expected = self.model.register(slot, inc, lock, watched)
+        holder, seq = self.raw.hmget(self.store.keys.worker(slot), "inc", "seq")  # type: ignore[misc]
+        beat = f"{holder}|{seq or '0'}" if watched else ""
         for _ in range(1 + twice):
-            got = self.store.register(view(slot, inc, self.model.w[slot].seq), beat_ms=1)
+            got = self.store.register(view(slot, inc, self.model.w[slot].seq), beat_ms=1, lock=lock, watched=beat)
             assert (got.standing, got.life) == expected
         if expected[0] == "OK" and self.raw.hget(self.store.keys.worker(slot), "seq") is not None:
             self.model.w[slot].seq = int(self.raw.hget(self.store.keys.worker(slot), "seq") or 0)  # type: ignore[arg-type]
