@@ -13,7 +13,7 @@ import msgspec
 
 from fleet.core import wire
 from fleet.core.model import Desired, StreamStatus, WorkerView, format_token
-from fleet.runtime.redis_calls import RedisCalls, Standing, chunks, flat, standing_of
+from fleet.runtime.redis_calls import RedisCalls, Standing, chunks, count_of, flat, standing_of
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class WorkerCalls(RedisCalls):
         )
         if reply[0] == "HELD":
             return Registration("HELD", beat=reply[1])
-        return Registration(standing_of(reply), int(reply[1]) if len(reply) > 1 else 0)
+        return Registration(standing_of(reply), count_of(reply[1]) if len(reply) > 1 else 0)
 
     def heartbeat(self, view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = ()) -> Beat:
         reply = self._run(
@@ -83,8 +83,8 @@ class WorkerCalls(RedisCalls):
         standing = standing_of(reply)
         generation = wire.parse_generation(reply[1]) if len(reply) > 1 else None
         if standing != "OK":
-            return Beat(standing, generation, holder=int(reply[2]) if len(reply) > 2 else 0)
-        return Beat(standing, generation, int(reply[2]), reply[3] == "1", reply[4], int(reply[5]))
+            return Beat(standing, generation, holder=count_of(reply[2]) if len(reply) > 2 else 0)
+        return Beat(standing, generation, count_of(reply[2]), reply[3] == "1", reply[4], count_of(reply[5]))
 
     def pull(self, slot: str, incarnation: str, generation: wire.Generation | None, version: int) -> View:
         known = wire.pack_generation(generation) if generation else ""
@@ -99,7 +99,7 @@ class WorkerCalls(RedisCalls):
         desired = None
         if reply[3] == "full":
             desired = {account: wire.parse_desired(entry) for account, entry in _pairs(reply[4:])}
-        return View(standing, wire.parse_generation(reply[1]), int(reply[2]), desired)
+        return View(standing, wire.parse_generation(reply[1]), count_of(reply[2]), desired)
 
     def report(
         self, slot: str, incarnation: str, statuses: Sequence[StreamStatus], removed: Sequence[str] = (), *, full: bool
