@@ -19,7 +19,7 @@ from fleet.core.model import Ownership
 from fleet.core.observe import WitnessRow
 from fleet.core.wire import RUN
 from fleet.runtime.logs import get
-from fleet.runtime.postgres import Postgres, Transaction, queries
+from fleet.runtime.postgres import Postgres, StatementFailed, Transaction, queries
 
 if TYPE_CHECKING:
     from coordinator.quarantine import Incident
@@ -141,8 +141,7 @@ class Assignments(Background):
             for slot, incarnation in fences.items():
                 pg.execute(self._witness_sql["fence"], {"slot": slot, "incarnation": incarnation})
         if pending:
-            with pg.transaction() as tx:
-                self._write(tx, pending)
+            self._store(pg, pending)
         rows = self._read_witness(pg, suspects)
         restored = self._read_assignments(pg) if restore else None
         news = restored is not None
@@ -164,6 +163,23 @@ class Assignments(Background):
         for slot, incarnation in fences.items():
             if self._fences.get(slot) == incarnation:
                 del self._fences[slot]
+
+    def _store(self, pg: Postgres, pending: Mapping[str, tuple[Ownership | None, int]]) -> None:
+        """All of it, but rows that Postgres refuses for their values: a record in Redis that is no account's (somebody else
+        wrote it) must not keep the others, and verdicts, waiting for ever."""
+        try:
+            with pg.transaction() as tx:
+                self._write(tx, pending)
+        except StatementFailed as error:
+            if not error.is_data:
+                raise
+            changes = list(pending.items())
+            if len(changes) == 1:
+                self._log.error("assignment row refused", action="alert", stream=changes[0][0], error=str(error))
+                return
+            half = len(changes) // 2
+            self._store(pg, dict(changes[:half]))
+            self._store(pg, dict(changes[half:]))
 
     def _write(self, tx: Transaction, pending: Mapping[str, tuple[Ownership | None, int]]) -> None:
         kept = [

@@ -133,7 +133,7 @@ class Accounts:
                     progress.note_alive()
             try:
                 self.save(live)
-            except StoreUnavailable as error:
+            except FleetError as error:  # refused, too: a right that was taken away may be given back
                 self._log.warning("watermarks could not be saved", action="save_watermarks", error=str(error))
 
     def deactivate(self, spec: AccountSpec, reason: str, text: str) -> bool:

@@ -30,6 +30,7 @@ from fleet.runtime.settings import Settings
 from workers.witness import Witness
 
 LOOK_S = 0.25
+SILENCE_S = 1.0  # Q: silence after the deadline
 
 
 def boottime_s() -> float:
@@ -80,8 +81,10 @@ class Heartbeat:
         *,
         gate: LeaseGate | None = None,
         rotation: Turn | None = None,
+        lock: str = "",
         clock: Callable[[], float] = boottime_s,
     ) -> None:
+        """`lock`: which slot lock this process holds (fleet/runtime/shutdown.py)."""
         self.gate = gate or LeaseGate()
         self._process, self._lives = uuid.uuid4().hex[:12], 0
         self.incarnation = incarnation_of(self._process, 0)
@@ -101,6 +104,7 @@ class Heartbeat:
         self._seq = self._acknowledged = 0  # this beat, and the last one that Redis is known to have
         self.distrusted: Generation | None = None  # data that are older than what we have seen (R10): not to be obeyed
         self._life = 0  # number of this incarnation among the slot's lives; 0 = not registered yet
+        self._lock_id, self._held = lock, ("", 0.0)  # another one's last beat, if it has our slot, and since when
         self._state = wire.UP
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -277,9 +281,16 @@ class Heartbeat:
         self._wake.set()
 
     def _register(self) -> bool:
+        beat, since = self._held
+        over = self._clock() - since > self._times.lease_s + SILENCE_S
         try:
             answer = self._redis().register(
-                self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips, life=self._life
+                self._view(),
+                beat_ms=_now_ms(),
+                egress_ips=self._settings.egress_ips,
+                life=self._life,
+                lock=self._lock_id,
+                watched=beat if over else "",
             )
         except StoreUnavailable as error:
             if not self._silent:
@@ -289,6 +300,10 @@ class Heartbeat:
         if answer.standing == "FENCED":
             self._abort()
             return False
+        if answer.standing == "HELD":
+            self._wait_for_holder(answer.beat)
+            return False
+        self._held = ("", 0.0)
         self._life = answer.life
         self.registered = True
         try:
@@ -297,6 +312,16 @@ class Heartbeat:
             self._log.info("leader not woken, its tick will do", action="register", shard=self._slot, error=str(error))
         self._log.info("registered", action="register", shard=self._slot, incarnation=self.incarnation, pid=self._pid)
         return True
+
+    def _wait_for_holder(self, beat: str) -> None:
+        """R8 proves nothing about a process under another lock: it is timed by our own clock, as the leader does (R3)."""
+        known, _ = self._held
+        if beat == known:
+            return
+        self._held = (beat, self._clock())
+        if not known:
+            text = "slot is held elsewhere: waiting. If that is another host, give each its own FLEET_HOST"
+            self._log.error(text, action="alert", shard=self._slot, holder=beat)
 
     def _note(self, answer: Answer) -> None:
         """One line per change, none per beat."""

@@ -133,7 +133,9 @@ class Progress:
         kind = str(event.__struct_config__.tag)
         sequence = self._sequence + 1
         acked, refused = partial(self._acked, event, sequence), partial(self._refused, event, sequence)
-        if not self._publisher.offer(TOPIC_OF_TYPE[kind], self._key, _encode(event), self._headers, acked, refused):
+        if not self._publisher.offer(
+            TOPIC_OF_TYPE[kind], self._key, _encode(event), self._headers, acked, refused, self._counts
+        ):
             return False
         self._sequence = sequence
         self._unacked[sequence] = None
@@ -361,6 +363,9 @@ class Progress:
         incarnation, before this stream's thread has noticed)."""
         self._revoked = True
 
+    def _counts(self) -> bool:
+        return not self._revoked
+
     def _may_publish(self) -> bool:
         return not self._revoked and self._gate.valid()
 
@@ -398,7 +403,7 @@ class Progress:
         with self._lock:
             while self._owed:
                 if not self._may_publish() or not self._publisher.offer(
-                    TOPIC_STREAMS, self._key, self._owed[0], self._headers
+                    TOPIC_STREAMS, self._key, self._owed[0], self._headers, valid=self._counts
                 ):
                     return False
                 self._owed.popleft()

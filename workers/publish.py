@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from fleet.core.errors import StoreUnavailable
@@ -38,15 +39,27 @@ class RecordProducer(Protocol):
     """What of fleet.runtime.kafka_io.Producer is used here."""
 
     def send(
-        self, topic: str, key: bytes, value: bytes, headers: Headers, done: Callable[[Exception | None], None]
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        done: Callable[[Exception | None], None],
+        valid: Callable[[], bool],
     ) -> None: ...
     def flush(self, timeout_s: float) -> bool: ...
     def abort(self) -> None: ...
     def close(self, timeout_s: float) -> None: ...
 
 
+def _always() -> bool:
+    return True
+
+
 class _Record:
-    __slots__ = ("acked", "error", "generation", "headers", "key", "offered_s", "refused", "size", "topic", "value")
+    __slots__ = (
+        "acked", "error", "generation", "headers", "key", "offered_s", "refused", "size", "topic", "valid", "value",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -57,8 +70,9 @@ class _Record:
         acked: Callable[[], None] | None,
         refused: Callable[[str], None] | None,
         generation: int,
+        valid: Callable[[], bool],
     ) -> None:
-        self.refused = refused
+        self.refused, self.valid = refused, valid
         self.error: Exception | None = None  # Kafka will never take it
         self.topic, self.key, self.value, self.headers, self.acked = topic, key, value, headers, acked
         self.generation = generation
@@ -107,10 +121,12 @@ class Publisher:
         headers: Headers,
         acked: Callable[[], None] | None = None,
         refused: Callable[[str], None] | None = None,
+        valid: Callable[[], bool] = _always,
     ) -> bool:
         """Take one record; False = the buffer is full, nothing was taken. `acked` runs once Kafka has it (acks=all), `refused`
-        with the reason if it never will (too large): then it is lost."""
-        record = _Record(topic, key, value, headers, acked, refused, self._generation)
+        with the reason if it never will (too large): then it is lost. `valid` says, until the last moment, whether its token
+        still counts: the caller's look and this call are not one instant, and `clear` may come between them."""
+        record = _Record(topic, key, value, headers, acked, refused, self._generation, valid)
         with self._bytes_lock:
             if self._full:
                 return False
@@ -169,7 +185,8 @@ class Publisher:
             if producer is None:
                 self._fail(record)
                 continue
-            producer.send(record.topic, record.key, record.value, record.headers, self._done(record))
+            valid = partial(self._counts, record)
+            producer.send(record.topic, record.key, record.value, record.headers, self._done(record), valid)
 
     def _next(self) -> _Record | None:
         """Failed records are sent again each RETRY_PAUSE_S, and before later ones of their topic, so that an account's order
@@ -198,11 +215,15 @@ class Publisher:
 
     def _may_send(self, record: _Record) -> bool:
         """Past the lease nothing is sent: wait for the lease thread to renew it or to give the incarnation up."""
-        while record.generation == self._generation and not self._stop.is_set():
+        while self._counts(record) and not self._stop.is_set():
             if self._gate.valid():
                 return True
             time.sleep(0.02)
         return False
+
+    def _counts(self, record: _Record) -> bool:
+        """Asked again where the Kafka client takes it: a fence may come while that connects or waits for room."""
+        return record.generation == self._generation and record.valid()
 
     def _open(self) -> RecordProducer | None:
         try:

@@ -61,11 +61,11 @@ def run(settings: Settings) -> int:
     stop = install_stop()
     slot = settings.slot_or_default()
     keyring = Keyring.load(settings.keyring_file)
-    with lock_slot(settings.run_dir, settings.fleet, slot, SLOT_WAIT_S):
+    with lock_slot(settings.run_dir, settings.fleet, slot, SLOT_WAIT_S) as lock:
         number = slot.rpartition(":")[2]
         logs.configure(settings, f"worker_{int(number):02d}")
         try:
-            return UserData(settings, slot, keyring).run_until(stop)
+            return UserData(settings, slot, keyring, lock.name).run_until(stop)
         finally:
             logs.close()
 
@@ -73,7 +73,7 @@ def run(settings: Settings) -> int:
 class UserData:
     """Everything of one worker process."""
 
-    def __init__(self, settings: Settings, slot: str, keyring: Keyring) -> None:
+    def __init__(self, settings: Settings, slot: str, keyring: Keyring, lock: str) -> None:
         self.settings, self.slot = settings, slot
         self.log = logs.get("userdata").bind(shard=slot)
         self.halt = threading.Event()  # ends the inner threads, after the streams have drained
@@ -110,6 +110,7 @@ class UserData:
             slot,
             gate=self.gate,
             rotation=self.rotation,
+            lock=lock,
         )
         self.inbox = Inbox(
             self._store,

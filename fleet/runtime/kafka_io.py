@@ -145,11 +145,20 @@ class Producer:
             raise StoreUnavailable(f"Kafka: {type(error).__name__}") from error
         return self
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        done: Done,
+        valid: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Hand over one record; may block up to MAX_BLOCK_S while Kafka is away. Never raises for Kafka's sake.
 
         `done(None)` = acknowledged by all replicas; `done(error)` = RecordRefused, or StoreUnavailable (effect unknown).
-        It runs in the sender thread (or here, when refused at once) and must only count or enqueue.
+        It runs in the sender thread (or here, when refused at once) and must only count or enqueue. `valid` is asked last,
+        where no `abort` can come between: an abort while this call connects or waits would find nothing to take back.
         """
         try:
             partition = self._partition(topic, key)
@@ -163,7 +172,7 @@ class Producer:
             return
         try:
             with self._use:
-                if self._broken:  # aborted a moment ago: its thread reports nothing any more
+                if self._broken or not valid():  # aborted a moment ago: its thread reports nothing any more
                     raise kafka_errors.IllegalStateError("aborted")
                 future = self._kafka.send(topic, value=value, key=key, headers=headers, partition=partition)
         except (kafka_errors.KafkaError, ValueError, TypeError, AssertionError) as error:

@@ -60,6 +60,14 @@ def standing_of(reply: Sequence[Any]) -> Standing:
     return standing
 
 
+def count_of(text: str | None) -> int:
+    """A counter, 0 where there is none. Raises StoreUnavailable where somebody else has written there: no usable answer."""
+    try:
+        return int(text or 0)
+    except ValueError:
+        raise StoreUnavailable(f"redis: not a number: {text!r:.40}") from None
+
+
 def flat(fields: Mapping[str, str]) -> list[str]:
     return [value for pair in fields.items() for value in pair]
 

@@ -14,7 +14,7 @@ import msgspec
 from fleet.core import wire
 from fleet.core.errors import WireError
 from fleet.core.model import Ownership, StreamStatus
-from fleet.runtime.redis_calls import RedisCalls
+from fleet.runtime.redis_calls import RedisCalls, count_of
 
 PAGE = 5000  # records asked for at a time: 0.5 MB, and 8 ms of Redis' single thread
 
@@ -69,7 +69,7 @@ class Reads(RedisCalls):
                 except WireError:
                     malformed.append(slot)
             return Observation(
-                wire.parse_generation(generation), int(version or 0), workers, malformed, bool(rebalance)
+                wire.parse_generation(generation), count_of(version), workers, malformed, bool(rebalance)
             )
 
         observation: Observation = self._call(read)
@@ -113,7 +113,7 @@ class Reads(RedisCalls):
 
         reply, generation, version, size = self._call(read)
         found, cursor = texts(reply)
-        return OwnPart(wire.parse_generation(generation), int(version or 0), int(size), *_records(found), cursor)
+        return OwnPart(wire.parse_generation(generation), count_of(version), int(size), *_records(found), cursor)
 
     def owner(self, account_id: str) -> Ownership | None:
         text = self._call(self._client.hget, self.keys.own, account_id)

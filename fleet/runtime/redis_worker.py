@@ -7,12 +7,13 @@ workers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
 from fleet.core import wire
 from fleet.core.model import Desired, StreamStatus, WorkerView, format_token
-from fleet.runtime.redis_calls import RedisCalls, Standing, chunks, flat, standing_of
+from fleet.runtime.redis_calls import RedisCalls, Standing, chunks, count_of, flat, standing_of
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -29,10 +30,12 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """Answer to a registration. `life` numbers the lives of a slot upwards."""
+    """Answer to a registration. `life` numbers the lives of a slot upwards. HELD: another process has the slot, under another
+    lock; `beat` is its last one."""
 
-    standing: Standing
+    standing: Standing | Literal["HELD"]
     life: int = 0
+    beat: str = ""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -48,18 +51,28 @@ class WorkerCalls(RedisCalls):
     """Every call may run twice."""
 
     def register(
-        self, view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = (), life: int = 0
+        self,
+        view: WorkerView,
+        *,
+        beat_ms: int,
+        egress_ips: tuple[str, ...] = (),
+        life: int = 0,
+        lock: str = "",
+        watched: str = "",
     ) -> Registration:
-        """`life`: the number that this incarnation has been given, 0 before its first registration."""
+        """`life`: the number that this incarnation has been given, 0 before its first registration. `lock` names the slot lock
+        that is held; `watched` is the beat of another one's process that has stood for longer than its lease."""
         keys = self.keys
         wire.check_name(view.slot)
         fields = flat(wire.pack_worker(view, beat_ms=beat_ms, egress_ips=egress_ips))
         reply = self._run(
             "register",
             [keys.workers, keys.worker(view.slot), keys.desired(view.slot), keys.report(view.slot)],
-            [view.slot, wire.check_name(view.incarnation), view.seq, life or beat_ms, *fields],
+            [view.slot, wire.check_name(view.incarnation), view.seq, life or beat_ms, lock, watched, *fields],
         )
-        return Registration(standing_of(reply), *map(int, reply[1:2]))
+        if reply[0] == "HELD":
+            return Registration("HELD", beat=reply[1])
+        return Registration(standing_of(reply), count_of(reply[1]) if len(reply) > 1 else 0)
 
     def heartbeat(self, view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = ()) -> Beat:
         reply = self._run(
@@ -70,8 +83,8 @@ class WorkerCalls(RedisCalls):
         standing = standing_of(reply)
         generation = wire.parse_generation(reply[1]) if len(reply) > 1 else None
         if standing != "OK":
-            return Beat(standing, generation, holder=int(reply[2]) if len(reply) > 2 else 0)
-        return Beat(standing, generation, int(reply[2]), reply[3] == "1", reply[4], int(reply[5]))
+            return Beat(standing, generation, holder=count_of(reply[2]) if len(reply) > 2 else 0)
+        return Beat(standing, generation, count_of(reply[2]), reply[3] == "1", reply[4], count_of(reply[5]))
 
     def pull(self, slot: str, incarnation: str, generation: wire.Generation | None, version: int) -> View:
         known = wire.pack_generation(generation) if generation else ""
@@ -86,7 +99,7 @@ class WorkerCalls(RedisCalls):
         desired = None
         if reply[3] == "full":
             desired = {account: wire.parse_desired(entry) for account, entry in _pairs(reply[4:])}
-        return View(standing, wire.parse_generation(reply[1]), int(reply[2]), desired)
+        return View(standing, wire.parse_generation(reply[1]), count_of(reply[2]), desired)
 
     def report(
         self, slot: str, incarnation: str, statuses: Sequence[StreamStatus], removed: Sequence[str] = (), *, full: bool

@@ -12,6 +12,7 @@ import re
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -82,10 +83,11 @@ class SlotTaken(FleetError):
 
 
 class SlotLock:
-    """An exclusive `flock` on a file that holds our pid. The kernel frees it at the very death of the process."""
+    """An exclusive `flock` on a file that holds our pid. The kernel frees it at the very death of the process. `name` is the
+    lock's own: of two processes that hold locks by the same name, the former is dead."""
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, fd: int, name: str) -> None:
+        self.path, self.name = path, name
         self._fd = fd
 
     def release(self) -> None:
@@ -113,13 +115,21 @@ def lock_slot(run_dir: str, fleet: str, slot: str, wait_s: float = 0.0) -> SlotL
             break
         except BlockingIOError:
             if time.monotonic() >= end:
-                pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+                pid, _ = _read_lock(fd)
                 os.close(fd)
                 raise SlotTaken(slot, int(pid) if pid.isdigit() else 0) from None
             time.sleep(0.02)
+    name = _read_lock(fd)[1] or uuid.uuid4().hex[:16]  # stays with the file
     os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return SlotLock(path, fd)
+    os.pwrite(fd, f"{os.getpid()}\n{name}\n".encode(), 0)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()  # a copied disk copies the file
+    return SlotLock(path, fd, f"{name}.{boot}")
+
+
+def _read_lock(fd: int) -> tuple[str, str]:
+    """(pid, name) in the file, "" where there is none."""
+    pid, _, name = os.pread(fd, 60, 0).decode("ascii", "replace").partition("\n")
+    return pid.strip(), name.strip()
 
 
 class Checklist:

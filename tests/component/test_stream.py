@@ -45,7 +45,13 @@ class ListKafka:
         self.kept: list[tuple[bytes, Callable[[Exception | None], None]]] = []
 
     def send(
-        self, topic: str, key: bytes, value: bytes, headers: Headers, done: Callable[[Exception | None], None]
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        done: Callable[[Exception | None], None],
+        valid: Callable[[], bool],
     ) -> None:
         if self.away:
             self.kept.append((value, done))

@@ -67,8 +67,8 @@ def settings(services: SharedServices) -> Settings:
 def start() -> Iterator[Callable[..., ControlledWorker]]:
     started: list[ControlledWorker] = []
 
-    def begin(settings: Settings, slot: str = "h:0", *, witness: bool = False) -> ControlledWorker:
-        started.append(ControlledWorker(settings, slot, witness=witness))
+    def begin(settings: Settings, slot: str = "h:0", *, witness: bool = False, lock: str = "") -> ControlledWorker:
+        started.append(ControlledWorker(settings, slot, witness=witness, lock=lock))
         return started[-1]
 
     yield begin
@@ -162,6 +162,34 @@ def dead_view(incarnation: str):  # type: ignore[no-untyped-def]
     from fleet.core.model import WorkerView
 
     return WorkerView("h:0", incarnation, 99, "up", "h", 1, 1, 0.0, 0)
+
+
+def test_a_slot_is_not_taken_from_a_process_under_another_lock(
+    settings: Settings, start: Callable[..., ControlledWorker]
+) -> None:
+    """Two hosts by one name: the flock of the second proves nothing about the first (R8)."""
+    leader = Leader(settings)
+    first = registered(start(settings, lock="here"))
+    token = leader.write("a", first)
+    wait_for(lambda: "a" in first.running, what="started")
+    beats = leader.store.observe().workers["h:0"].view.seq
+    second = start(settings, lock="elsewhere")
+    wait_for(lambda: leader.store.observe().workers["h:0"].view.seq >= beats + 6, what="longer than a lease has passed")
+    assert first.running == {"a": token} and first.shard.aborted == [] and not second.heartbeat.registered
+    first.kill()
+    assert wait_for(lambda: second.heartbeat.registered, 15, "the first is silent") > 3.0
+    second.exit()
+    assert (
+        wait_for(lambda: registered(start(settings, lock="third")), what="who has left leaves the slot at once") < 1.5
+    )
+
+
+def test_a_slot_is_taken_at_once_under_the_same_lock(
+    settings: Settings, start: Callable[..., ControlledWorker]
+) -> None:
+    Leader(settings)
+    registered(start(settings, lock="here")).kill()
+    assert wait_for(lambda: registered(start(settings, lock="here")), what="registered") < 1.5
 
 
 def test_a_copy_from_before_a_restart_is_data_loss_not_a_verdict(

@@ -105,11 +105,13 @@ class Scripts(RuleBasedStateMachine):
         self.store.close()
         self.raw.close()
 
-    @rule(slot=slots, inc=incs, twice=st.booleans())
-    def register(self, slot: str, inc: str, twice: bool) -> None:
-        expected = self.model.register(slot, inc)
+    @rule(slot=slots, inc=incs, twice=st.booleans(), lock=st.sampled_from(["", "l1", "l2"]), watched=st.booleans())
+    def register(self, slot: str, inc: str, twice: bool, lock: str = "", watched: bool = False) -> None:
+        expected = self.model.register(slot, inc, lock, watched)
+        holder, seq = self.raw.hmget(self.store.keys.worker(slot), "inc", "seq")  # type: ignore[misc]
+        beat = f"{holder}|{seq or '0'}" if watched else ""
         for _ in range(1 + twice):
-            got = self.store.register(view(slot, inc, self.model.w[slot].seq), beat_ms=1)
+            got = self.store.register(view(slot, inc, self.model.w[slot].seq), beat_ms=1, lock=lock, watched=beat)
             assert (got.standing, got.life) == expected
         if expected[0] == "OK" and self.raw.hget(self.store.keys.worker(slot), "seq") is not None:
             self.model.w[slot].seq = int(self.raw.hget(self.store.keys.worker(slot), "seq") or 0)  # type: ignore[arg-type]
@@ -595,3 +597,20 @@ def test_budget_lives_on_its_share_while_redis_is_away(own_services: Callable[..
     assert blocked["blocked_s"] == 0  # another fleet's name: nothing leaks between fleets
     colleague = Budget(budget._store, share=0.5)  # type: ignore[arg-type]
     assert colleague.take("dial", "binance", "ip", 1, rate) > 50  # heard, now that Redis is back
+
+
+def test_a_counter_that_is_no_number_is_no_usable_answer(services: SharedServices) -> None:
+    """Somebody wrote to our keys by hand: neither the worker's lease thread nor the leader's loop may die of it."""
+    store = fresh(services.redis.url)
+    assert store.register(view("h:0", "i1", 1), beat_ms=1).standing == "OK"
+    raw = connect(services.redis.url, 2.0, store.keys.gen)
+    raw.hset(store.keys.worker("h:0"), "version", "abc")
+    with pytest.raises(StoreUnavailable, match="not a number"):
+        store.heartbeat(view("h:0", "i1", 2), beat_ms=1)
+    with pytest.raises(StoreUnavailable, match="not a number"):
+        store.pull("h:0", "i1", None, -1)
+    raw.set(store.keys.version, "abc")
+    with pytest.raises(StoreUnavailable, match="not a number"):
+        store.observe()
+    store.close()
+    raw.close()

@@ -133,18 +133,24 @@ def standing(db: Db, w: str, incarnation: str) -> str:
 
 def register(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
     workers, w, d, r = keys
-    slot, incarnation, seq, life = argv[:4]
+    slot, incarnation, seq, life, lock, watched = argv[:6]
     if db.hget(w, "fenced_inc") == incarnation:
         return ["FENCED"]
     inc = db.hget(w, "inc")
     if inc != incarnation:
+        held = db.hget(w, "lock") or ""
+        if inc is not None and held and lock and held != lock:
+            beat = f"{inc}|{db.hget(w, 'seq') or '0'}"
+            if db.hget(w, "state") != "gone" and db.hget(w, "fenced_inc") != inc and beat != watched:
+                return ["HELD", beat]
         if inc is not None:
             db.delete(d)
             db.hdel(w, "drain")
         db.delete(r)
         db.hincrby(w, "version", 1)
-        db.hset(w, "inc", incarnation, "seq", seq, "life", str(max(int(db.hget(w, "life") or 0) + 1, int(life))))
-    db.hset(w, *argv[4:])
+        number = str(max(int(db.hget(w, "life") or 0) + 1, int(life)))
+        db.hset(w, "inc", incarnation, "seq", seq, "life", number, "lock", lock)
+    db.hset(w, *argv[6:])
     db.sadd(workers, slot)
     return ["OK", db.hget(w, "life") or "0"]
 

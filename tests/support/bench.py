@@ -66,7 +66,9 @@ class KafkaSession:
         self._thread = threading.Thread(target=self._run, name=f"kafka-{incarnation}")
         self._thread.start()
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
+    def send(
+        self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done, valid: Callable[[], bool]
+    ) -> None:
         with self._lock:
             self._waiting.append((time.monotonic() + ACK_S, topic, key, value, done))
 

@@ -74,7 +74,7 @@ class Remembering:
 class ControlledWorker:
     """Heartbeat and inbox of one slot, in this process. `kill` stops them without a word, as SIGKILL would."""
 
-    def __init__(self, settings: Settings, slot: str, *, witness: bool = True) -> None:
+    def __init__(self, settings: Settings, slot: str, *, witness: bool = True, lock: str = "") -> None:
         settings = dataclasses.replace(settings, slot=slot)
         keys = Keys(settings.fleet)
 
@@ -85,7 +85,7 @@ class ControlledWorker:
             return Postgres(settings.postgres_dsn, application=f"test {slot}", statement_timeout_s=1.0)
 
         self.slot, self.shard = slot, Remembering()
-        self.heartbeat = Heartbeat(settings, store, postgres if witness else None, self.shard, slot)
+        self.heartbeat = Heartbeat(settings, store, postgres if witness else None, self.shard, slot, lock=lock)
         self.inbox = Inbox(
             store,
             lambda: Poke(settings.redis_url, keys, slot, settings.redis_timeout_s),

@@ -23,6 +23,7 @@ class Hash:
     drain: bool = False
     reported: str = ""
     life: int = 0
+    lock: str = ""
 
 
 @dataclass
@@ -47,12 +48,16 @@ class Model:
             return "UNKNOWN"
         return "OK" if record.inc == inc else "FENCED"
 
-    def register(self, slot: str, inc: str) -> tuple[str, int]:
-        """standing and number of the life; lives are told by a wall clock that shows 1."""
+    def register(self, slot: str, inc: str, lock: str = "", watched: bool = False) -> tuple[str, int]:
+        """standing and number of the life; lives are told by a wall clock that shows 1. `watched`: the holder's last beat was."""
         record = self.w.setdefault(slot, Hash())
         if record.fenced == inc:
             return "FENCED", 0
         if record.inc != inc:
+            elsewhere = record.inc and record.lock and lock and lock != record.lock
+            if elsewhere and record.state != "gone" and record.fenced != record.inc and not watched:
+                return "HELD", 0
+            record.lock = lock
             if record.inc:
                 self.d.pop(slot, None)
                 record.drain = False

@@ -26,6 +26,7 @@ class FakePublisher:
         self.headers: list[Headers] = []
         self.acks: list[Callable[[], None] | None] = []
         self.refusals: list[Callable[[str], None] | None] = []
+        self.valid: list[Callable[[], bool]] = []
         self.room = 1_000
 
     def offer(
@@ -36,6 +37,7 @@ class FakePublisher:
         headers: Headers,
         acked: Callable[[], None] | None = None,
         refused: Callable[[str], None] | None = None,
+        valid: Callable[[], bool] = lambda: True,
     ) -> bool:
         if len(self.records) >= self.room:
             return False
@@ -43,6 +45,7 @@ class FakePublisher:
         self.headers.append(headers)
         self.acks.append(acked)
         self.refusals.append(refused)
+        self.valid.append(valid)
         return True
 
     def ack(self, index: int) -> None:
@@ -195,6 +198,15 @@ def test_a_revoked_token_publishes_nothing_though_the_process_has_a_lease_again(
         made.live([fill(1)])
     made.event("connected")
     assert publisher.records == []
+
+
+def test_what_was_offered_counts_no_more_once_the_token_is_revoked() -> None:
+    made, publisher, _ = progress()
+    made.live([fill(1)])
+    made.event("connected")
+    assert [valid() for valid in publisher.valid] == [True, True]
+    made.revoke()
+    assert [valid() for valid in publisher.valid] == [False, False]
 
 
 def test_a_gap_that_begins_or_ends_with_a_full_buffer_is_told_once_there_is_room() -> None:

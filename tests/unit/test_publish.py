@@ -19,11 +19,22 @@ class FakeKafka:
         self.sent: list[bytes] = []
         self.waiting: list[Callable[[Exception | None], None]] = []
         self.hold = False
+        self.connecting: Callable[[], None] = lambda: None  # what happens while a send waits for a connection
         self.fail: dict[bytes, Exception] = {}  # value -> how its first send fails
 
     def send(
-        self, topic: str, key: bytes, value: bytes, headers: Headers, done: Callable[[Exception | None], None]
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        done: Callable[[Exception | None], None],
+        valid: Callable[[], bool],
     ) -> None:
+        self.connecting()
+        if not valid():
+            done(StoreUnavailable("aborted"))
+            return
         if value in self.fail:
             done(self.fail.pop(value))
             return
@@ -135,6 +146,31 @@ def test_nothing_leaves_without_the_lease(parts: tuple[Publisher, FakeKafka, Lea
     lease.open = True
     offer(publisher, b"new")
     until(lambda: kafka.sent == [b"new"])
+
+
+def test_a_token_lost_between_the_callers_look_and_the_offer_is_not_sent(
+    parts: tuple[Publisher, FakeKafka, Lease],
+) -> None:
+    """A reader that was preempted between the two while its worker was fenced and had a lease again a moment later."""
+    publisher, kafka, _ = parts
+    publisher.clear()
+    publisher.offer("t", b"k", b"old", [], valid=lambda: False)
+    offer(publisher, b"new")
+    until(lambda: publisher.pending_bytes() == 0)
+    assert kafka.sent == [b"new"]
+
+
+def test_an_incarnation_given_up_while_a_send_connects_sends_no_more(
+    parts: tuple[Publisher, FakeKafka, Lease],
+) -> None:
+    publisher, kafka, _ = parts
+    kafka.connecting = publisher.clear
+    offer(publisher, b"old")
+    until(lambda: publisher.pending_bytes() == 0)
+    kafka.connecting = lambda: None
+    offer(publisher, b"new")
+    until(lambda: publisher.pending_bytes() == 0)
+    assert kafka.sent == [b"new"]
 
 
 def test_records_wait_for_a_lease_that_comes_back(parts: tuple[Publisher, FakeKafka, Lease]) -> None:

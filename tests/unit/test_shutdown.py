@@ -95,13 +95,22 @@ def test_outside_supervisord_nothing_is_tied_to_the_parent() -> None:
 
 def test_a_slot_is_held_once_and_names_its_holder(tmp_path: Path) -> None:
     with lock_slot(str(tmp_path / "run"), "f", "host:0") as held:
-        assert held.path.read_text() == f"{os.getpid()}\n"
+        assert held.path.read_text().startswith(f"{os.getpid()}\n")
         with pytest.raises(SlotTaken) as taken:
             lock_slot(str(tmp_path / "run"), "f", "host:0")
         assert taken.value.pid == os.getpid() and taken.value.retryable
         lock_slot(str(tmp_path / "run"), "f", "host:1").release()
         lock_slot(str(tmp_path / "run"), "other", "host:0").release()
     lock_slot(str(tmp_path / "run"), "f", "host:0").release()
+
+
+def test_locks_of_one_file_have_one_name(tmp_path: Path) -> None:
+    """Of two processes that held locks by the same name, the former is dead (R8); another directory proves nothing."""
+    names = []
+    for directory in ("here", "here", "elsewhere"):
+        with lock_slot(str(tmp_path / directory), "f", "host:0") as held:
+            names.append(held.name)
+    assert names[0] == names[1] != names[2]
 
 
 def test_a_killed_holder_frees_the_slot_at_once(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fleet.core.errors import StoreUnavailable
+from fleet.runtime.postgres import StatementFailed
 from fleet.runtime.secrets import Keyring
 from workers import accounts as module
 from workers.accounts import Accounts
@@ -59,3 +60,26 @@ def test_a_crowd_that_ends_asks_a_silent_postgres_once(tmp_path: Path, monkeypat
     assert time.monotonic() - began_s < 5 * frozen.wait_s and frozen.asked == 1
     assert len(refused) == 21 and refused[-1].endswith("silent a moment ago")
     assert all(stream.dirty for stream in streams)  # whoever saves next takes them along
+
+
+def test_saving_goes_on_after_a_statement_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """42501: somebody took the right to write away, and gave it back."""
+    monkeypatch.setattr(module, "SAVE_INTERVAL_S", 0.01)
+    saved, stop = threading.Event(), threading.Event()
+    answers = iter([StatementFailed("42501", "permission denied")])
+
+    class Refusing:
+        @contextmanager
+        def transaction(self) -> Iterator[Any]:
+            if (refusal := next(answers, None)) is not None:
+                raise refusal
+            yield SimpleNamespace(execute_values=lambda *_: saved.set())
+
+    refusing: Any = Refusing()
+    accounts = Accounts(refusing, Keyring.create(str(tmp_path / "keyring")), stop)
+    accounts.start(lambda: [(1, progress())])
+    try:
+        assert saved.wait(5)
+    finally:
+        stop.set()
+        accounts.join(5)

@@ -1,0 +1,54 @@
+"""The durable copy of ownership: what Postgres refuses holds nobody up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from coordinator.assignments import Assignments
+from fleet.core.model import Ownership
+from fleet.runtime.postgres import StatementFailed
+
+
+class Strict:
+    """Stands for Postgres: an account id that is no uuid (here: starts with x) is refused, and its transaction with it."""
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
+        self.deleted: list[str] = []
+
+    @contextmanager
+    def transaction(self) -> Iterator[Strict]:
+        before = list(self.stored), list(self.deleted)
+        try:
+            yield self
+        except StatementFailed:
+            self.stored, self.deleted = before
+            raise
+
+    def execute_values(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        for row in rows:
+            if str(row[0]).startswith("x"):
+                raise StatementFailed("22P02", "invalid input syntax for type uuid")
+            (self.stored if "INSERT" in sql else self.deleted).append(row[0])
+
+    def fetch(self, sql: str, params: Any = ()) -> list[dict[str, Any]]:
+        return []
+
+    def close(self) -> None: ...
+
+
+def test_a_record_that_is_no_accounts_keeps_neither_the_others_nor_verdicts_waiting() -> None:
+    strict: Any = Strict()
+    assignments = Assignments(lambda: strict, lambda: None)
+    records = {f"a{n}": Ownership("h:0", "i", n + 1, "run", 0, 1) for n in range(9)}
+    assignments.record(records | {"x1": Ownership("h:0", "i", 50, "run", 0, 1)}, {"x2": 60, "gone": 70})
+    assignments.start()
+    until_s = time.monotonic() + 5
+    while assignments.up_since is None and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assignments.stop(5)
+    assert assignments.up_since is not None  # Postgres counts as there
+    assert sorted(strict.stored) == sorted(records) and strict.deleted == ["gone"]

@@ -1,0 +1,48 @@
+"""An owner that lost its lease: a record that was on its way into the Kafka client when `abort` came is not written later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fleet.runtime import kafka_io
+from fleet.runtime.kafka_io import Producer
+
+
+class Library:
+    """Stands for KafkaProducer: connected at once, notes what it is given."""
+
+    written: list[bytes] = []
+
+    def __init__(self, **config: Any) -> None:
+        self.given = Library.written
+
+    def partitions_for(self, topic: str) -> set[int]:
+        return {0}
+
+    def send(self, topic: str, *, value: bytes, **where: Any) -> Any:
+        self.given.append(value)
+        return self
+
+    def add_callback(self, *_: Any) -> None: ...
+    def add_errback(self, *_: Any) -> None: ...
+
+
+def test_an_abort_while_it_connects_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    Library.written = []
+    owned = True
+
+    class Slow(Library):
+        def __init__(self, **config: Any) -> None:
+            super().__init__(**config)
+            nonlocal owned
+            owned = False
+            producer.abort()  # the heartbeat's thread, meanwhile
+
+    monkeypatch.setattr(kafka_io, "KafkaProducer", Slow)
+    producer = Producer("nowhere:9", "test")
+    told: list[Exception | None] = []
+    producer.send("t", b"k", b"old", [], told.append, lambda: owned)
+    assert Library.written == [] and len(told) == 1 and told[0] is not None
+    assert producer.pending() == 0
