@@ -32,7 +32,8 @@ TTL_DAYS = 90
 BOOK_TTL_DAYS = 7
 CALL_TIMEOUT_S = 8
 CONNECT_TIMEOUT_S = 3
-INSERT_SETTINGS = {"input_format_skip_unknown_fields": 1}
+# A batch may reach over more days than the 100 partitions that ClickHouse allows by default, as when a sink starts late.
+INSERT_SETTINGS = {"input_format_skip_unknown_fields": 1, "max_partitions_per_insert_block": 0}
 # ClickHouse error codes that say the rows are at fault: parsing, types, ranges, constraints.
 DATA_CODES = frozenset({6, 25, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 349, 469, 636})
 

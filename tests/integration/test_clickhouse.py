@@ -93,6 +93,15 @@ def test_a_sink_that_starts_again_does_not_store_twice(store: ClickHouse) -> Non
     assert row == {"n": 500, "ids": 500}
 
 
+def test_a_batch_may_reach_over_any_number_of_days(store: ClickHouse) -> None:
+    """As of a sink that starts late; ClickHouse's default of 100 made it wait for ever."""
+    day_ms, first = 86_400_000, msgspec.to_builtins(trades("D", 1, 1)[0])
+    days = [first | {"id": f"D{n}", "ts_event": first["ts_event"] - n * day_ms} for n in range(101)]
+    store.insert_lines("market_trades", b"\n".join(map(msgspec.json.encode, days)))
+    (row,) = store.query("SELECT count() AS n FROM market_trades")
+    assert row["n"] == 101
+
+
 def test_a_block_at_fault_is_told_from_a_store_that_is_away(store: ClickHouse) -> None:
     good = msgspec.json.encode(trades("B", 1, 1)[0])
     for bad in (b"{", b'{"id": "x", "ts_event": "soon"}'):
