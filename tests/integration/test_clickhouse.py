@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from fleet.core.errors import SettingsError, StoreUnavailable
 from fleet.core.events import Depth, Event, Kline, Liquidation, MarkPrice, Ticker
 from fleet.runtime import clickhouse
-from fleet.runtime.clickhouse import TABLES, ClickHouse, RowsRefused, count_rows
+from fleet.runtime.clickhouse import TABLES, TTL_DAYS, ClickHouse, RowsRefused, count_rows
 from fleet.runtime.kafka_io import KafkaRecord
 from tests.support.records import as_record, trades
 from workers.sinks.clickhouse import ClickHouseSink
@@ -41,8 +42,8 @@ def directory(tmp_path: Path) -> str:
 @pytest.fixture
 def store(directory: str) -> Iterator[ClickHouse]:
     opened = clickhouse.open(directory)
-    opened.migrate()
-    opened.migrate()
+    opened.create()
+    opened.create()
     yield opened
     opened.close()
 
@@ -66,6 +67,21 @@ def test_every_kind_of_event_fits_its_table_exactly(store: ClickHouse, directory
     assert mark == {"mark": PRICE, "index": None, "next_funding": None}
     store.close()
     assert count_rows(directory) == dict.fromkeys(TABLES, (1, 1))
+
+
+def test_a_life_that_is_set_anew_reaches_the_tables_that_are_there(store: ClickHouse) -> None:
+    """`fleet migrate` comes first, with the environment that it has, and the setting may change later."""
+    assert lives(store)["market_trades"] == TTL_DAYS
+    for days, book_days in ((30, 3), (30, 3), (365, 7)):
+        store.migrate(days, book_days)
+        books = {"market_tickers": book_days, "market_depth": book_days}
+        assert lives(store) == dict.fromkeys(TABLES, days) | books
+
+
+def lives(store: ClickHouse) -> dict[str, int]:
+    """{table: days}"""
+    rows = store.query("SELECT name, engine_full FROM system.tables WHERE name LIKE 'market\\_%'")
+    return {row["name"]: int(re.findall(r"toIntervalDay\((\d+)\)", row["engine_full"])[0]) for row in rows}
 
 
 def test_repeats_are_one_row_for_the_reader(store: ClickHouse) -> None:

@@ -343,12 +343,13 @@ def test_an_unwritten_schema_is_waited_for(
 
 def test_one_process_holds_the_directory(tmp_path: Path) -> None:
     store = clickhouse.open(str(tmp_path / "ch"))
-    store.migrate()
+    store.create()
     code = (
         "from fleet.core.errors import StoreUnavailable\nfrom fleet.runtime import clickhouse\n"
         f"try: clickhouse.open({str(tmp_path / 'ch')!r})\nexcept StoreUnavailable as e: print('held', e)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert clickhouse.held(str(tmp_path / "ch")) and not clickhouse.held(str(tmp_path / "nobody"))
     store.close()
     assert answer.stdout.startswith("held")
     with pytest.raises(StoreUnavailable):
