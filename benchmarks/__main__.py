@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -28,7 +29,13 @@ NAMES = (*USUAL, "row", "scaling")
 
 
 def main(arguments: list[str]) -> int:
-    chosen = [a for a in arguments if a in NAMES] or list(USUAL)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=str(__doc__).partition("\n")[2])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: {', '.join(USUAL)}")
+    parser.add_argument("--json", action="store_true", help="JSON alone")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.names) - set(NAMES):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
+    chosen = given.names or list(USUAL)
     with ExitStack() as stack:
         kafka = _broker(stack) if {"kafka", "latency"} & set(chosen) else ""
         runs: dict[str, Callable[[], dict[str, Any]]] = {
@@ -41,7 +48,7 @@ def main(arguments: list[str]) -> int:
         }
         results = {name: runs[name]() for name in NAMES if name in chosen}
     print(json.dumps(results, indent=1))
-    if "--json" not in arguments:
+    if not given.json:
         _show(results)
     return 0 if all(r["met"] for r in results.values()) else 1
 

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -73,7 +74,7 @@ def options(argv: list[str]) -> Options:
     unknown = [ask for ask, found in matching.items() if not found]
     if unknown:
         parser.error(f"no such exchange: {', '.join(unknown)}; there are: {', '.join(venue.names())}")
-    if given.rate < 0:
+    if not math.isfinite(given.rate) or given.rate < 0:
         parser.error("--rate: at least 0")
     return Options(
         names, given.endpoints, given.plain, given.seed, given.rate, tuple(given.replay), given.replay_loop,
@@ -153,7 +154,7 @@ def main() -> int:
             return 0
     try:
         return asyncio.run(serve(chosen))
-    except (BadCapture, OSError) as error:
+    except (BadCapture, OSError, OverflowError) as error:  # OverflowError: a port that is none
         sys.stderr.write(f"simulator: {error}\n")
         return 2
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Callable
 from dataclasses import asdict
@@ -135,7 +136,7 @@ class Admin:
         spec = request.json()
         rate = float(spec["events_per_s"])
         seconds = spec.get("seconds")
-        if rate < 0:
+        if not math.isfinite(rate) or rate < 0:
             raise BadRequest("events_per_s: a number of at least 0 is expected")
         self.load.set(rate, None if seconds is None else float(seconds))
         return self._get_load(request, ident)

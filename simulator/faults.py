@@ -5,6 +5,7 @@ event, call or handshake?". Used in the simulator process, on its event loop.
 from __future__ import annotations
 
 import asyncio
+import math
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from simulator.venue import Venue
 
 __all__ = ("Fault", "Faults")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 class Faults:
@@ -58,7 +63,7 @@ class Faults:
 
     def _parse(self, spec: dict[str, Any]) -> Fault:
         kind = spec.get("kind")
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise BadRequest(f"unknown kind {kind!r}; known: {', '.join(sorted(KINDS))}")
         texts = {name: spec.get(name) for name in ("exchange", "market", "api_key", "path", "stream")}
         for name, value in texts.items():
@@ -68,8 +73,11 @@ class Faults:
         if count is not None and (not isinstance(count, int) or count < 1):
             raise BadRequest("count: a whole number above 0 is expected")
         seconds = spec.get("seconds")
-        if seconds is not None and (not isinstance(seconds, int | float) or seconds < 0):
+        if seconds is not None and (not _is_number(seconds) or seconds < 0):
             raise BadRequest("seconds: a number is expected")
+        for name in ("status", "ms", "bytes_per_s", *(("code",) if kind == "close" else ())):
+            if name in spec and not _is_number(spec[name]):  # told here: what it befalls later could not be answered
+                raise BadRequest(f"{name}: a number is expected")
         self._next_id += 1
         params = {name: value for name, value in spec.items() if name not in SCOPE}
         return Fault(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import click
 
-from fleet.commands.session import env_file_option
+from fleet.commands.session import FiniteRange, env_file_option
 from fleet.exchanges import exchanges
 
 UNATTENDED_S = 60.0
@@ -21,14 +22,14 @@ SIMULATED = Path(__file__).resolve().parents[2] / "simulator" / "venues"
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     help="Seconds from the moment all accounts are live. Default: until Ctrl-C on a terminal, 60 elsewhere.",
 )
 @click.option(
     "--rate",
     default=50.0,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="Orders and fills a second, all accounts.",
 )
 @click.option(
@@ -64,6 +65,9 @@ def demo(
 
     if more and not replay:
         raise click.UsageError(f"unexpected argument {more[0]!r}; captures follow --replay")
+    target = Path(report).resolve() if report else None
+    if target and not os.access(target.parent, os.W_OK):
+        raise click.UsageError(f"--report: {target.parent} is no directory that can be written to")
     if seconds is None and (chaos is not None or not sys.stdout.isatty()):
         seconds = UNATTENDED_S
     options = Options(
@@ -74,7 +78,7 @@ def demo(
         rate=rate,
         chaos=chaos,
         replay=tuple(str(Path(capture).resolve()) for capture in (*replay, *more)),
-        report=Path(report).resolve() if report else None,
+        report=target,
         logs=Path(logs).resolve() if logs else None,
     )
     click.get_current_context().exit(run(options))

@@ -26,9 +26,9 @@ class Since(click.ParamType[dt.datetime]):
         if isinstance(value, dt.datetime):
             return value
         age = re.fullmatch(r"(\d+)([smhd])", value)
-        if age:
-            return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=int(age[1]) * UNITS_S[age[2]])
         try:
+            if age:
+                return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=int(age[1]) * UNITS_S[age[2]])
             if value.isdigit():
                 return dt.datetime.fromtimestamp(int(value) / 1000, tz=dt.UTC)
             when = dt.datetime.fromisoformat(value)

@@ -9,7 +9,7 @@ import click
 
 from fleet.commands.output import emit
 from fleet.commands.session import Stopped, env_file_option, json_option, session
-from fleet.runtime.kafka_io import Producer
+from fleet.runtime.kafka_io import Producer, RecordRefused
 from fleet.runtime.postgres import queries
 
 COLUMNS = ("id", "sink", "topic", "partition", "offset", "at", "retried_at", "reason")
@@ -42,25 +42,32 @@ def retry(ids: tuple[int, ...]) -> None:
     missing = set(ids) - {int(letter["id"]) for letter in letters}
     if missing:
         raise Stopped(f"no dead letter {', '.join(map(str, sorted(missing)))}", 1)
-    sent = send_again(here.settings.kafka_bootstrap, letters) if letters else []
+    sent, refused = send_again(here.settings.kafka_bootstrap, letters) if letters else ([], {})
     if sent:
         pg.execute(sql["mark_retried"], {"ids": sent})
     click.echo(f"{len(sent)} of {len(letters)} sent again")
-    if len(sent) < len(letters):
-        raise Stopped(f"{len(letters) - len(sent)} were not acknowledged by Kafka; run it again", 1)
+    for letter_id, why in refused.items():
+        click.echo(f"dead letter {letter_id} is refused for good: {why}", err=True)
+    if len(sent) + len(refused) < len(letters):
+        raise Stopped(f"{len(letters) - len(sent) - len(refused)} were not acknowledged by Kafka; run it again", 1)
+    if refused:
+        raise Stopped(f"{len(refused)} cannot be sent, and stay", 1)
 
 
-def send_again(bootstrap: str, letters: list[dict[str, Any]]) -> list[int]:
-    """Ids of the letters that the broker acknowledged."""
+def send_again(bootstrap: str, letters: list[dict[str, Any]]) -> tuple[list[int], dict[int, str]]:
+    """Ids of the letters that the broker acknowledged, and {id: why} of those that no later try would bring there."""
     acknowledged: list[int] = []
-    lock = threading.Lock()  # guards `acknowledged`: the callbacks run in the producer's thread
+    refused: dict[int, str] = {}
+    lock = threading.Lock()  # guards both: the callbacks run in the producer's thread
     producer = Producer(bootstrap, "fleet-dead-letters")
 
     def done_for(letter_id: int) -> Any:
         def done(error: Exception | None) -> None:
-            if error is None:
-                with lock:
+            with lock:
+                if error is None:
                     acknowledged.append(letter_id)
+                elif isinstance(error, RecordRefused):
+                    refused[letter_id] = str(error)
 
         return done
 
@@ -72,4 +79,4 @@ def send_again(bootstrap: str, letters: list[dict[str, Any]]) -> list[int]:
     finally:
         producer.close(FLUSH_S)
     with lock:
-        return list(acknowledged)
+        return list(acknowledged), dict(refused)

@@ -5,6 +5,7 @@ In: click's context. Out: open stores, closed when the command ends; exit codes 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -35,6 +36,16 @@ class Stopped(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         click.echo(f"fleet: {self.message}", err=True, file=file)
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range. click itself lets NaN through, which is in no range and never reached, and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number to count with.", param, ctx)
+        return number
 
 
 class FleetGroup(click.Group):

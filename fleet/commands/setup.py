@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from fleet.commands.session import env_file_option, session
-from fleet.core.errors import StoreUnavailable
 from fleet.runtime import clickhouse
 from fleet.runtime.kafka_io import create_topics
 from fleet.runtime.postgres import migrate as migrate_postgres
 from fleet.runtime.secrets import Keyring
+from fleet.runtime.settings import Settings
 
 KAFKA_S = 6.0
 
@@ -22,21 +22,19 @@ def migrate() -> None:
     pg = here.postgres()
     report("Postgres", migrate_postgres(pg))
     report("Kafka", create_topics(here.settings.kafka_bootstrap, timeout_s=KAFKA_S))
-    click.echo(f"ClickHouse: {clickhouse_tables(here.settings.clickhouse_dsn)}")
+    click.echo(f"ClickHouse: {clickhouse_tables(here.settings)}")
 
 
-def clickhouse_tables(dsn: str) -> str:
+def clickhouse_tables(settings: Settings) -> str:
     """Make the tables and say so. Raises StoreUnavailable where a server is away."""
+    dsn = settings.clickhouse_dsn
     if not dsn:
         return "FLEET_CLICKHOUSE_DSN is not set, skipped"
-    try:
-        store = clickhouse.open(dsn)
-    except StoreUnavailable:
-        if "://" in dsn:
-            raise
+    if "://" not in dsn and clickhouse.held(dsn):
         return "the embedded engine is in use by the sink, which makes its tables itself"
+    store = clickhouse.open(dsn)
     try:
-        store.migrate()
+        store.migrate(settings.market_ttl_days, settings.book_ttl_days)
     finally:
         store.close()
     return "tables are there"

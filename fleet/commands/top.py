@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.commands.output import cell, emit
-from fleet.commands.session import env_file_option, json_option, session
+from fleet.commands.session import FiniteRange, env_file_option, json_option, session
 from fleet.commands.views import SHARD_COLUMNS, fleet_view
 from fleet.core.errors import StoreUnavailable
 from fleet.runtime.fleet_view import FleetView
@@ -27,7 +27,7 @@ TROUBLED_SHOWN = 15
     "every_s",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(min=0.1),
+    type=FiniteRange(min=0.1),
     help="Seconds between pictures.",
 )
 @json_option

@@ -4,11 +4,14 @@ SELECT count(*) AS total, count(*) FILTER (WHERE is_active) AS active FROM excha
 
 -- name: open_gaps
 -- Gaps that are open now, oldest first.
-SELECT account_id, stream, opened_at, reason FROM stream_gaps WHERE closed_at IS NULL ORDER BY opened_at LIMIT 50;
+SELECT account_id, stream, opened_at, reason FROM stream_gaps WHERE closed_at IS NULL
+    AND (account_id IS NULL OR account_id IN (SELECT id FROM exchange_accounts))
+ORDER BY opened_at LIMIT 50;
 
 -- name: gap_counts
 -- Gaps of the last 24 hours: how many, still open, not recoverable in full.
-SELECT count(*) AS opened, count(*) FILTER (WHERE closed_at IS NULL) AS open,
+SELECT count(*) AS opened, count(*) FILTER (WHERE closed_at IS NULL
+    AND (account_id IS NULL OR account_id IN (SELECT id FROM exchange_accounts))) AS open,
        count(*) FILTER (WHERE NOT recoverable) AS unrecoverable,
        COALESCE(sum(recovered_events), 0) AS recovered_events
 FROM stream_gaps WHERE opened_at > now() - interval '24 hours';

@@ -7,13 +7,16 @@ ours, both UNIX milliseconds. `id` is deterministic: one exchange event has one 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 Source = Literal["stream", "rest"]
 Side = Literal["buy", "sell"]
 OrderStatus = Literal["new", "partially_filled", "filled", "canceled", "rejected", "expired"]
+Int64 = Annotated[
+    int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)
+]  # what both stores hold; ClickHouse would wrap a larger one
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", omit_defaults=False):
@@ -23,10 +26,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type
     exchange: str
     market: str
     symbol: str
-    ts_event: int
-    ts_recv: int
+    ts_event: Int64
+    ts_recv: Int64
     source: Source = "stream"
-    v: int = 1
+    v: Literal[1] = 1  # a record of another version means something else, and is refused where it is read
 
 
 class UserEvent(Event, frozen=True, kw_only=True, gc=False, tag_field="type"):
@@ -113,8 +116,8 @@ class Kline(Event, frozen=True, kw_only=True, gc=False, tag_field="type", tag="k
     """A candle as it stands; `open_time` and `close_time` are ms, `closed` is true once."""
 
     interval: str
-    open_time: int
-    close_time: int
+    open_time: Int64
+    close_time: Int64
     open: str
     high: str
     low: str
@@ -145,9 +148,9 @@ class Depth(Event, frozen=True, kw_only=True, tag_field="type", tag="depth"):
     kind: Literal["snapshot", "update"]
     bids: list[tuple[str, str]]
     asks: list[tuple[str, str]]
-    first_seq: int
-    last_seq: int
-    prev_seq: int | None = None
+    first_seq: Int64
+    last_seq: Int64
+    prev_seq: Int64 | None = None
 
 
 class Liquidation(Event, frozen=True, kw_only=True, gc=False, tag_field="type", tag="liquidation"):
@@ -165,7 +168,7 @@ class MarkPrice(Event, frozen=True, kw_only=True, gc=False, tag_field="type", ta
     mark: str | None = None
     index: str | None = None
     funding_rate: str | None = None
-    next_funding: int | None = None
+    next_funding: Int64 | None = None
 
 
 class StreamEvent(Event, frozen=True, kw_only=True, tag_field="type", tag="stream"):

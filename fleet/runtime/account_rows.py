@@ -55,6 +55,9 @@ def parse_credentials(text: bytes | str, venue: Exchange) -> Credentials:
         raise BadAccount("credentials: api_key and secret must not be empty")
     if venue.needs_passphrase and not credentials.passphrase:
         raise BadAccount(f"credentials: {venue.exchange} needs a passphrase")
+    for name, text in (("api_key", credentials.api_key), ("passphrase", credentials.passphrase or "")):
+        if not (text.isascii() and text.isprintable()) or text != text.strip():  # both travel in a header
+            raise BadAccount(f"credentials: {name} holds a space at an end, a line end or a letter that no key has")
     try:
         kind = with_signer(credentials).kind
     except ValueError as error:

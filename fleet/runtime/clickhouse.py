@@ -7,6 +7,7 @@ StoreUnavailable and look after it stopped.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +31,11 @@ TABLES = (
 )
 TTL_DAYS = 90
 BOOK_TTL_DAYS = 7
+ENGINES = "SELECT name, engine_full FROM system.tables WHERE database = currentDatabase()"
 CALL_TIMEOUT_S = 8
 CONNECT_TIMEOUT_S = 3
-INSERT_SETTINGS = {"input_format_skip_unknown_fields": 1}
+# A batch may reach over more days than the 100 partitions that ClickHouse allows by default, as when a sink starts late.
+INSERT_SETTINGS = {"input_format_skip_unknown_fields": 1, "max_partitions_per_insert_block": 0}
 # ClickHouse error codes that say the rows are at fault: parsing, types, ranges, constraints.
 DATA_CODES = frozenset({6, 25, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 349, 469, 636})
 
@@ -73,14 +76,27 @@ class ClickHouse:
         except (ClickHouseError, OSError) as error:
             raise self._translate(error, reading=True) from error
 
-    def migrate(self, ttl_days: int = TTL_DAYS, book_ttl_days: int = BOOK_TTL_DAYS) -> None:
+    def create(self, ttl_days: int = TTL_DAYS, book_ttl_days: int = BOOK_TTL_DAYS) -> None:
         """Create the tables that are missing. Safe to repeat."""
         for statement in queries("clickhouse").values():
-            sql = statement.replace("{ttl_days}", str(ttl_days)).replace("{book_ttl_days}", str(book_ttl_days))
-            try:
-                self._client.command(sql)
-            except (ClickHouseError, OSError) as error:
-                raise self._translate(error, reading=True) from error
+            self._command(statement.replace("{ttl_days}", str(ttl_days)).replace("{book_ttl_days}", str(book_ttl_days)))
+
+    def migrate(self, ttl_days: int, book_ttl_days: int) -> None:
+        """Create the tables that are missing, and give those that are there these lives. Safe to repeat."""
+        self.create(ttl_days, book_ttl_days)
+        engines = {str(row["name"]): str(row["engine_full"]) for row in self.query(ENGINES)}
+        for table, statement in queries("clickhouse").items():
+            days = book_ttl_days if "{book_ttl_days}" in statement else ttl_days
+            if (
+                f"toIntervalDay({days})" not in engines[table]
+            ):  # only then: it rewrites what is stored, in the background
+                self._command(f"ALTER TABLE {table} MODIFY TTL stored_at + INTERVAL {days} DAY")
+
+    def _command(self, sql: str) -> None:
+        try:
+            self._client.command(sql)
+        except (ClickHouseError, OSError) as error:
+            raise self._translate(error, reading=True) from error
 
     def close(self) -> None:
         """Close; the embedded engine gives its directory up."""
@@ -137,11 +153,24 @@ def _open_directory(path: str) -> ClickHouse:
     return ClickHouse(client, path)
 
 
+def held(directory: str) -> bool:
+    """Does an embedded engine run in this directory? Told by the lock it holds; trying to open another one would write the
+    engine's own error to standard error."""
+    try:
+        with (Path(directory) / "status").open("rb") as status:
+            fcntl.flock(status, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go as the file is closed
+    except BlockingIOError:
+        return True
+    except OSError:  # no engine ever ran here
+        return False
+    return False
+
+
 def count_rows(dsn: str) -> dict[str, tuple[int, int]]:
     """{table: (rows, unique ids)} of the market tables; rows above ids are repeats not merged yet."""
     store = open(dsn)
     try:
-        store.migrate()
+        store.create()
         counts = {}
         for table in TABLES:
             (row,) = store.query(f"SELECT count() AS rows, uniqExact(id) AS ids FROM {table}")

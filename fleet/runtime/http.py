@@ -69,8 +69,9 @@ class Http:
             body = response.read(MAX_BODY_BYTES + 1, decode_content=True)
             response.drain_conn()
             response.release_conn()
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            # `from None`: urllib3 puts the whole URL, signature included, into its messages
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            # `from None`: urllib3 puts the whole URL, signature included, into its messages, and http.client, by a ValueError,
+            # a header that it cannot write: the API key
             where = request.target.partition("?")[0]
             raise ConnectionFailed(f"{request.method} {where}: {_reason(error)}") from None
         if len(body) > MAX_BODY_BYTES:

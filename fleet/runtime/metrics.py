@@ -25,6 +25,7 @@ from prometheus_client import (
 )
 
 from fleet.runtime import logs
+from fleet.runtime.settings import WORKER_OFFSET
 
 LOOPBACK = "127.0.0.1"
 MAX_CHILDREN = 300  # of one metric; label values beyond it (an exchange inventing event types) become "other"
@@ -39,7 +40,6 @@ Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 Family = TypeVar("Family", Counter, Gauge, Histogram)
 
 OFFSETS = {"coordinator": 0, "marketdata": 1, "sink_postgres": 2, "sink_clickhouse": 3, "console": 4}
-WORKER_OFFSET = 10
 
 
 def port_of(base_port: int, program: str) -> int:

@@ -36,6 +36,7 @@ LISTEN_PROBE_S = 15.0  # a listener that heard nothing asks the server this ofte
 MIGRATION_TIMEOUT_S = 60.0
 MIGRATION_LOCK = 0x666C656574  # "fleet": key of the advisory lock that lets one process migrate at a time
 MIGRATIONS = "fleet.runtime.sql"
+PROGRAM_LIMIT = "54"  # SQLSTATE class: a value too long for its index, or nested too deeply
 
 psycopg2.extensions.register_adapter(dict, psycopg2.extras.Json)
 psycopg2.extensions.register_adapter(uuid.UUID, psycopg2.extras.UUID_adapter)
@@ -47,12 +48,12 @@ psycopg2.extensions.register_type(  # bytea as bytes; psycopg2 gives memoryviews
 
 
 class StatementFailed(FleetError):
-    """Postgres refused a statement. `is_data` says that the values were at fault (SQLSTATE class 22 or 23)."""
+    """Postgres refused a statement. `is_data` says that the values were at fault (SQLSTATE class 22, 23 or 54)."""
 
     def __init__(self, sqlstate: str, text: str) -> None:
         super().__init__(f"{sqlstate}: {text}")
         self.sqlstate = sqlstate
-        self.is_data = sqlstate[:2] in ("22", "23")
+        self.is_data = sqlstate[:2] in ("22", "23", PROGRAM_LIMIT)
 
 
 class _DeadlineConnection(psycopg2.extensions.connection):
@@ -87,6 +88,8 @@ def _translate(error: Exception) -> FleetError:
     if isinstance(error, ValueError):  # psycopg2 refuses NUL characters before the server sees them
         return StatementFailed("22021", text)
     state = getattr(error, "pgcode", None) or ""
+    if state.startswith(PROGRAM_LIMIT):  # psycopg2 files it under OperationalError, but no later try would succeed
+        return StatementFailed(state, text)
     read_only = state == "25006"  # a primary that became a standby: reconnect
     if isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)) or read_only:
         return StoreUnavailable(f"postgres: {text}")

@@ -6,6 +6,7 @@ value raises SettingsError with one clear line (the process exits with 2).
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -19,8 +20,9 @@ from fleet.core.errors import SettingsError
 from fleet.core.exchange import MARKET_KINDS
 from fleet.runtime import redis_place
 
-LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 PLAIN_SCHEMES = ("ws", "http")
+LAST_PORT = 65535
+WORKER_OFFSET = 10  # the metrics port of worker_00 is this far from the first
 DEFAULT_VENUE = "binance_usdm"
 SILENCE_S = 1.0  # Q: what a stream may still be doing with one message when its lease ends
 KIND_WORDS = {  # what people write for the kinds of streams, beside the core's own words
@@ -151,6 +153,7 @@ class Settings:
                 f"FLEET_DEAD_AFTER_S={self.dead_after_s:g}: must be at least FLEET_WORKER_LEASE_S + 1 + FLEET_LEADER_TICK_S"
             )
         self._check_failover()
+        self._check_places()
         self.connection_limits()
         self.symbols_by_venue()
         self.market_kinds()
@@ -168,6 +171,29 @@ class Settings:
                 f"FLEET_REDIS_FAILOVER_S + FLEET_DEAD_AFTER_S = {self.redis_failover_s + self.dead_after_s:g}: must be at least"
                 f" FLEET_REDIS_MAX_LAG_S + 1 + FLEET_WORKER_LEASE_S + {SILENCE_S:g} = {quiet_s:g}"
             )
+
+    def _check_places(self) -> None:
+        """Names and ports that others build on: Redis keys, Kafka groups, metric names, listening sockets."""
+        if not re.fullmatch(r"[^\s{}|]+", self.fleet):  # braces end the hash tag that keeps its keys together
+            raise SettingsError(f"FLEET_NAME={self.fleet!r}: a word without spaces and braces is expected")
+        if self.slot and not re.fullmatch(r"[^|:\s]+:[0-9]{1,5}", self.slot):
+            raise SettingsError(f"FLEET_SLOT={self.slot!r}: host:n is expected")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.metrics_namespace):
+            raise SettingsError(
+                f"FLEET_METRICS_NAMESPACE={self.metrics_namespace!r}: letters, digits and '_' are expected"
+            )
+        last = WORKER_OFFSET + self.workers - 1
+        if self.metrics_base_port + last > LAST_PORT:
+            raise SettingsError(
+                f"FLEET_METRICS_BASE_PORT={self.metrics_base_port}: needs {last + 1} ports up to {LAST_PORT}"
+            )
+        if self.console_port > LAST_PORT:
+            raise SettingsError(f"FLEET_CONSOLE_PORT={self.console_port}: at most {LAST_PORT}")
+        for broker in self.kafka_bootstrap.split(","):
+            if not re.fullmatch(r"[^\s:]+(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?", broker.strip()):
+                raise SettingsError(
+                    f"FLEET_KAFKA_BOOTSTRAP={self.kafka_bootstrap!r}: host:port[,host:port] is expected"
+                )
 
     def need(self, *names: str) -> Settings:
         """Raise SettingsError unless each named field is set; for the processes that cannot run without it."""
@@ -249,22 +275,39 @@ def _convert(name: str, text: str, default: Any) -> Any:
 
 
 def _endpoint(name: str, url: str) -> str:
-    parts = urlsplit(url)
     allowed = ("https", "http") if name.endswith("REST_URL") else ("wss", "ws")
-    if parts.scheme not in allowed or not parts.hostname:
-        raise SettingsError(f"{name}={url!r}: a URL starting with {allowed[0]}:// is expected")
-    if parts.scheme in PLAIN_SCHEMES and not parts.netloc.startswith(LOOPBACK):
+    expected = SettingsError(f"{name}={url!r}: a URL starting with {allowed[0]}:// is expected")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:  # brackets without an address, a port that is none
+        raise expected from None
+    if parts.scheme not in allowed or not re.fullmatch(r"[^\s@/]+", host) or "@" in parts.netloc:
+        raise expected
+    if parts.scheme in PLAIN_SCHEMES and not _is_loopback(host):
         raise SettingsError(f"{name}={url!r}: {parts.scheme}:// is accepted for loopback only")
     return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    """By its address: a name that only begins like one belongs to somebody else."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def load_env_file(path: str) -> dict[str, str]:
     """Read KEY=VALUE lines ('#' starts a comment line). Raises SettingsError if the file or a line cannot be read."""
     env: dict[str, str] = {}
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not a text file of KEY=VALUE lines") from error
     for number, line in enumerate(lines, 1):
         line = line.strip()
         if not line or line.startswith("#"):

@@ -275,14 +275,23 @@ def test_another_venues_fault_concerns_nobody_here(sim: Simulator) -> None:
 
 
 def test_wrong_faults_are_refused(sim: Simulator) -> None:
+    before = faults_in_force(sim)
     for spec in (
         {"kind": "nope"},
         {"kind": "cut", "count": 0},
         {"kind": "stall", "seconds": "x"},
         {"kind": "cut", "path": 5},
+        {"kind": ["cut"]},
+        {"kind": "clock_skew", "ms": None},
+        {"kind": "reject", "status": "x"},
+        {"kind": "close", "code": "x"},
+        {"kind": "cut", "seconds": float("nan")},
     ):
-        with pytest.raises(ControlRefused):
+        with pytest.raises(ControlRefused, match="400"):
             sim.call("POST", "/faults", spec)
+    assert faults_in_force(sim) == before  # none that breaks what it befalls later
+    with pytest.raises(ControlRefused):
+        sim.call("POST", "/load", {"events_per_s": float("nan")})
     with pytest.raises(ControlRefused):
         sim.call("DELETE", "/faults/99999")
 

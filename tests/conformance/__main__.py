@@ -3,6 +3,7 @@ that did not; one line and exit 0 where there is no Python 2.7 to run the suite 
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -14,8 +15,14 @@ RUNS = {"connection": runs.against_connection, "simulator": runs.against_simulat
 
 
 def main(arguments: list[str]) -> int:
-    cases = autobahn.QUICK_CASES if "--quick" in arguments else autobahn.CASES
-    chosen = [a for a in arguments if a in RUNS] or list(RUNS)
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(RUNS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="only autobahn.QUICK_CASES")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.names) - set(RUNS):
+        parser.error(f"no such run: {', '.join(sorted(unknown))}; there are: {', '.join(RUNS)}")
+    cases = autobahn.QUICK_CASES if given.quick else autobahn.CASES
+    chosen = given.names or list(RUNS)
     try:
         wstest = autobahn.install()
     except autobahn.Python2Missing as error:

@@ -276,6 +276,9 @@ def test_gaps_are_filtered(cli: Cli) -> None:
     assert len([g for g in cli.json("gaps", "--since", "30m") if g["account_id"] == account]) == 1
     assert len([g for g in cli.json("gaps", "--since", "90m") if g["account_id"] == account]) == 2
     assert "ISO 8601" in cli.fails(2, "gaps", "--since", "yesterday")
+    cli.ok("accounts", "remove", account)  # nobody can close them any more
+    assert not [g for g in cli.json("gaps", "--open") if g["account_id"] == account]
+    assert len([g for g in cli.json("gaps") if g["account_id"] == account]) == 2
 
 
 def test_doctor_names_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
@@ -330,6 +333,14 @@ def test_dead_letters_are_listed_and_sent_again(cli: Cli) -> None:
     assert [r["reason"] for r in cli.json("dead-letters", "list") if r["id"] == letter] == ["test"]
     assert "1 of 1 sent again" in cli.ok("dead-letters", "retry", str(letter))
     assert pg.fetch("SELECT retried_at FROM dead_letter WHERE id = %s", (letter,))[0]["retried_at"] is not None
+    (row,) = pg.fetch(
+        'INSERT INTO dead_letter (sink, topic, partition, "offset", key, value, reason)'
+        " VALUES ('postgres', 'user.account', 0, -8, %s, %s, 'test') RETURNING id",
+        (b"nobody", b"x" * 2_000_000),
+    )
+    words = cli.fails(1, "dead-letters", "retry", str(row["id"]))
+    assert f"dead letter {row['id']} is refused for good" in words and "run it again" not in words
+    pg.execute("DELETE FROM dead_letter WHERE id = %s", (row["id"],))
     pg.close()
     assert "no dead letter" in cli.fails(1, "dead-letters", "retry", "999999999")
 

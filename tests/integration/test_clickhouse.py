@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from fleet.core.errors import SettingsError, StoreUnavailable
 from fleet.core.events import Depth, Event, Kline, Liquidation, MarkPrice, Ticker
 from fleet.runtime import clickhouse
-from fleet.runtime.clickhouse import TABLES, ClickHouse, RowsRefused, count_rows
+from fleet.runtime.clickhouse import TABLES, TTL_DAYS, ClickHouse, RowsRefused, count_rows
 from fleet.runtime.kafka_io import KafkaRecord
 from tests.support.records import as_record, trades
 from workers.sinks.clickhouse import ClickHouseSink
@@ -41,8 +42,8 @@ def directory(tmp_path: Path) -> str:
 @pytest.fixture
 def store(directory: str) -> Iterator[ClickHouse]:
     opened = clickhouse.open(directory)
-    opened.migrate()
-    opened.migrate()
+    opened.create()
+    opened.create()
     yield opened
     opened.close()
 
@@ -68,6 +69,21 @@ def test_every_kind_of_event_fits_its_table_exactly(store: ClickHouse, directory
     assert count_rows(directory) == dict.fromkeys(TABLES, (1, 1))
 
 
+def test_a_life_that_is_set_anew_reaches_the_tables_that_are_there(store: ClickHouse) -> None:
+    """`fleet migrate` comes first, with the environment that it has, and the setting may change later."""
+    assert lives(store)["market_trades"] == TTL_DAYS
+    for days, book_days in ((30, 3), (30, 3), (365, 7)):
+        store.migrate(days, book_days)
+        books = {"market_tickers": book_days, "market_depth": book_days}
+        assert lives(store) == dict.fromkeys(TABLES, days) | books
+
+
+def lives(store: ClickHouse) -> dict[str, int]:
+    """{table: days}"""
+    rows = store.query("SELECT name, engine_full FROM system.tables WHERE name LIKE 'market\\_%'")
+    return {row["name"]: int(re.findall(r"toIntervalDay\((\d+)\)", row["engine_full"])[0]) for row in rows}
+
+
 def test_repeats_are_one_row_for_the_reader(store: ClickHouse) -> None:
     block = b"\n".join(map(msgspec.json.encode, trades("R", 0, 100)))
     store.insert_lines("market_trades", block)
@@ -91,6 +107,15 @@ def test_a_sink_that_starts_again_does_not_store_twice(store: ClickHouse) -> Non
     assert store_all(second, events[400:]) == 100
     (row,) = store.query("SELECT count() AS n, uniqExact(id) AS ids FROM market_trades")
     assert row == {"n": 500, "ids": 500}
+
+
+def test_a_batch_may_reach_over_any_number_of_days(store: ClickHouse) -> None:
+    """As of a sink that starts late; ClickHouse's default of 100 made it wait for ever."""
+    day_ms, first = 86_400_000, msgspec.to_builtins(trades("D", 1, 1)[0])
+    days = [first | {"id": f"D{n}", "ts_event": first["ts_event"] - n * day_ms} for n in range(101)]
+    store.insert_lines("market_trades", b"\n".join(map(msgspec.json.encode, days)))
+    (row,) = store.query("SELECT count() AS n FROM market_trades")
+    assert row["n"] == 101
 
 
 def test_a_block_at_fault_is_told_from_a_store_that_is_away(store: ClickHouse) -> None:

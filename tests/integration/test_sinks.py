@@ -175,6 +175,9 @@ def test_poisoned_records_go_to_dead_letter_and_stop_nothing(
         "no such account": msgspec.json.encode(body | {"id": "x2", "trade_id": "x2", "account_id": "nobody"}),
         "too large for bigint": msgspec.json.encode(body | {"id": "x3", "trade_id": "x3", "ts_event": 2**63}),
         "NUL character": msgspec.json.encode(body | {"id": "x4", "trade_id": "x4", "client_order_id": "a\0b"}),
+        "of another schema version": msgspec.json.encode(body | {"id": "x6", "trade_id": "x6", "v": 2}),
+        "nested beyond any reader": fill[:-1] + b',"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        "too long for an index": msgspec.json.encode(body | {"id": random.Random(0).randbytes(9000).hex()}),
         "price empty": msgspec.json.encode(body | {"id": "x5", "trade_id": "x5", "price": ""}),
     }
     mixed = list(good)
@@ -340,12 +343,13 @@ def test_an_unwritten_schema_is_waited_for(
 
 def test_one_process_holds_the_directory(tmp_path: Path) -> None:
     store = clickhouse.open(str(tmp_path / "ch"))
-    store.migrate()
+    store.create()
     code = (
         "from fleet.core.errors import StoreUnavailable\nfrom fleet.runtime import clickhouse\n"
         f"try: clickhouse.open({str(tmp_path / 'ch')!r})\nexcept StoreUnavailable as e: print('held', e)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert clickhouse.held(str(tmp_path / "ch")) and not clickhouse.held(str(tmp_path / "nobody"))
     store.close()
     assert answer.stdout.startswith("held")
     with pytest.raises(StoreUnavailable):

@@ -10,11 +10,13 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from fleet.core.errors import SecretsError
+from fleet.core.errors import ConnectionFailed, SecretsError
+from fleet.core.exchange import HttpRequest
 from fleet.core.model import Credentials, KeyPair
 from fleet.core.signing import signature
 from fleet.exchanges import exchanges
 from fleet.runtime.account_rows import BadAccount, parse_credentials
+from fleet.runtime.http import Http
 from fleet.runtime.secrets import Keyring, new_ed25519, with_signer
 from simulator import keys
 
@@ -101,6 +103,25 @@ def test_what_each_venue_takes(rsa_key: rsa.RSAPrivateKey) -> None:
         with pytest.raises(BadAccount, match=why) as error:
             parse(secret, name, "p")
         assert "canary" not in str(error.value) and secret not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("api_key", "passphrase"),
+    [("canary\n", "p"), (" canary", "p"), ("canaryé", "p"), ("can\x00ary", "p"), ("canary", "p\n")],
+)
+def test_what_no_header_can_carry_is_refused_as_it_is_added(api_key: str, passphrase: str) -> None:
+    text = json.dumps({"api_key": api_key, "secret": "s", "passphrase": passphrase})
+    with pytest.raises(BadAccount, match="a letter that no key has") as refused:
+        parse_credentials(text, exchanges()["okx"])
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("api_key", ["canary\n", "ключ-canary"])
+def test_a_key_that_no_header_can_carry_is_a_failed_call_and_not_told(api_key: str) -> None:
+    """One that is in the table all the same: the library's error would quote it."""
+    with pytest.raises(ConnectionFailed) as failed:
+        Http("http://127.0.0.1:1", timeout_s=1).send(HttpRequest("GET", "/x?s=canary", (("X-KEY", api_key),)))
+    assert "canary" not in str(failed.value) and failed.value.__suppress_context__
 
 
 def test_the_simulator_knows_either_half_of_a_key(rsa_key: rsa.RSAPrivateKey) -> None:

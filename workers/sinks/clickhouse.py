@@ -94,7 +94,7 @@ class ClickHouseSink:
                 continue
             try:
                 lines.append(Line(record.topic, decode(text).id, text, record))
-            except (msgspec.MsgspecError, ValueError) as error:  # ValueError: bytes that are not UTF-8
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: bytes that are not UTF-8
                 reason = reason if wrong else str(error)[:MAX_REASON]
                 wrong.append(text)
         self._doubtful.setdefault((record.topic, record.partition), record.offset + self.max_records)

@@ -72,7 +72,7 @@ class PostgresSink:
     def decode(self, record: KafkaRecord) -> tuple[list[Rows], DeadLetter | None]:
         try:
             statements, values = READERS[record.topic](record)
-        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+        except (msgspec.MsgspecError, ValueError, KeyError, RecursionError) as error:
             return [], DeadLetter(record, record.value, _reason(error))
         return ([Rows(statements, values, record)] if statements else []), None
 

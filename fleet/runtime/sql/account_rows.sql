@@ -63,9 +63,11 @@ DELETE FROM exchange_accounts WHERE id = %(id)s;
 SELECT id, credential_key_id, credential_ciphertext FROM exchange_accounts ORDER BY created_at, id;
 
 -- name: list_gaps
--- Gaps of all accounts, newest first; `open_only` and `since` narrow it.
+-- Gaps of all streams, newest first; `open_only` and `since` narrow it. Nobody can close a gap of an account that was removed: it
+-- is kept, but not called open.
 SELECT account_id, stream, exchange, market, opened_at, closed_at, reason, recovered_events, recoverable
 FROM stream_gaps
-WHERE (NOT %(open_only)s OR closed_at IS NULL)
+WHERE (NOT %(open_only)s OR closed_at IS NULL AND (
+        account_id IS NULL OR account_id IN (SELECT id FROM exchange_accounts)))
   AND (%(since)s::timestamptz IS NULL OR COALESCE(closed_at, now()) >= %(since)s::timestamptz)
 ORDER BY opened_at DESC LIMIT 10000;

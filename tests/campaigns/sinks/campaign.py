@@ -184,7 +184,7 @@ class Campaign:
 
     def _market_tables(self) -> dict[str, list[tuple[reader.Row, reader.Row]]]:
         store = clickhouse.open(self.env["FLEET_CLICKHOUSE_DSN"])
-        store.migrate()
+        store.create()
         found = {}
         for table, names in reader.MARKET.items():
             named = ", ".join(f"`{n}`" for n in ("id", *reader.MARKET_OWNER, *names))

@@ -1,0 +1,59 @@
+"""What the sinks make of records at fault: a dead letter with a reason, never an exception (a sink that dies of a record
+would die of it again after each restart)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from fleet.core.events import AccountEvent, Event, Trade
+from fleet.runtime.kafka_io import KafkaRecord
+from fleet.runtime.postgres import Postgres
+from workers.sinks.clickhouse import ClickHouseSink
+from workers.sinks.postgres import PostgresSink
+
+COMMON: dict[str, Any] = {
+    "id": "i",
+    "exchange": "binance",
+    "market": "usdm",
+    "symbol": "S",
+    "ts_event": 1,
+    "ts_recv": 2,
+}
+ACCOUNT = AccountEvent(**COMMON, account_id="00000000-0000-0000-0000-000000000001", event="x", data={})
+TRADE = Trade(**COMMON, trade_id="1", price="1", qty="1", side="buy")
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+def with_field(event: Event, name: str, value: bytes) -> bytes:
+    fields = msgspec.json.decode(msgspec.json.encode(event), type=dict[str, msgspec.Raw])
+    return msgspec.json.encode(fields | {name: msgspec.Raw(value)})
+
+
+POISON = {
+    "nested too deeply": ("data", DEEP),
+    "an unknown field nested too deeply": ("more", DEEP),
+    "another schema version": ("v", b"2"),
+    "beyond a 64-bit time": ("ts_event", str(2**63).encode()),
+    "half a surrogate pair": ("symbol", b'"\\ud800"'),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), POISON.values(), ids=POISON)
+def test_a_record_at_fault_is_a_dead_letter_in_both_sinks(name: str, value: bytes) -> None:
+    account, trade = with_field(ACCOUNT, name, value), with_field(TRADE, name if name != "data" else "more", value)
+    record = KafkaRecord("user.account", 0, 0, b"k", account, {}, 0)
+    items, letter = PostgresSink(Postgres("", application="test")).decode(record)
+    assert not items and letter is not None and letter.value == account and letter.reason
+
+    def never() -> Any:
+        raise AssertionError("decoding opens nothing")
+
+    good = msgspec.json.encode(TRADE)
+    lines, letter = ClickHouseSink(never, never, None).decode(
+        KafkaRecord("market.trades", 0, 0, b"k", good + b"\n" + trade, {}, 0)
+    )
+    assert [line.text for line in lines] == [good]
+    assert letter is not None and letter.value == trade and letter.reason
