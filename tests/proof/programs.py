@@ -206,7 +206,7 @@ class Stream:
         worker.world.after(delay_s, done)
 
     def stop(self) -> None:
-        if self.stopping:
+        if self.stopping and not self.lost:
             return
         self.stopping = True
         if self.state is StreamState.LIVE:
@@ -220,19 +220,21 @@ class Stream:
             return
         if process.paused:
             process.on_resume.append(self._flushed)
-        elif self.account_id in self.worker.fleet.stuck:
+        elif self.account_id in self.worker.fleet.stuck and not self.lost:
             self.worker.world.after(0.5, self._flushed)
         else:
             self._end("stop")
 
-    def lose(self) -> None:
-        self.lost = self.stopping = True
-        if not self.ended:
-            self._end("lost")
+    def revoke(self) -> None:
+        """Publishes nothing from now on; its socket is closed when `stop` has come."""
+        if not self.lost and not self.ended:
+            self.worker.fleet.judge.ended(self, "lost")
+        self.lost = True
 
     def _end(self, why: str) -> None:
         self.state = StreamState.STOPPED
-        self.worker.fleet.judge.ended(self, why)
+        if not self.lost:
+            self.worker.fleet.judge.ended(self, why)
         for waiter in self._ended_waiters:
             waiter()
 
@@ -256,12 +258,12 @@ class Stream:
 
     @property
     def running(self) -> bool:
-        return self.state is StreamState.LIVE
+        return self.state is StreamState.LIVE and not self.lost
 
     @property
     def may_publish(self) -> bool:
         """Has, or may have, something in its hands that would reach Kafka."""
-        return self.state in (StreamState.LIVE, StreamState.DRAINING)
+        return not self.lost and self.state in (StreamState.LIVE, StreamState.DRAINING)
 
     def status(self) -> StreamStatus:
         return StreamStatus(self.account_id, self.token, self.state, 0, 0, False)
