@@ -711,6 +711,18 @@ def test_conditional_orders_of_an_older_server_of_an_unknown_status_and_forgotte
     assert [type(e).__name__ for e in items([algo_frame(row)])] == ["AccountEvent"]
 
 
+def test_a_trade_with_oneself_at_the_edge_of_a_page_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    mark = based(venue)
+    monkeypatch.setattr(module, "PAGE", 3)
+    venue.page = 3
+    for side in ("BUY", "BUY", "BUY", "SELL", "SELL"):
+        venue.trade("BTCUSDT", side, "1", T0 + 10)
+    venue.trades[3]["id"] = venue.trades[2]["id"]  # two orders of one account met: one trade id for both
+    found = venue.read(mark, T0 + 100)
+    assert len([e for e in found.events if isinstance(e, Fill)]) == 5
+
+
 # ── Proofs: what a second look and an audit cost ─────────────────────────────────────────────────────────────────
 def test_a_proof_asks_for_no_history_unless_something_is_unexplained() -> None:
     venue = Venue()

@@ -208,15 +208,16 @@ def _trades_of(found: _Findings, symbols: Iterable[str]) -> Dialogue[None]:
 
 
 def _trades(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.TradeRow]]:
-    """By time in windows of seven days until a page is full, from there by id."""
+    """By time in windows of seven days until a page is full, from there by id: from the last one's again, as a trade of the account
+    with itself is two rows of one id, and a page may end between them."""
     found: list[wire.TradeRow] = []
     for window in _windows(since_ms, now_ms):
         page = decode((yield rows.trades_call(symbol, **window)), list[wire.TradeRow], "trades")
         found += page
         if len(page) >= PAGE:
             for _ in range(MAX_PAGES):
-                next_id = max(row.trade_id for row in page) + 1
-                page = decode((yield rows.trades_call(symbol, fromId=next_id)), list[wire.TradeRow], "trades")
+                last_id = max(row.trade_id for row in page)
+                page = decode((yield rows.trades_call(symbol, fromId=last_id)), list[wire.TradeRow], "trades")
                 found += page
                 if len(page) < PAGE:
                     return found
