@@ -159,6 +159,10 @@ class Venue:
             return [o for o in mine(self.orders) if o["status"] == "NEW"]
         if name == "openAlgoOrders":
             return [o for o in mine(self.conditional) if o["algoStatus"] == "NEW"]
+        if name == "allAlgoOrders":
+            first, since = int(p.get("algoId", 0)), int(p.get("startTime", 0))
+            rows = [o for o in mine(self.conditional) if o["algoId"] >= first and o["createTime"] >= since]
+            return rows[: self.page]
         if name == "algoOrder":
             rows = [o for o in self.conditional if str(o["algoId"]) == p["algoId"]]
             if not rows:
@@ -657,6 +661,7 @@ def algo(venue: Venue, symbol: str, at_ms: int, status: str = "NEW") -> dict[str
         "triggerPrice": "9.5",
         "price": "0",
         "reduceOnly": True,
+        "createTime": at_ms,
         "updateTime": at_ms,
     }
     venue.conditional.append(row)
@@ -709,6 +714,46 @@ def test_conditional_orders_of_an_older_server_of_an_unknown_status_and_forgotte
     row = algo(venue, "BTCUSDT", T0 + 20, "SOMETHING")
     assert "unknown status SOMETHING" in venue.read(mark, T0 + 100).unrecoverable
     assert [type(e).__name__ for e in items([algo_frame(row)])] == ["AccountEvent"]
+
+
+def test_conditional_orders_that_came_and_went_are_told_by_a_read_of_orders() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {f"S{n}USDT": T0 - n for n in range(9)}
+    canceled = algo(venue, "S1USDT", T0 + 20, "CANCELED")
+    algo(venue, "S1USDT", T0 - 20, "CANCELED")  # before the gap
+    algo(venue, "S8USDT", T0 + 20, "CANCELED")  # not among the symbols used last, and no order says so
+    triggered = algo(venue, "NEWUSDT", T0 + 20, "FINISHED")
+    venue.trade("NEWUSDT", "SELL", "1", T0 + 30)  # what it triggered
+    full = venue.read(mark, T0 + 100)
+    assert full.unasked and not [e for e in full.events if isinstance(e, Order) and e.order_id.startswith("algo-")]
+    mark.scope = "orders"
+    found = venue.read(mark, T0 + 200)
+    told = [e for e in found.events if isinstance(e, Order) and e.order_id.startswith("algo-")]
+    assert sorted((e.symbol, e.order_id, e.status) for e in told) == [
+        ("NEWUSDT", f"algo-{triggered['algoId']}", "expired"),
+        ("S1USDT", f"algo-{canceled['algoId']}", "canceled"),
+    ]
+    frames = [algo_frame(canceled), algo_frame(triggered)]
+    assert {e.id for e in told} == {e.id for e in items(frames) if isinstance(e, Order)}
+    asked = [dict(c.params)["symbol"] for c in venue.calls if c.path.endswith("allAlgoOrders")]
+    assert asked == ["NEWUSDT", "S0USDT", "S1USDT"] and not found.unasked
+    venue.refuse = {"/fapi/v1/allAlgoOrders": -1000}  # a server before 2025-12-09
+    assert venue.read(mark, T0 + 200).unrecoverable == "" and venue.paths().count("allAlgoOrders") == 1
+
+
+def test_pages_of_conditional_orders_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols, mark.scope = {"BTCUSDT": T0}, "orders"
+    monkeypatch.setattr(module, "PAGE", 3)
+    venue.page = 3
+    rows = [algo(venue, "BTCUSDT", T0 + 20, "CANCELED") for _ in range(7)]
+    told = [e.order_id for e in venue.read(mark, T0 + 200).events if isinstance(e, Order)]
+    assert sorted(told) == sorted(f"algo-{row['algoId']}" for row in rows)
+    monkeypatch.setattr(module, "MAX_PAGES", 2)
+    with pytest.raises(ConnectionFailed, match="conditional orders of BTCUSDT: pages do not end"):
+        venue.read(mark, T0 + 200)
 
 
 def test_a_trade_with_oneself_at_the_edge_of_a_page_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -829,16 +874,7 @@ def test_a_quiet_account_s_orders_are_left_unasked_and_told_by_a_read_of_orders(
     assert [(e.order_id, e.status, e.source) for e in found.events if isinstance(e, Order)] == [
         (str(row["orderId"]), "canceled", "rest")
     ]
-    assert venue.paths() == ["allOrders"] and venue.weight == 5 and not found.unasked
-
-
-def test_an_account_whose_orders_were_all_asked_for_leaves_nothing_unasked() -> None:
-    venue = Venue()
-    mark = based(venue)
-    mark.symbols = {"BTCUSDT": T0}
-    assert not venue.read(mark, T0 + 100).unasked and "allOrders" in venue.paths()
-    venue.refuse = {"/fapi/v1/allOrders": -1102}
-    assert venue.read(mark, T0 + 100).unasked
+    assert venue.paths() == ["allOrders", "allAlgoOrders", "allAlgoOrders"] and venue.weight == 15 and not found.unasked
 
 
 def test_a_read_of_orders_without_the_one_call_asks_the_symbols_used_last() -> None:
@@ -858,7 +894,7 @@ def test_a_read_of_orders_without_the_one_call_asks_the_symbols_used_last() -> N
     venue.order("S4USDT", "BUY", "1", T0 + 50, "EXPIRED")
     venue.order("S5USDT", "BUY", "1", T0 + 50, "EXPIRED")
     found = venue.read(mark, T0 + 100)
-    assert [e.symbol for e in found.events if isinstance(e, Order)] == ["S4USDT"] and venue.weight == 30
+    assert [e.symbol for e in found.events if isinstance(e, Order)] == ["S4USDT"] and venue.weight == 5 + 25 + 15
     assert found.unrecoverable == ""
     venue.refuse = {"/fapi/v1/allOrders": -1121}
     assert "orders of S0USDT: permanent(-1121)" in venue.read(mark, T0 + 100).unrecoverable
@@ -889,4 +925,4 @@ def test_a_round_trip_without_a_trace_is_told_by_a_read_of_orders() -> None:
     for event in found.events:
         mark.advance(event)
     venue.read(mark, T0 + 200)
-    assert venue.paths() == ["allOrders"], "known now"
+    assert "userTrades" not in venue.paths(), "known now"

@@ -13,8 +13,9 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
    Each order (1) that was known as open and is not any more. A proof looks at three symbols, and at others next time.
 5. Conditional orders (1 a symbol), of which the matching engine knows nothing until they trigger.
 6. Entry prices (5) if positions changed.
-Where step 3 did not tell all orders, it is made up for after the gap has closed, by a read of orders (5). Not found: conditional
-orders that came and went inside the gap, orders that came and went unfilled more than three days ago.
+What step 3 did not tell, and conditional orders that came and went, are asked for after the gap has closed, by a read of orders: 5,
+and 5 for each of the three symbols used last. Not found: orders that came and went unfilled more than three days ago, conditional
+ones in other symbols.
 """
 
 from __future__ import annotations
@@ -111,14 +112,13 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     events = _history(found) + changes
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
     explained = explained or mark.base is None or _explained(found)
-    unasked = mark.scope == "full" and not found.every_order
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained, unasked)
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained, unasked=mark.scope == "full")
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Orders that ended since `proven_ms`, by one call for all symbols; where that does not tell all, of the symbols it named and
-    the last used ones. And the fills of those whose fills are not known. Unfilled ones are told for three days, so it looks no
-    further back than one call reaches."""
+    the last used ones. And the fills of those whose fills are not known; and conditional orders. Unfilled ones are told for three
+    days, so it looks no further back than one call reaches."""
     since_ms = min(max(mark.proven_ms, now_ms - WINDOW_MS), now_ms)
     found = _Findings(
         account.id, mark, now_ms, since_ms, wire.AccountRow(assets=[], positions=[]), Snapshot(now_ms, {}, {})
@@ -126,6 +126,7 @@ def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> Recove
     if not (yield from _every_order(found)):
         yield from _orders_of(found, {symbol for symbol, _ in found.orders} | _recent_symbols(found, ASKED_SYMBOLS))
     yield from _trades_of(found, _traded_unseen(found))
+    yield from _past_conditional_orders(found)
     return Recovered(missed(_history(found), set()), found.snapshot, "; ".join(found.lost))
 
 
@@ -422,6 +423,27 @@ def _conditional_orders(found: _Findings) -> Dialogue[None]:
             found.conditional[name] = row
             if ALGO_STATUSES.get(row.status) in TERMINAL:
                 found.closed.append(name)
+
+
+def _past_conditional_orders(found: _Findings) -> Dialogue[None]:
+    """Conditional orders placed since the watermark, whatever became of them, of the symbols used last: no call tells all."""
+    latest = dict(found.mark.symbols)
+    for row in found.orders.values():
+        latest[row.symbol] = max(latest.get(row.symbol, 0), row.update_ms)
+    for symbol in sorted(latest, key=lambda s: -latest[s])[:RECENT_SYMBOLS]:
+        where = {"startTime": found.since_ms}
+        for _ in range(MAX_PAGES):
+            try:
+                reply = yield rows.all_algo_orders_call(symbol, **where)
+            except ExchangeRefused:
+                return  # a server before 2025-12-09
+            page = decode(reply, list[wire.AlgoRow], "conditional orders")
+            found.conditional |= {algo_name(row.algo_id): row for row in page}
+            if len(page) < PAGE:
+                break
+            where = {"algoId": max(row.algo_id for row in page) + 1}
+        else:
+            raise ConnectionFailed(f"conditional orders of {symbol}: pages do not end")
 
 
 # ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────────

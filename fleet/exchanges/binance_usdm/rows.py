@@ -43,6 +43,11 @@ def open_algo_orders_call(symbol: str) -> HttpCall:
     return _signed("/fapi/v1/openAlgoOrders", 1, symbol=symbol)
 
 
+def all_algo_orders_call(symbol: str, **where: int) -> HttpCall:
+    """Conditional orders of a symbol, ended ones too: startTime, or algoId (that one and later)."""
+    return _signed("/fapi/v1/allAlgoOrders", 5, symbol=symbol, **where, limit=PAGE)
+
+
 def algo_order_call(algo_id: str) -> HttpCall:
     return _signed("/fapi/v1/algoOrder", 1, algoId=algo_id)
 

@@ -274,7 +274,7 @@ class OrderRow(msgspec.Struct, kw_only=True):
 
 
 class AlgoRow(msgspec.Struct, kw_only=True):
-    """Row of openAlgoOrders and algoOrder."""
+    """Row of openAlgoOrders, allAlgoOrders and algoOrder."""
 
     symbol: str
     client_id: str = field(name="clientAlgoId", default="")
