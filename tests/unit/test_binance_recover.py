@@ -646,6 +646,27 @@ def test_only_the_unexplained_symbol_is_read_while_others_traded_too() -> None:
     assert [dict(c.params)["symbol"] for c in venue.calls if c.path.endswith("userTrades")] == ["BTCUSDT"]
 
 
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+def test_an_account_that_is_ahead_of_the_trades_says_since_when(side: str) -> None:
+    """A new position, and one that was closed, by a fill that neither trades nor orders show yet."""
+    venue = Venue()
+    if side == "SELL":
+        venue.trade("BTCUSDT", "BUY", "1", T0 - 50)
+    mark = based(venue)
+    venue.trade("BTCUSDT", side, "1", T0 + 20)
+    shown, venue.trades, venue.orders = (venue.trades, venue.orders), venue.trades[:-1], venue.orders[:-1]
+    found = venue.read(mark, T0 + 100)
+    assert (found.explained, found.untold_ms) == (False, T0 + 20)
+    venue.trades, venue.orders = shown
+    found = venue.read(mark, T0 + 200)
+    assert (found.explained, found.untold_ms) == (True, 0) and len(
+        [e for e in found.events if isinstance(e, Fill)]
+    ) == 1
+    venue.wallets["USDT"] = [Decimal(7), T0 + 300]  # funding
+    found = venue.read(mark, T0 + 400)
+    assert (found.explained, found.untold_ms) == (False, 0)
+
+
 # ── Conditional orders ───────────────────────────────────────────────────────────────────────────────────────────
 def algo(venue: Venue, symbol: str, at_ms: int, status: str = "NEW") -> dict[str, Any]:
     row = {

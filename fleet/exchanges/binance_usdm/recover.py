@@ -112,7 +112,8 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     events = _history(found) + changes
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
     explained = explained or mark.base is None or _explained(found)
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained, unasked=mark.scope == "full")
+    untold_ms = 0 if explained or found.lost else _untold_ms(found)
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained, mark.scope == "full", untold_ms)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
@@ -182,16 +183,32 @@ def _unexplained_symbols(found: _Findings) -> set[str]:
     }
 
 
-def _explained(found: _Findings) -> bool:
-    """Do the trades that were read, and the known ones of symbols not read, lead from the base to the snapshot?"""
-    mark = found.mark
-    if mark.base is None:
-        return False
-    trial = mark.without(found.read)
+def _trial(found: _Findings) -> Watermark:
+    """The watermark with the trades that were read in place of those known before."""
+    trial = found.mark.without(found.read)
     for trade in found.trades.values():
         if trade.trade_ms < found.snapshot.at_ms:
             trial.advance(rows.fill(trade, "", found.account_id, found.now_ms))
-    return trial.explains(found.snapshot)
+    return trial
+
+
+def _explained(found: _Findings) -> bool:
+    """Do the trades that were read, and the known ones of symbols not read, lead from the base to the snapshot?"""
+    return found.mark.base is not None and _trial(found).explains(found.snapshot)
+
+
+def _untold_ms(found: _Findings) -> int:
+    """When a position last changed that is not what the trades lead to, and that changed after the last of them: the account is
+    ahead of the trades. One that is flat by now is listed no more; its wallets changed with it."""
+    listed = {rows.key_of(row): row.update_ms for row in found.account.positions if Decimal(row.qty)}
+    paid_ms = max((row.update_ms for row in found.account.assets), default=0)
+    times = [(key, listed.get(key, paid_ms)) for key in _trial(found).unexplained(found.snapshot)[0]]
+    told_ms = {key: max([_latest_trade_ms(found, key), *_booked_ms(found, key)]) for key, _ in times}
+    return max((at_ms for key, at_ms in times if at_ms > told_ms[key]), default=0)
+
+
+def _booked_ms(found: _Findings, key: str) -> list[int]:
+    return [booking.ts for booking in found.mark.recent if booking.key == key]
 
 
 def _trades_of(found: _Findings, symbols: Iterable[str]) -> Dialogue[None]:
@@ -502,10 +519,14 @@ def _changes(found: _Findings) -> Dialogue[list[UserRecord]]:
     return events
 
 
+def _latest_trade_ms(found: _Findings, key: str) -> int:
+    times = [t.trade_ms for t in found.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]
+    return max(times, default=0)
+
+
 def _latest_ms(found: _Findings, key: str) -> int:
     """When the position last changed, as far as fills tell: the exchange stamps both alike."""
-    times = [t.trade_ms for t in found.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]
-    return max(times, default=found.mark.symbols.get(key.partition("|")[0], 0))
+    return _latest_trade_ms(found, key) or found.mark.symbols.get(key.partition("|")[0], 0)
 
 
 def _surely_flat(found: _Findings, key: str) -> bool:
