@@ -667,6 +667,21 @@ def test_an_account_that_is_ahead_of_the_trades_says_since_when(side: str) -> No
     assert (found.explained, found.untold_ms) == (False, 0)
 
 
+def test_a_position_of_an_account_that_lags_behind_the_fills_is_not_told() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 10)  # missed
+    stale = [list(venue.positions["BTCUSDT", "BOTH"]), list(venue.wallets["USDT"])]
+    fill, *rest = items(venue.trade("BTCUSDT", "BUY", "1", T0 + 20))
+    for event in (fill, *rest):
+        mark.advance(event)
+    assert mark.positions == {"BTCUSDT|both": "2"}
+    venue.positions["BTCUSDT", "BOTH"], venue.wallets["USDT"] = stale
+    found = venue.read(mark, T0 + 100)
+    assert [e for e in found.events if isinstance(e, Position)] == []
+    assert len([e for e in found.events if isinstance(e, Fill)]) == 2
+
+
 # ── Conditional orders ───────────────────────────────────────────────────────────────────────────────────────────
 def algo(venue: Venue, symbol: str, at_ms: int, status: str = "NEW") -> dict[str, Any]:
     row = {

@@ -203,12 +203,7 @@ def _untold_ms(found: _Findings) -> int:
     listed = {rows.key_of(row): row.update_ms for row in found.account.positions if Decimal(row.qty)}
     paid_ms = max((row.update_ms for row in found.account.assets), default=0)
     times = [(key, listed.get(key, paid_ms)) for key in _trial(found).unexplained(found.snapshot)[0]]
-    told_ms = {key: max([_latest_trade_ms(found, key), *_booked_ms(found, key)]) for key, _ in times}
-    return max((at_ms for key, at_ms in times if at_ms > told_ms[key]), default=0)
-
-
-def _booked_ms(found: _Findings, key: str) -> list[int]:
-    return [booking.ts for booking in found.mark.recent if booking.key == key]
+    return max((at_ms for key, at_ms in times if at_ms > _latest_fill_ms(found, key)), default=0)
 
 
 def _trades_of(found: _Findings, symbols: Iterable[str]) -> Dialogue[None]:
@@ -503,6 +498,8 @@ def _changes(found: _Findings) -> Dialogue[list[UserRecord]]:
         except ExchangeRefused:
             pass  # the quantity is known; only the entry price stays untold
     listed = {rows.key_of(row): row for row in found.account.positions}
+    lagging = {key for key in differing if 0 < listed[key].update_ms < _latest_fill_ms(found, key)}
+    differing -= lagging  # of which we know more than this account read
     differing |= {key for key in known if key not in now and _surely_flat(found, key)}
     events: list[UserRecord] = []
     for key in sorted(differing):
@@ -519,17 +516,17 @@ def _changes(found: _Findings) -> Dialogue[list[UserRecord]]:
     return events
 
 
-def _latest_trade_ms(found: _Findings, key: str) -> int:
-    times = [t.trade_ms for t in found.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]
-    return max(times, default=0)
+def _latest_fill_ms(found: _Findings, key: str) -> int:
+    """When the position last changed, as far as fills tell: the exchange stamps both alike. 0 = none is known."""
+    read = [t.trade_ms for t in found.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]
+    return max([*read, *(booking.ts for booking in found.mark.recent if booking.key == key)], default=0)
 
 
 def _latest_ms(found: _Findings, key: str) -> int:
-    """When the position last changed, as far as fills tell: the exchange stamps both alike."""
-    return _latest_trade_ms(found, key) or found.mark.symbols.get(key.partition("|")[0], 0)
+    return _latest_fill_ms(found, key) or found.mark.symbols.get(key.partition("|")[0], 0)
 
 
 def _surely_flat(found: _Findings, key: str) -> bool:
-    """An account read that lags may not show a position that the stream just opened: believe it if the fills agree, or
-    if the last fill is too old for lag."""
+    """An account read that lags may not show a position that the stream just opened: believe it if the fills agree, or if
+    the last fill is too old for lag."""
     return found.snapshot.at_ms - _latest_ms(found, key) >= REST_LAG_MS or _explained(found)
