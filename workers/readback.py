@@ -7,7 +7,7 @@ calls, windows, paging) is the venue's pure plan, `Exchange.recover`; this modul
 After the first read the live frames that were held are released; REST lags the engine, so a second read follows
 `second_read_s` later, and only then is the gap closed and the watermark moved. A read that starts that late anyway is both; a
 first one that does not is about fills only, as the second is full. A read of a new socket closes the gaps before it too. Where the
-account shows a position of before the socket that no fill tells yet, REST lags more: it is read again, four times, later each time.
+account or orders show a fill of before the socket that no call tells yet, REST lags more: it is read again, at most four times.
 Failures are retried for ever, with backoff; the live stream goes on meanwhile.
 
 Orders that came and went unfilled leave no trace in a snapshot. What the full read did not ask about them is asked once the gap has
@@ -237,7 +237,7 @@ class ReadBack:
                     self._line_up(reading, self._second_read_ms / 1000 * 2**reading.late)
                     reading.late += 1
                     return
-                unrecoverable = f"a position changed at {found.untold_ms} ms by fills that the exchange does not tell"
+                unrecoverable = f"fills at {found.untold_ms} ms, which the exchange does not tell"
             progress.prove(found.snapshot, reading.subscribed_ms)
             progress.close_gaps(settled_ms, unrecoverable)
             reading.done = True
@@ -249,7 +249,7 @@ class ReadBack:
         if found.explained and not found.unrecoverable:
             whole = scope == "full"
             progress.prove(found.snapshot, reading.subscribed_ms - self._margin_ms if whole else 0, scope)
-        if scope == "full" and not found.untold_ms:
+        if scope == "full" and not 0 < found.untold_ms < settled_ms:
             progress.close_gaps(settled_ms, found.unrecoverable)
         wait_s = max(0.5, (reading.subscribed_ms - stream.rest.now_ms() + self._second_read_ms) / 1000 + 0.2)
         self._line_up(reading, wait_s)

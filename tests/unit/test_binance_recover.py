@@ -667,6 +667,19 @@ def test_an_account_that_is_ahead_of_the_trades_says_since_when(side: str) -> No
     assert (found.explained, found.untold_ms) == (False, 0)
 
 
+def test_orders_that_are_filled_for_more_than_their_trades_say_since_when() -> None:
+    """A round trip leaves no position, but its orders tell of it before the trades do."""
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {"BTCUSDT": T0}
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
+    venue.trade("BTCUSDT", "SELL", "1", T0 + 30)
+    trades, venue.trades = venue.trades, venue.trades[:1]
+    assert venue.read(mark, T0 + 100).untold_ms == T0 + 30
+    venue.trades = trades
+    assert venue.read(mark, T0 + 200).untold_ms == 0
+
+
 def test_a_position_of_an_account_that_lags_behind_the_fills_is_not_told() -> None:
     venue = Venue()
     mark = based(venue)

@@ -148,7 +148,7 @@ def test_what_cannot_be_read_is_tried_again_by_the_second_read_which_says_so(bac
 
 
 @pytest.mark.parametrize("told_at", [3, 99])
-def test_a_gap_stays_open_while_a_position_changed_by_fills_that_rest_does_not_tell(told_at: int) -> None:
+def test_a_gap_stays_open_while_there_are_fills_that_rest_does_not_tell(told_at: int) -> None:
     """As a base that snapshot would explain the fills away: they would never be asked for again."""
     stop, reads = threading.Event(), list[str]()
 
@@ -166,7 +166,7 @@ def test_a_gap_stays_open_while_a_position_changed_by_fills_that_rest_does_not_t
     stop.set()
     back.join(2.0)
     assert stream.progress.log[-2] == "prove" and stream.progress.log.count("prove") == 1
-    lost = "a position changed at 4000 ms by fills that the exchange does not tell"
+    lost = "fills at 4000 ms, which the exchange does not tell"
     assert stream.progress.log[-1] == "closed" + ("" if told_at == 3 else lost)
     assert reading.reads == min(told_at, readback.MAX_LATE + 1)
 

@@ -112,7 +112,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     events = _history(found) + changes
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
     explained = explained or mark.base is None or _explained(found)
-    untold_ms = 0 if explained or found.lost else _untold_ms(found)
+    untold_ms = 0 if found.lost else _untold_ms(found, explained)
     return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained, mark.scope == "full", untold_ms)
 
 
@@ -197,13 +197,24 @@ def _explained(found: _Findings) -> bool:
     return found.mark.base is not None and _trial(found).explains(found.snapshot)
 
 
-def _untold_ms(found: _Findings) -> int:
-    """When a position last changed that is not what the trades lead to, and that changed after the last of them: the account is
-    ahead of the trades. One that is flat by now is listed no more; its wallets changed with it."""
+def _untold_ms(found: _Findings, explained: bool) -> int:
+    """Since when the trades are behind: the account shows a position that they do not lead to and that changed after the last of
+    them (one that is flat by now is listed no more; its wallets changed with it), or an order that is younger than the watermark
+    was filled for more than its trades. 0 = neither."""
     listed = {rows.key_of(row): row.update_ms for row in found.account.positions if Decimal(row.qty)}
     paid_ms = max((row.update_ms for row in found.account.assets), default=0)
-    times = [(key, listed.get(key, paid_ms)) for key in _trial(found).unexplained(found.snapshot)[0]]
-    return max((at_ms for key, at_ms in times if at_ms > _latest_fill_ms(found, key)), default=0)
+    unexplained = {} if explained else _trial(found).unexplained(found.snapshot)[0]
+    changes = [(key, listed.get(key, paid_ms)) for key in unexplained]
+    times = [at_ms for key, at_ms in changes if at_ms > _latest_fill_ms(found, key)]
+    filled: dict[tuple[str, str], Decimal] = {}
+    for trade in found.trades.values():
+        order = trade.symbol, str(trade.order_id)
+        filled[order] = filled.get(order, Decimal(0)) + Decimal(trade.qty)
+    for (symbol, number), row in found.orders.items():
+        judged = symbol in found.read and row.created_ms >= found.since_ms
+        if judged and Decimal(row.filled) > filled.get((symbol, number), Decimal(0)):
+            times.append(row.update_ms)
+    return min(times, default=0)
 
 
 def _trades_of(found: _Findings, symbols: Iterable[str]) -> Dialogue[None]:

@@ -270,6 +270,7 @@ class OrderRow(msgspec.Struct, kw_only=True):
     filled: Number = field(name="executedQty")
     avg_price: str = field(name="avgPrice")
     reduce_only: bool = field(name="reduceOnly")
+    created_ms: Ms = field(name="time", default=0)
     update_ms: Ms = field(name="updateTime")
 
 
