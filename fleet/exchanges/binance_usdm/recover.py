@@ -516,7 +516,7 @@ def _changes(found: _Findings) -> Dialogue[list[UserRecord]]:
     for key in sorted(differing):
         symbol, _, side = key.partition("|")
         row = listed.get(key) or wire.PositionRow(symbol=symbol, side=side, qty="0")
-        changed_ms = row.update_ms or _latest_ms(found, key) or found.snapshot.at_ms
+        changed_ms = row.update_ms or _flat_since_ms(found, key) or found.snapshot.at_ms
         events.append(rows.position(row, entries.get(key, "0"), changed_ms, found.account_id, found.now_ms))
     assets = {row.asset: row for row in found.account.assets}
     wallets = found.mark.wallets
@@ -535,6 +535,14 @@ def _latest_fill_ms(found: _Findings, key: str) -> int:
 
 def _latest_ms(found: _Findings, key: str) -> int:
     return _latest_fill_ms(found, key) or found.mark.symbols.get(key.partition("|")[0], 0)
+
+
+def _flat_since_ms(found: _Findings, key: str) -> int:
+    """When a position became flat. Where no fill tells of that yet, when a wallet last changed: with the time of the fill before,
+    the socket's word of that fill would outrank it in Postgres."""
+    paid_ms = max((row.update_ms for row in found.account.assets), default=0)
+    untold = key in _trial(found).unexplained(found.snapshot)[0]
+    return max(_latest_ms(found, key), paid_ms if untold else 0)
 
 
 def _surely_flat(found: _Findings, key: str) -> bool:
