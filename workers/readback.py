@@ -6,7 +6,8 @@ calls, windows, paging) is the venue's pure plan, `Exchange.recover`; this modul
 
 After the first read the live frames that were held are released; REST lags the engine, so a second read follows
 `second_read_s` later, and only then is the gap closed and the watermark moved. A read that starts that late anyway is both; a
-first one that does not is about fills only, as the second is full. A read of a new socket closes the gaps before it too.
+first one that does not is about fills only, as the second is full. A read of a new socket closes the gaps before it too. Where the
+account or orders show a fill of before the socket that no call tells yet, REST lags more: it is read again, at most four times.
 Failures are retried for ever, with backoff; the live stream goes on meanwhile.
 
 Orders that came and went unfilled leave no trace in a snapshot. What the full read did not ask about them is asked once the gap has
@@ -38,6 +39,7 @@ EXPOSED_S = 30.0  # an account that has positions or open orders and did not tra
 QUIET_S = 60.0  # one that has nothing
 AGAIN_S = 30.0  # the second read of one of these, when the first found nothing
 AUDIT_S = 300.0
+MAX_LATE = 4  # further reads for fills that REST does not tell yet: 8, 16, 32 and 64 s after one another
 TRADED_MS = 3_600_000
 CROWD = 100  # with so many waiting, the first read of an account that is not urgent waits until it can be the only one
 # Of the weight that reads which are not urgent, audits, and reads of orders leave to others.
@@ -71,6 +73,7 @@ class Reading:
         self.turn = -1  # the entry in the queue that counts; older ones do nothing
         self.reads = 0
         self.attempt = 0
+        self.late = 0  # reads that were ahead of what REST tells
         self.recovered = 0
         self.deaf_since_ms = (
             0  # exchange time of the oldest fill that only REST told us (audits; order times may differ by venue)
@@ -228,8 +231,15 @@ class ReadBack:
             return
         settled_ms = started_ms - self._second_read_ms
         if reading.subscribed_ms <= settled_ms:
+            unrecoverable = found.unrecoverable
+            if 0 < found.untold_ms < reading.subscribed_ms:  # as a base the snapshot would explain those fills away
+                if reading.late < MAX_LATE:
+                    self._line_up(reading, self._second_read_ms / 1000 * 2**reading.late)
+                    reading.late += 1
+                    return
+                unrecoverable = f"fills at {found.untold_ms} ms, which the exchange does not tell"
             progress.prove(found.snapshot, reading.subscribed_ms)
-            progress.close_gaps(settled_ms, found.unrecoverable)
+            progress.close_gaps(settled_ms, unrecoverable)
             reading.done = True
             stream.proven(reading)
             return
@@ -239,7 +249,7 @@ class ReadBack:
         if found.explained and not found.unrecoverable:
             whole = scope == "full"
             progress.prove(found.snapshot, reading.subscribed_ms - self._margin_ms if whole else 0, scope)
-        if scope == "full":
+        if scope == "full" and not 0 < found.untold_ms < settled_ms:
             progress.close_gaps(settled_ms, found.unrecoverable)
         wait_s = max(0.5, (reading.subscribed_ms - stream.rest.now_ms() + self._second_read_ms) / 1000 + 0.2)
         self._line_up(reading, wait_s)

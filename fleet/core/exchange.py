@@ -198,6 +198,7 @@ class Renewal(msgspec.Struct, frozen=True):
 class Recovered(msgspec.Struct, frozen=True):
     """Result of one read-back: what was missed (in order of ts_event), the snapshot it was judged by, and what cannot be had.
     `explained` False: the fills read do not lead to the snapshot. It may be ahead of them (REST lags), and is no base then.
+    `untold_ms`: exchange time of a fill that position or order show and no call tells yet, 0 = none such.
     `unasked`: a full read that did not ask, wherever it could, for orders that came and went; a read of scope `orders` does."""
 
     events: list[UserRecord]
@@ -205,6 +206,7 @@ class Recovered(msgspec.Struct, frozen=True):
     unrecoverable: str = ""
     explained: bool = True
     unasked: bool = False
+    untold_ms: int = 0
 
 
 RecoveryPlan = Generator[HttpCall, HttpReply, Recovered]

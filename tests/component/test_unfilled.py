@@ -12,7 +12,7 @@ import pytest
 from fleet.core.model import Credentials
 from fleet.exchanges import exchanges
 from tests.support.bench import LateKafka, Rows, WorkerBench
-from tests.support.simulator import Simulator, eventually
+from tests.support.simulator import Simulator, eventually, rest
 
 SECRET = "s" * 64
 HOUR_MS = 3_600_000
@@ -65,13 +65,22 @@ class Quiet:
             self.simulator.cancel(self.keys[name], order_id)
         return gone
 
+    def conditional(self) -> tuple[str, str]:
+        """A stop of the USDⓈ-M account in the symbol it used, placed and cancelled."""
+        call = (self.keys["binance_usdm"], SECRET)
+        stop = {"symbol": "BTCUSDT", "side": "SELL", "type": "STOP_MARKET", "quantity": "0.1", "triggerPrice": "1"}
+        _, placed, _ = rest(self.simulator, "POST", "/fapi/v1/algoOrder", *call, algoType="CONDITIONAL", **stop)
+        status, _, _ = rest(self.simulator, "DELETE", "/fapi/v1/algoOrder", *call, algoId=str(placed["algoId"]))
+        assert status == 200
+        return "binance_usdm", f"algo-{placed['algoId']}"
+
     def in_a_gap(self) -> set[tuple[str, str]]:
         """The sockets die and cannot be replaced until the orders are gone."""
         refusal = self.simulator.fault("reject", status=503)
         for key in self.keys.values():
             self.simulator.fault("cut", api_key=key)
         eventually(lambda: all(s.socket is None for s in self.worker.streams.values()), 5.0, "the cut")
-        gone = self.come_and_go()
+        gone = self.come_and_go() | {self.conditional()}
         self.simulator.end_fault(refusal)
         return gone
 

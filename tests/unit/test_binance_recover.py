@@ -159,6 +159,10 @@ class Venue:
             return [o for o in mine(self.orders) if o["status"] == "NEW"]
         if name == "openAlgoOrders":
             return [o for o in mine(self.conditional) if o["algoStatus"] == "NEW"]
+        if name == "allAlgoOrders":
+            first, since = int(p.get("algoId", 0)), int(p.get("startTime", 0))
+            rows = [o for o in mine(self.conditional) if o["algoId"] >= first and o["createTime"] >= since]
+            return rows[: self.page]
         if name == "algoOrder":
             rows = [o for o in self.conditional if str(o["algoId"]) == p["algoId"]]
             if not rows:
@@ -642,6 +646,68 @@ def test_only_the_unexplained_symbol_is_read_while_others_traded_too() -> None:
     assert [dict(c.params)["symbol"] for c in venue.calls if c.path.endswith("userTrades")] == ["BTCUSDT"]
 
 
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+def test_an_account_that_is_ahead_of_the_trades_says_since_when(side: str) -> None:
+    """A new position, and one that was closed, by a fill that neither trades nor orders show yet."""
+    venue = Venue()
+    if side == "SELL":
+        venue.trade("BTCUSDT", "BUY", "1", T0 - 50)
+    mark = based(venue)
+    venue.trade("BTCUSDT", side, "1", T0 + 20)
+    shown, venue.trades, venue.orders = (venue.trades, venue.orders), venue.trades[:-1], venue.orders[:-1]
+    found = venue.read(mark, T0 + 100)
+    assert (found.explained, found.untold_ms) == (False, T0 + 20)
+    venue.trades, venue.orders = shown
+    found = venue.read(mark, T0 + 200)
+    assert (found.explained, found.untold_ms) == (True, 0) and len(
+        [e for e in found.events if isinstance(e, Fill)]
+    ) == 1
+    venue.wallets["USDT"] = [Decimal(7), T0 + 300]  # funding
+    found = venue.read(mark, T0 + 400)
+    assert (found.explained, found.untold_ms) == (False, 0)
+
+
+def test_a_position_that_is_flat_before_the_trades_say_so_is_told_as_newer_than_its_last_fill() -> None:
+    """With the time of that fill the socket's position of the same instant would outrank it in Postgres, for good."""
+    venue = Venue()
+    opening = items(venue.trade("BTCUSDT", "BUY", "1", T0 - 50))
+    mark = based(venue)
+    for event in opening:
+        mark.advance(event)
+    closing = items(venue.trade("BTCUSDT", "SELL", "1", T0 + 20))
+    venue.trades, venue.orders = venue.trades[:-1], venue.orders[:-1]
+    (flat,) = [e for e in venue.read(mark, T0 + 20_000).events if isinstance(e, Position)]
+    assert (flat.qty, flat.ts_event) == ("0", T0 + 20) and flat.id in {e.id for e in closing}
+
+
+def test_orders_that_are_filled_for_more_than_their_trades_say_since_when() -> None:
+    """A round trip leaves no position, but its orders tell of it before the trades do."""
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {"BTCUSDT": T0}
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
+    venue.trade("BTCUSDT", "SELL", "1", T0 + 30)
+    trades, venue.trades = venue.trades, venue.trades[:1]
+    assert venue.read(mark, T0 + 100).untold_ms == T0 + 30
+    venue.trades = trades
+    assert venue.read(mark, T0 + 200).untold_ms == 0
+
+
+def test_a_position_of_an_account_that_lags_behind_the_fills_is_not_told() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 10)  # missed
+    stale = [list(venue.positions["BTCUSDT", "BOTH"]), list(venue.wallets["USDT"])]
+    fill, *rest = items(venue.trade("BTCUSDT", "BUY", "1", T0 + 20))
+    for event in (fill, *rest):
+        mark.advance(event)
+    assert mark.positions == {"BTCUSDT|both": "2"}
+    venue.positions["BTCUSDT", "BOTH"], venue.wallets["USDT"] = stale
+    found = venue.read(mark, T0 + 100)
+    assert [e for e in found.events if isinstance(e, Position)] == []
+    assert len([e for e in found.events if isinstance(e, Fill)]) == 2
+
+
 # ── Conditional orders ───────────────────────────────────────────────────────────────────────────────────────────
 def algo(venue: Venue, symbol: str, at_ms: int, status: str = "NEW") -> dict[str, Any]:
     row = {
@@ -657,6 +723,7 @@ def algo(venue: Venue, symbol: str, at_ms: int, status: str = "NEW") -> dict[str
         "triggerPrice": "9.5",
         "price": "0",
         "reduceOnly": True,
+        "createTime": at_ms,
         "updateTime": at_ms,
     }
     venue.conditional.append(row)
@@ -709,6 +776,58 @@ def test_conditional_orders_of_an_older_server_of_an_unknown_status_and_forgotte
     row = algo(venue, "BTCUSDT", T0 + 20, "SOMETHING")
     assert "unknown status SOMETHING" in venue.read(mark, T0 + 100).unrecoverable
     assert [type(e).__name__ for e in items([algo_frame(row)])] == ["AccountEvent"]
+
+
+def test_conditional_orders_that_came_and_went_are_told_by_a_read_of_orders() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {f"S{n}USDT": T0 - n for n in range(9)}
+    canceled = algo(venue, "S1USDT", T0 + 20, "CANCELED")
+    algo(venue, "S1USDT", T0 - 20, "CANCELED")  # before the gap
+    algo(venue, "S8USDT", T0 + 20, "CANCELED")  # not among the symbols used last, and no order says so
+    triggered = algo(venue, "NEWUSDT", T0 + 20, "FINISHED")
+    venue.trade("NEWUSDT", "SELL", "1", T0 + 30)  # what it triggered
+    full = venue.read(mark, T0 + 100)
+    assert full.unasked and not [e for e in full.events if isinstance(e, Order) and e.order_id.startswith("algo-")]
+    mark.scope = "orders"
+    found = venue.read(mark, T0 + 200)
+    told = [e for e in found.events if isinstance(e, Order) and e.order_id.startswith("algo-")]
+    assert sorted((e.symbol, e.order_id, e.status) for e in told) == [
+        ("NEWUSDT", f"algo-{triggered['algoId']}", "expired"),
+        ("S1USDT", f"algo-{canceled['algoId']}", "canceled"),
+    ]
+    frames = [algo_frame(canceled), algo_frame(triggered)]
+    assert {e.id for e in told} == {e.id for e in items(frames) if isinstance(e, Order)}
+    asked = [dict(c.params)["symbol"] for c in venue.calls if c.path.endswith("allAlgoOrders")]
+    assert asked == ["NEWUSDT", "S0USDT", "S1USDT"] and not found.unasked
+    venue.refuse = {"/fapi/v1/allAlgoOrders": -1000}  # a server before 2025-12-09
+    assert venue.read(mark, T0 + 200).unrecoverable == "" and venue.paths().count("allAlgoOrders") == 1
+
+
+def test_pages_of_conditional_orders_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols, mark.scope = {"BTCUSDT": T0}, "orders"
+    monkeypatch.setattr(module, "PAGE", 3)
+    venue.page = 3
+    rows = [algo(venue, "BTCUSDT", T0 + 20, "CANCELED") for _ in range(7)]
+    told = [e.order_id for e in venue.read(mark, T0 + 200).events if isinstance(e, Order)]
+    assert sorted(told) == sorted(f"algo-{row['algoId']}" for row in rows)
+    monkeypatch.setattr(module, "MAX_PAGES", 2)
+    with pytest.raises(ConnectionFailed, match="conditional orders of BTCUSDT: pages do not end"):
+        venue.read(mark, T0 + 200)
+
+
+def test_a_trade_with_oneself_at_the_edge_of_a_page_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    mark = based(venue)
+    monkeypatch.setattr(module, "PAGE", 3)
+    venue.page = 3
+    for side in ("BUY", "BUY", "BUY", "SELL", "SELL"):
+        venue.trade("BTCUSDT", side, "1", T0 + 10)
+    venue.trades[3]["id"] = venue.trades[2]["id"]  # two orders of one account met: one trade id for both
+    found = venue.read(mark, T0 + 100)
+    assert len([e for e in found.events if isinstance(e, Fill)]) == 5
 
 
 # ── Proofs: what a second look and an audit cost ─────────────────────────────────────────────────────────────────
@@ -817,16 +936,7 @@ def test_a_quiet_account_s_orders_are_left_unasked_and_told_by_a_read_of_orders(
     assert [(e.order_id, e.status, e.source) for e in found.events if isinstance(e, Order)] == [
         (str(row["orderId"]), "canceled", "rest")
     ]
-    assert venue.paths() == ["allOrders"] and venue.weight == 5 and not found.unasked
-
-
-def test_an_account_whose_orders_were_all_asked_for_leaves_nothing_unasked() -> None:
-    venue = Venue()
-    mark = based(venue)
-    mark.symbols = {"BTCUSDT": T0}
-    assert not venue.read(mark, T0 + 100).unasked and "allOrders" in venue.paths()
-    venue.refuse = {"/fapi/v1/allOrders": -1102}
-    assert venue.read(mark, T0 + 100).unasked
+    assert venue.paths() == ["allOrders", "allAlgoOrders", "allAlgoOrders"] and venue.weight == 15 and not found.unasked
 
 
 def test_a_read_of_orders_without_the_one_call_asks_the_symbols_used_last() -> None:
@@ -846,7 +956,7 @@ def test_a_read_of_orders_without_the_one_call_asks_the_symbols_used_last() -> N
     venue.order("S4USDT", "BUY", "1", T0 + 50, "EXPIRED")
     venue.order("S5USDT", "BUY", "1", T0 + 50, "EXPIRED")
     found = venue.read(mark, T0 + 100)
-    assert [e.symbol for e in found.events if isinstance(e, Order)] == ["S4USDT"] and venue.weight == 30
+    assert [e.symbol for e in found.events if isinstance(e, Order)] == ["S4USDT"] and venue.weight == 5 + 25 + 15
     assert found.unrecoverable == ""
     venue.refuse = {"/fapi/v1/allOrders": -1121}
     assert "orders of S0USDT: permanent(-1121)" in venue.read(mark, T0 + 100).unrecoverable
@@ -877,4 +987,4 @@ def test_a_round_trip_without_a_trace_is_told_by_a_read_of_orders() -> None:
     for event in found.events:
         mark.advance(event)
     venue.read(mark, T0 + 200)
-    assert venue.paths() == ["allOrders"], "known now"
+    assert "userTrades" not in venue.paths(), "known now"

@@ -402,6 +402,18 @@ def test_many_fills_are_paged(monkeypatch: pytest.MonkeyPatch, gap_ms: int) -> N
     assert exchange.read(mark).events == []
 
 
+def test_a_trade_with_oneself_at_the_edge_of_a_page_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "PAGE", 3)
+    monkeypatch.setattr(rows, "PAGE", 3)
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["BTCUSDT"] = NOW
+    for side in ("BUY", "BUY", "BUY", "SELL", "SELL"):
+        exchange.trade("BTCUSDT", side, "0.1", "84000", NOW - 1000)
+    exchange.trades[3]["id"] = exchange.trades[2]["id"]  # two orders of one account met: one trade id for both
+    assert len(fills(exchange.read(mark))) == 5
+
+
 def test_a_long_gap_with_few_fills_costs_no_windows() -> None:
     exchange = Exchange()
     mark = proven(exchange, NOW - 60 * DAY)

@@ -156,5 +156,10 @@ def test_registry() -> None:
 
 
 def test_ids_compare_numbers_not_texts() -> None:
-    assert ids.order_id("a", "S", 1, "filled", "0.020", 5) == ids.order_id("a", "S", 1, "filled", "0.02", 5)
+    assert ids.order_id("a", "S", 1, "new", "0.020", "9.0", "1", 5) == ids.order_id(
+        "a", "S", 1, "new", "0.02", "9", "1.0", 5
+    )
+    assert ids.order_id("a", "S", 1, "new", "0", "9", "1", 5) != ids.order_id("a", "S", 1, "new", "0", "8", "1", 5), (
+        "amended"
+    )
     assert ids.position_id("a", "S", "both", 5, "-0.0") == ids.position_id("a", "S", "both", 5, "0")

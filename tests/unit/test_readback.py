@@ -147,6 +147,41 @@ def test_what_cannot_be_read_is_tried_again_by_the_second_read_which_says_so(bac
     assert stream.progress.log == ["recovered", "recovered", "prove", "closed history is not kept"]
 
 
+@pytest.mark.parametrize("told_at", [3, 99])
+def test_a_gap_stays_open_while_there_are_fills_that_rest_does_not_tell(told_at: int) -> None:
+    """As a base that snapshot would explain the fills away: they would never be asked for again."""
+    stop, reads = threading.Event(), list[str]()
+
+    def lagging(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        yield HttpCall("GET", "/account")
+        reads.append(mark.scope)
+        untold_ms = 0 if len(reads) >= told_at else 4_000
+        return Recovered([], Snapshot(now_ms, {}, {}), explained=not untold_ms, untold_ms=untold_ms)
+
+    back = ReadBack(margin_s=1.0, second_read_s=0.01, random=lambda: 0.1, stop=stop, threads=2).start()
+    stream = FakeStream(lagging)
+    stream.progress.gaps = [Gap("g", 3_000, "cut", until_ms=5_000)]
+    reading = back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    assert stream.done.wait(5.0)
+    stop.set()
+    back.join(2.0)
+    assert stream.progress.log[-2] == "prove" and stream.progress.log.count("prove") == 1
+    lost = "fills at 4000 ms, which the exchange does not tell"
+    assert stream.progress.log[-1] == "closed" + ("" if told_at == 3 else lost)
+    assert reading.reads == min(told_at, readback.MAX_LATE + 1)
+
+
+def test_what_happened_after_the_socket_took_over_is_the_socket_s_to_tell(back: ReadBack) -> None:
+    def busy(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        yield HttpCall("GET", "/account")
+        return Recovered([], Snapshot(now_ms, {}, {}), explained=False, untold_ms=now_ms)
+
+    stream = FakeStream(busy)
+    reading = back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    assert stream.done.wait(5.0)
+    assert reading.reads == 1 and stream.progress.log == ["recovered", "prove", "closed"]
+
+
 def test_a_read_that_starts_late_enough_is_both(back: ReadBack) -> None:
     stream = FakeStream(plan)
     back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]

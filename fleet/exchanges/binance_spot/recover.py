@@ -249,11 +249,12 @@ def _since(
 def _following(
     call: Callable[..., HttpCall], symbol: str, shape: type[list[Row]], by_id: str, page: list[Row]
 ) -> Dialogue[list[Row]]:
-    """The rows after those of `page`."""
+    """The rows after those of `page`, and its last again: a trade of the account with itself is two rows of one id, and a page may
+    end between them."""
     found: list[Row] = []
     for _ in range(MAX_PAGES):
-        last = max(map(_id, page), default=-1)
-        page = decode((yield call(symbol, **{by_id: last + 1})), shape, symbol)
+        last = max(map(_id, page), default=0)
+        page = decode((yield call(symbol, **{by_id: last})), shape, symbol)
         found += page
         if len(page) < PAGE:
             return found

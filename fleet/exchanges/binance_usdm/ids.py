@@ -17,9 +17,13 @@ def fill_id(account_id: str, symbol: str, trade_id: int, order_id: int) -> str:
     return f"{VENUE}:{account_id}:fill:{symbol}:{trade_id}:{order_id}"
 
 
-def order_id(account_id: str, symbol: str, order: int, status: str, filled: str, update_ms: int) -> str:
-    """One state of an order: stream o.T equals REST updateTime."""
-    return f"{VENUE}:{account_id}:order:{symbol}:{order}:{status}:{plain(filled)}:{update_ms}"
+def order_id(
+    account_id: str, symbol: str, order: int, status: str, filled: str, price: str, qty: str, update_ms: int
+) -> str:
+    """One state of an order: stream o.T equals REST updateTime. With price and quantity, as an order may be amended in the
+    millisecond in which it was placed or filled."""
+    amendable = f"{plain(filled)}:{plain(price)}:{plain(qty)}"
+    return f"{VENUE}:{account_id}:order:{symbol}:{order}:{status}:{amendable}:{update_ms}"
 
 
 def algo_order_id(account_id: str, symbol: str, algo: int, status: str, update_ms: int) -> str:

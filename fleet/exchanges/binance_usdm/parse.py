@@ -227,7 +227,8 @@ def _order_update(o: wire.OrderState, account_id: str, now_ms: int) -> list[User
     if status is None:
         return [*items, Unknown(f"order status {o.status[:40]}")]
     items.append(Order(
-        id=ids.order_id(account_id, o.symbol, o.order_id, status, o.filled, o.trade_ms), exchange=_X, market=_M, symbol=o.symbol,
+        id=ids.order_id(account_id, o.symbol, o.order_id, status, o.filled, o.price, o.qty, o.trade_ms),
+        exchange=_X, market=_M, symbol=o.symbol,
         ts_event=o.trade_ms, ts_recv=now_ms, account_id=account_id, order_id=order, client_order_id=o.client_id, side=side,
         position_side=position_side, order_type=o.type.lower(), time_in_force=o.time_in_force.lower(), status=status, price=o.price,
         stop_price=o.stop_price, qty=o.qty, filled_qty=o.filled, avg_price=o.avg_price, reduce_only=o.reduce_only,

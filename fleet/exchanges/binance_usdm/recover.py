@@ -13,8 +13,9 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
    Each order (1) that was known as open and is not any more. A proof looks at three symbols, and at others next time.
 5. Conditional orders (1 a symbol), of which the matching engine knows nothing until they trigger.
 6. Entry prices (5) if positions changed.
-Where step 3 did not tell all orders, it is made up for after the gap has closed, by a read of orders (5). Not found: conditional
-orders that came and went inside the gap, orders that came and went unfilled more than three days ago.
+What step 3 did not tell, and conditional orders that came and went, are asked for after the gap has closed, by a read of orders: 5,
+and 5 for each of the three symbols used last. Not found: orders that came and went unfilled more than three days ago, conditional
+ones in other symbols.
 """
 
 from __future__ import annotations
@@ -111,14 +112,14 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     events = _history(found) + changes
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
     explained = explained or mark.base is None or _explained(found)
-    unasked = mark.scope == "full" and not found.every_order
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained, unasked)
+    untold_ms = 0 if found.lost else _untold_ms(found, explained)
+    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained, mark.scope == "full", untold_ms)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Orders that ended since `proven_ms`, by one call for all symbols; where that does not tell all, of the symbols it named and
-    the last used ones. And the fills of those whose fills are not known. Unfilled ones are told for three days, so it looks no
-    further back than one call reaches."""
+    the last used ones. And the fills of those whose fills are not known; and conditional orders. Unfilled ones are told for three
+    days, so it looks no further back than one call reaches."""
     since_ms = min(max(mark.proven_ms, now_ms - WINDOW_MS), now_ms)
     found = _Findings(
         account.id, mark, now_ms, since_ms, wire.AccountRow(assets=[], positions=[]), Snapshot(now_ms, {}, {})
@@ -126,6 +127,7 @@ def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> Recove
     if not (yield from _every_order(found)):
         yield from _orders_of(found, {symbol for symbol, _ in found.orders} | _recent_symbols(found, ASKED_SYMBOLS))
     yield from _trades_of(found, _traded_unseen(found))
+    yield from _past_conditional_orders(found)
     return Recovered(missed(_history(found), set()), found.snapshot, "; ".join(found.lost))
 
 
@@ -181,16 +183,38 @@ def _unexplained_symbols(found: _Findings) -> set[str]:
     }
 
 
-def _explained(found: _Findings) -> bool:
-    """Do the trades that were read, and the known ones of symbols not read, lead from the base to the snapshot?"""
-    mark = found.mark
-    if mark.base is None:
-        return False
-    trial = mark.without(found.read)
+def _trial(found: _Findings) -> Watermark:
+    """The watermark with the trades that were read in place of those known before."""
+    trial = found.mark.without(found.read)
     for trade in found.trades.values():
         if trade.trade_ms < found.snapshot.at_ms:
             trial.advance(rows.fill(trade, "", found.account_id, found.now_ms))
-    return trial.explains(found.snapshot)
+    return trial
+
+
+def _explained(found: _Findings) -> bool:
+    """Do the trades that were read, and the known ones of symbols not read, lead from the base to the snapshot?"""
+    return found.mark.base is not None and _trial(found).explains(found.snapshot)
+
+
+def _untold_ms(found: _Findings, explained: bool) -> int:
+    """Since when the trades are behind: the account shows a position that they do not lead to and that changed after the last of
+    them (one that is flat by now is listed no more; its wallets changed with it), or an order that is younger than the watermark
+    was filled for more than its trades. 0 = neither."""
+    listed = {rows.key_of(row): row.update_ms for row in found.account.positions if Decimal(row.qty)}
+    paid_ms = max((row.update_ms for row in found.account.assets), default=0)
+    unexplained = {} if explained else _trial(found).unexplained(found.snapshot)[0]
+    changes = [(key, listed.get(key, paid_ms)) for key in unexplained]
+    times = [at_ms for key, at_ms in changes if at_ms > _latest_fill_ms(found, key)]
+    filled: dict[tuple[str, str], Decimal] = {}
+    for trade in found.trades.values():
+        order = trade.symbol, str(trade.order_id)
+        filled[order] = filled.get(order, Decimal(0)) + Decimal(trade.qty)
+    for (symbol, number), row in found.orders.items():
+        judged = symbol in found.read and row.created_ms >= found.since_ms
+        if judged and Decimal(row.filled) > filled.get((symbol, number), Decimal(0)):
+            times.append(row.update_ms)
+    return min(times, default=0)
 
 
 def _trades_of(found: _Findings, symbols: Iterable[str]) -> Dialogue[None]:
@@ -208,15 +232,16 @@ def _trades_of(found: _Findings, symbols: Iterable[str]) -> Dialogue[None]:
 
 
 def _trades(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.TradeRow]]:
-    """By time in windows of seven days until a page is full, from there by id."""
+    """By time in windows of seven days until a page is full, from there by id: from the last one's again, as a trade of the account
+    with itself is two rows of one id, and a page may end between them."""
     found: list[wire.TradeRow] = []
     for window in _windows(since_ms, now_ms):
         page = decode((yield rows.trades_call(symbol, **window)), list[wire.TradeRow], "trades")
         found += page
         if len(page) >= PAGE:
             for _ in range(MAX_PAGES):
-                next_id = max(row.trade_id for row in page) + 1
-                page = decode((yield rows.trades_call(symbol, fromId=next_id)), list[wire.TradeRow], "trades")
+                last_id = max(row.trade_id for row in page)
+                page = decode((yield rows.trades_call(symbol, fromId=last_id)), list[wire.TradeRow], "trades")
                 found += page
                 if len(page) < PAGE:
                     return found
@@ -423,6 +448,27 @@ def _conditional_orders(found: _Findings) -> Dialogue[None]:
                 found.closed.append(name)
 
 
+def _past_conditional_orders(found: _Findings) -> Dialogue[None]:
+    """Conditional orders placed since the watermark, whatever became of them, of the symbols used last: no call tells all."""
+    latest = dict(found.mark.symbols)
+    for row in found.orders.values():
+        latest[row.symbol] = max(latest.get(row.symbol, 0), row.update_ms)
+    for symbol in sorted(latest, key=lambda s: -latest[s])[:RECENT_SYMBOLS]:
+        where = {"startTime": found.since_ms}
+        for _ in range(MAX_PAGES):
+            try:
+                reply = yield rows.all_algo_orders_call(symbol, **where)
+            except ExchangeRefused:
+                return  # a server before 2025-12-09
+            page = decode(reply, list[wire.AlgoRow], "conditional orders")
+            found.conditional |= {algo_name(row.algo_id): row for row in page}
+            if len(page) < PAGE:
+                break
+            where = {"algoId": max(row.algo_id for row in page) + 1}
+        else:
+            raise ConnectionFailed(f"conditional orders of {symbol}: pages do not end")
+
+
 # ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def _history(found: _Findings) -> list[UserRecord]:
     """Fills and orders since the watermark; of older orders those that ended meanwhile (first-ever read: all open ones)."""
@@ -463,12 +509,14 @@ def _changes(found: _Findings) -> Dialogue[list[UserRecord]]:
         except ExchangeRefused:
             pass  # the quantity is known; only the entry price stays untold
     listed = {rows.key_of(row): row for row in found.account.positions}
+    lagging = {key for key in differing if 0 < listed[key].update_ms < _latest_fill_ms(found, key)}
+    differing -= lagging  # of which we know more than this account read
     differing |= {key for key in known if key not in now and _surely_flat(found, key)}
     events: list[UserRecord] = []
     for key in sorted(differing):
         symbol, _, side = key.partition("|")
         row = listed.get(key) or wire.PositionRow(symbol=symbol, side=side, qty="0")
-        changed_ms = row.update_ms or _latest_ms(found, key) or found.snapshot.at_ms
+        changed_ms = row.update_ms or _flat_since_ms(found, key) or found.snapshot.at_ms
         events.append(rows.position(row, entries.get(key, "0"), changed_ms, found.account_id, found.now_ms))
     assets = {row.asset: row for row in found.account.assets}
     wallets = found.mark.wallets
@@ -479,13 +527,25 @@ def _changes(found: _Findings) -> Dialogue[list[UserRecord]]:
     return events
 
 
+def _latest_fill_ms(found: _Findings, key: str) -> int:
+    """When the position last changed, as far as fills tell: the exchange stamps both alike. 0 = none is known."""
+    read = [t.trade_ms for t in found.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]
+    return max([*read, *(booking.ts for booking in found.mark.recent if booking.key == key)], default=0)
+
+
 def _latest_ms(found: _Findings, key: str) -> int:
-    """When the position last changed, as far as fills tell: the exchange stamps both alike."""
-    times = [t.trade_ms for t in found.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]
-    return max(times, default=found.mark.symbols.get(key.partition("|")[0], 0))
+    return _latest_fill_ms(found, key) or found.mark.symbols.get(key.partition("|")[0], 0)
+
+
+def _flat_since_ms(found: _Findings, key: str) -> int:
+    """When a position became flat. Where no fill tells of that yet, when a wallet last changed: with the time of the fill before,
+    the socket's word of that fill would outrank it in Postgres."""
+    paid_ms = max((row.update_ms for row in found.account.assets), default=0)
+    untold = key in _trial(found).unexplained(found.snapshot)[0]
+    return max(_latest_ms(found, key), paid_ms if untold else 0)
 
 
 def _surely_flat(found: _Findings, key: str) -> bool:
-    """An account read that lags may not show a position that the stream just opened: believe it if the fills agree, or
-    if the last fill is too old for lag."""
+    """An account read that lags may not show a position that the stream just opened: believe it if the fills agree, or if
+    the last fill is too old for lag."""
     return found.snapshot.at_ms - _latest_ms(found, key) >= REST_LAG_MS or _explained(found)

@@ -43,6 +43,11 @@ def open_algo_orders_call(symbol: str) -> HttpCall:
     return _signed("/fapi/v1/openAlgoOrders", 1, symbol=symbol)
 
 
+def all_algo_orders_call(symbol: str, **where: int) -> HttpCall:
+    """Conditional orders of a symbol, ended ones too: startTime, or algoId (that one and later)."""
+    return _signed("/fapi/v1/allAlgoOrders", 5, symbol=symbol, **where, limit=PAGE)
+
+
 def algo_order_call(algo_id: str) -> HttpCall:
     return _signed("/fapi/v1/algoOrder", 1, algoId=algo_id)
 
@@ -78,11 +83,12 @@ def order(row: wire.OrderRow, account_id: str, now_ms: int) -> Order | None:
     if status is None:
         return None
     return Order(
-        id=ids.order_id(account_id, row.symbol, row.order_id, status, row.filled, row.update_ms), exchange=EXCHANGE, market=MARKET,
-        symbol=row.symbol, ts_event=row.update_ms, ts_recv=now_ms, source="rest", account_id=account_id,
-        order_id=str(row.order_id), client_order_id=row.client_id, side=SIDES[row.side], position_side=row.position_side.lower(),
-        order_type=row.type.lower(), time_in_force=row.time_in_force.lower(), status=status, price=row.price,
-        stop_price=row.stop_price, qty=row.qty, filled_qty=row.filled, avg_price=row.avg_price, reduce_only=row.reduce_only,
+        id=ids.order_id(account_id, row.symbol, row.order_id, status, row.filled, row.price, row.qty, row.update_ms),
+        exchange=EXCHANGE, market=MARKET, symbol=row.symbol, ts_event=row.update_ms, ts_recv=now_ms, source="rest",
+        account_id=account_id, order_id=str(row.order_id), client_order_id=row.client_id, side=SIDES[row.side],
+        position_side=row.position_side.lower(), order_type=row.type.lower(), time_in_force=row.time_in_force.lower(),
+        status=status, price=row.price, stop_price=row.stop_price, qty=row.qty, filled_qty=row.filled, avg_price=row.avg_price,
+        reduce_only=row.reduce_only,
     )  # fmt: skip
 
 

@@ -270,11 +270,12 @@ class OrderRow(msgspec.Struct, kw_only=True):
     filled: Number = field(name="executedQty")
     avg_price: str = field(name="avgPrice")
     reduce_only: bool = field(name="reduceOnly")
+    created_ms: Ms = field(name="time", default=0)
     update_ms: Ms = field(name="updateTime")
 
 
 class AlgoRow(msgspec.Struct, kw_only=True):
-    """Row of openAlgoOrders and algoOrder."""
+    """Row of openAlgoOrders, allAlgoOrders and algoOrder."""
 
     symbol: str
     client_id: str = field(name="clientAlgoId", default="")
