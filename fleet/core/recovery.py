@@ -110,7 +110,7 @@ class Watermark(msgspec.Struct):
         else:
             self.wallets[balance.asset] = balance.wallet
         if balance.change and Decimal(balance.change):
-            self._book(Booking(balance.ts_event, "", "0", balance.asset, balance.change))
+            self.book(Booking(balance.ts_event, "", "0", balance.asset, balance.change))
 
     def _fill(self, fill: Fill) -> None:
         self.symbols[fill.symbol] = max(self.symbols.get(fill.symbol, 0), fill.ts_event)
@@ -119,9 +119,10 @@ class Watermark(msgspec.Struct):
         cost = Decimal(signed) * Decimal(fill.price or "0")
         key = f"{fill.symbol}|{fill.position_side}"
         trade = f"{fill.trade_id}/{fill.order_id}"
-        self._book(Booking(fill.ts_event, key, signed, fill.fee_asset, str(amount), str(cost), trade))
+        self.book(Booking(fill.ts_event, key, signed, fill.fee_asset, str(amount), str(cost), trade))
 
-    def _book(self, booking: Booking) -> None:
+    def book(self, booking: Booking) -> None:
+        """Add what one event changed, unless the base has it."""
         if self.base is not None and booking.ts < self.base.at_ms:
             return  # already in the base
         if booking.key:
@@ -190,7 +191,7 @@ class Watermark(msgspec.Struct):
         recent, self.recent = self.recent, [b for b in self.recent if b.ts < now.at_ms][-KEPT:]
         self.moved, self.earned, self.booked, self.paid = {}, {}, {}, {}
         for booking in recent:  # of events that were acknowledged after the snapshot was taken
-            self._book(booking)
+            self.book(booking)
         self.positions = dict(now.positions)
         for key in self.positions.keys() & self.moved.keys():
             _add(self.positions, key, Decimal(self.moved[key]))

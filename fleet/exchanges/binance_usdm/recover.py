@@ -184,11 +184,17 @@ def _unexplained_symbols(found: _Findings) -> set[str]:
 
 
 def _trial(found: _Findings) -> Watermark:
-    """The watermark with the trades that were read in place of those known before."""
+    """The watermark with the trades that were read in place of those known before; known ones that REST does not show yet stay."""
     trial = found.mark.without(found.read)
+    shown: set[tuple[str, str]] = set()
     for trade in found.trades.values():
+        fill = rows.fill(trade, "", found.account_id, found.now_ms)
+        shown.add((f"{fill.symbol}|{fill.position_side}", f"{fill.trade_id}/{fill.order_id}"))
         if trade.trade_ms < found.snapshot.at_ms:
-            trial.advance(rows.fill(trade, "", found.account_id, found.now_ms))
+            trial.advance(fill)
+    for booking in found.mark.recent:
+        if booking.key.partition("|")[0] in found.read and (booking.key, booking.trade) not in shown:
+            trial.book(booking)
     return trial
 
 
