@@ -17,6 +17,7 @@ from fleet.core.recovery import Scope, Snapshot
 from tests.campaigns.loss.judge import compare, of_events, of_ledger
 from tests.support.bench import LateKafka, Rows, WorkerBench
 from tests.support.simulator import Simulator, eventually
+from workers import readback
 from workers.progress import Progress
 from workers.readback import ReadBack
 
@@ -180,6 +181,7 @@ def no_margin(patch: pytest.MonkeyPatch) -> None:
         made(self, **{**options, "margin_s": 0.0})  # type: ignore[arg-type]
 
     patch.setattr(ReadBack, "__init__", init)
+    patch.setattr(readback, "MAX_LATE", 0)  # or the gap stays open for minutes, for what nobody asks for any more
 
 
 def no_hold(patch: pytest.MonkeyPatch) -> None:
