@@ -177,7 +177,9 @@ def test_poisoned_records_go_to_dead_letter_and_stop_nothing(
         "NUL character": msgspec.json.encode(body | {"id": "x4", "trade_id": "x4", "client_order_id": "a\0b"}),
         "of another schema version": msgspec.json.encode(body | {"id": "x6", "trade_id": "x6", "v": 2}),
         "nested beyond any reader": fill[:-1] + b',"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        "too long for an index": msgspec.json.encode(body | {"id": random.Random(0).randbytes(9000).hex()}),
+        "too long for an index": msgspec.json.encode(
+            body | {"id": "x7", "trade_id": random.Random(0).randbytes(9000).hex()}
+        ),
         "price empty": msgspec.json.encode(body | {"id": "x5", "trade_id": "x5", "price": ""}),
     }
     mixed = list(good)
