@@ -30,7 +30,7 @@ from tests.campaigns.loss.report import Gaps, Report, silences
 TICK_S = 0.2
 JUDGE_EVERY_S = 3.0
 LEDGER_EVERY_S = 20.0
-SETTLE_S = 120.0
+SETTLE_S = 300.0  # gaps close by their weight, and orders that came and went in them are asked for after that, with little of it
 AUDITS = 2.5  # dropped events are found within two audit periods
 
 STORED = {
@@ -40,6 +40,7 @@ STORED = {
     "balances": "SELECT exchange, market, account_id::text AS account, asset, wallet FROM balances",
 }
 GAPS = "SELECT id, account_id::text AS account, opened_at, closed_at, reason, recovered_events, recoverable FROM stream_gaps"
+UNASKED = "SELECT count(*) AS n FROM stream_watermarks WHERE (watermark->>'unasked_ms')::bigint > 0"
 INACTIVE = "SELECT count(*) AS n FROM exchange_accounts WHERE NOT is_active"
 
 
@@ -157,6 +158,7 @@ class Campaign:
             waiting = {
                 "accounts not live": len(self.keys) - self.live(),
                 "gaps open": sum(1 for gap in self.pg.fetch(GAPS) if gap["closed_at"] is None),
+                "gaps whose unfilled orders are not asked for yet": int(self.pg.fetch(UNASKED)[0]["n"]),
             }
             said = [f"{count} {what}" for what, count in waiting.items() if count]
             return said or list(filter(None, [self.verdict().outstanding()]))
