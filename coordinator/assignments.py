@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.background import Background
-from fleet.core.errors import FleetError, WireError
+from fleet.core.errors import FleetError, StoreUnavailable, WireError
 from fleet.core.model import Ownership
 from fleet.core.observe import WitnessRow
 from fleet.core.wire import RUN
@@ -192,6 +192,9 @@ class Assignments(Background):
         tx.execute_values(self._sql["delete_assignments"], gone)
 
     def _read_witness(self, pg: Postgres, suspects: tuple[str, ...]) -> dict[str, WitnessRow]:
+        """Raises StoreUnavailable also where no worker could beat: that nobody did says nothing then (R9)."""
+        if suspects and not pg.fetch(self._witness_sql["writable"])[0]["writable"]:
+            raise StoreUnavailable("postgres: takes no writes, so it is no witness")
         rows = pg.fetch(
             self._witness_sql["age"], {"slots": list(suspects)}
         )  # also without suspects: is Postgres there?

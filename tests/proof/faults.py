@@ -319,6 +319,24 @@ class Faults:
     def postgres_frozen(self) -> None:
         self._postgres_away(self._for(2.0, 40.0), SILENT)
 
+    def postgres_read_only(self) -> None:
+        """It became a standby, or was set so: it can be read, and no worker can beat there. One worker needs to, meanwhile."""
+        postgres, seconds = self.fleet.postgres, self._for(5.0, 28.0)
+        if postgres.read_only:
+            return
+        trouble = self.fleet.trouble("postgres", "read-only")
+        self.fleet.note(f"postgres is read-only for {seconds:.2f} s")
+        postgres.read_only = True
+
+        def back() -> None:
+            trouble.end = self.world.now
+            postgres.read_only = False
+            self.fleet.note("postgres takes writes")
+
+        self._until(seconds, back)
+        if worker := self._worker():
+            self._cut(worker, ("redis",), seconds)
+
     def both_down(self) -> None:
         seconds = self._for(3.0, 50.0)
         self._redis_away(seconds, self.rng.choice((REFUSED, SILENT)))
@@ -476,6 +494,7 @@ KINDS: dict[str, Kind] = {
     "slow network": Kind(Faults.slow_network, "slow network", False, 1.0),
     "postgres down": Kind(Faults.postgres_down, "postgres down", False, 1.0),
     "postgres frozen": Kind(Faults.postgres_frozen, "postgres down", False, 1.0),
+    "postgres read-only": Kind(Faults.postgres_read_only, "postgres read-only", False, 1.0, 1),
     "both down": Kind(Faults.both_down, "redis and postgres down", False, 1.0),
     "worker cut off from redis": Kind(Faults.cut_worker_redis, "worker cut off from redis", False, 1.0),
     "worker cut off from redis for long": Kind(Faults.cut_worker_redis_long, "moved without overlap", True, 12.0),

@@ -19,6 +19,7 @@ from tests.proof.virtual import Process, Task, World
 
 CONTROL = queries("control", "coordinator.sql")
 WITNESS = queries("witness")
+READS = {"active_accounts", "some_accounts", "assignments", "quarantine", "age", "writable"}
 NAMES = {sql: name for name, sql in (CONTROL | WITNESS).items()}
 
 
@@ -56,6 +57,7 @@ class PostgresServer(Server):
         super().__init__(world, "postgres")
         self.tables = Tables()
         self.wall = 0.0
+        self.read_only = False
         self.listeners: list[FakeListener] = []
 
     def changed(self, account: str) -> None:
@@ -67,6 +69,8 @@ class PostgresServer(Server):
             listener.broken()
 
     def run(self, name: str, params: Any) -> list[dict[str, Any]]:
+        if self.read_only and name not in READS:
+            raise StoreUnavailable("postgres: cannot execute it in a read-only transaction")
         rows: list[dict[str, Any]] = getattr(self, f"_{name}")(params)
         return rows
 
@@ -154,6 +158,9 @@ class PostgresServer(Server):
             for s, r in self.tables.witness.items()
             if s in params["slots"]
         ]
+
+    def _writable(self, _: Any) -> list[dict[str, Any]]:
+        return [{"writable": not self.read_only}]
 
     def _fence(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         row = self.tables.witness.get(params["slot"])

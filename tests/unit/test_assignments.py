@@ -10,6 +10,7 @@ from typing import Any
 from coordinator.assignments import Assignments
 from fleet.core.model import Ownership
 from fleet.runtime.postgres import StatementFailed
+from tests.support.control import wait_for
 
 
 class Strict:
@@ -52,3 +53,27 @@ def test_a_record_that_is_no_accounts_keeps_neither_the_others_nor_verdicts_wait
     assignments.stop(5)
     assert assignments.up_since is not None  # Postgres counts as there
     assert sorted(strict.stored) == sorted(records) and strict.deleted == ["gone"]
+
+
+class ReadOnly(Strict):
+    """A standby: it can be read."""
+
+    writable = False
+
+    def fetch(self, sql: str, params: Any = ()) -> list[dict[str, Any]]:
+        return [{"writable": self.writable}] if "transaction_read_only" in sql else []
+
+
+def test_where_no_worker_could_beat_there_is_no_witness() -> None:
+    """R9: that nobody beat says nothing, and the time that Postgres could be read does not count."""
+    standby: Any = ReadOnly()
+    assignments = Assignments(lambda: standby, lambda: None)
+    assignments.start()
+    wait_for(lambda: assignments.up_since is not None, 5, "first probe")
+    assert assignments.witness(["h:0"]) is None
+    wait_for(lambda: assignments.up_since is None, 5, "no witness")
+    assert assignments.witness(["h:0"]) is None
+    standby.writable = True
+    wait_for(lambda: assignments.witness(["h:0"]) is not None, 5, "a witness")
+    assignments.stop(5)
+    assert assignments.up_since is not None

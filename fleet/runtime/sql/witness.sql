@@ -15,6 +15,10 @@ SELECT slot, incarnation, beat, fenced_inc,
        extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age_s
 FROM fleet_witness WHERE slot = ANY(%(slots)s);
 
+-- name: writable
+-- Could a worker beat here? Not on a standby, nor while the database is set to read only.
+SELECT current_setting('transaction_read_only') = 'off' AS writable;
+
 -- name: fence
 -- The leader's verdict, also for a worker that only sees Postgres.
 INSERT INTO fleet_witness (slot, incarnation, beat, fenced_inc, updated_at)
