@@ -121,7 +121,7 @@ class History:
     def _end(self) -> float:
         """After the last fault: settle, then stay settled."""
         healed = self.world.now
-        self.world.run_until(healed + AFTERMATH_S)
+        self.world.run_until(max(healed, self.faults.arrived_s) + AFTERMATH_S)
         if not self._settle(SETTLE_S, "the last fault"):
             return SETTLE_S
         settled_s = self.world.now - healed

@@ -35,6 +35,7 @@ class Faults:
         self.open: list[Callable[[], None]] = []  # ends of what is still going on
         self.alone = False  # nothing else happens in this history
         self.length_s: float | None = None  # None = each fault draws its own
+        self.arrived_s = 0.0  # when the last write that a paused leader had sent arrives: no healing takes it back
 
     def _for(self, low: float, high: float) -> float:
         return self.length_s if self.length_s is not None else self.rng.uniform(low, high)
@@ -138,6 +139,7 @@ class Faults:
                 leader.process.pause()
                 self.fleet.note(f"leader {leader.process.name} SIGSTOP amid a write")
                 self._until(seconds, leader.process.resume)
+            self.arrived_s = self.world.now + seconds - 0.5
             return seconds - 0.5
 
         seconds = self._for(7.5, 15.0)
