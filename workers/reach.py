@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from fleet.core.errors import ConnectionFailed
 
 FIRST = 8  # streams that dial together before anybody was answered; and so many that find nobody mean: it is away
-MOST = 32  # streams that dial one venue from one address together at most
-TOGETHER = 16  # ... and one process, past its permits: the interpreter runs one thread at a time, in no order
+MOST = 16  # streams that dial one venue from one address together at most
+TOGETHER = 16  # ... and one process, past its permits: the interpreter runs one thread at a time, in no order. Not fewer than MOST,
+# or permits would be spent long before their handshakes, and the exchange count more of these in a window than we did
 TOGETHER_WAIT_S = 10.0  # as long as one dial may take: exchanges that are away must not hold the others up for longer
 FIRST_TRIAL_S, LONGEST_TRIAL_S = 0.5, 8.0  # from one trial to the next while it is away
 LOOK_S = 2.0  # how often somebody who waits looks whether the exchange is to be tried again ...
