@@ -22,16 +22,16 @@ Levels = list[tuple[str, str]]
 # ── Market streams ───────────────────────────────────────────────────────────────────────────────────────────────
 class PublicTrade(msgspec.Struct, gc=False, tag_field="e", tag="trade"):
     symbol: str = field(name="s")
-    trade_id: int = field(name="t")
+    trade_id: Id = field(name="t")
     price: str = field(name="p")
     qty: str = field(name="q")
-    trade_ms: int = field(name="T")
+    trade_ms: Ms = field(name="T")
     buyer_is_maker: bool = field(name="m")
 
 
 class Candle(msgspec.Struct, gc=False):
-    open_ms: int = field(name="t")
-    close_ms: int = field(name="T")
+    open_ms: Ms = field(name="t")
+    close_ms: Ms = field(name="T")
     interval: str = field(name="i")
     open: str = field(name="o")
     close: str = field(name="c")
@@ -42,13 +42,13 @@ class Candle(msgspec.Struct, gc=False):
 
 
 class KlineUpdate(msgspec.Struct, gc=False, tag_field="e", tag="kline"):
-    event_ms: int = field(name="E")
+    event_ms: Ms = field(name="E")
     symbol: str = field(name="s")
     candle: Candle = field(name="k")
 
 
 class DayTicker(msgspec.Struct, gc=False, tag_field="e", tag="24hrTicker"):
-    event_ms: int = field(name="E")
+    event_ms: Ms = field(name="E")
     symbol: str = field(name="s")
     last: str = field(name="c")
     bid: str = field(name="b")
@@ -63,10 +63,10 @@ class DayTicker(msgspec.Struct, gc=False, tag_field="e", tag="24hrTicker"):
 
 
 class DepthUpdate(msgspec.Struct, tag_field="e", tag="depthUpdate"):
-    event_ms: int = field(name="E")
+    event_ms: Ms = field(name="E")
     symbol: str = field(name="s")
-    first_id: int = field(name="U")
-    last_id: int = field(name="u")
+    first_id: Id = field(name="U")
+    last_id: Id = field(name="u")
     bids: Levels = field(name="b")
     asks: Levels = field(name="a")
 
@@ -74,7 +74,7 @@ class DepthUpdate(msgspec.Struct, tag_field="e", tag="depthUpdate"):
 class BookTicker(msgspec.Struct, gc=False):
     """The one message without a type and without a time."""
 
-    update_id: int = field(name="u")
+    update_id: Id = field(name="u")
     symbol: str = field(name="s")
     bid: str = field(name="b")
     bid_qty: str = field(name="B")
@@ -100,7 +100,7 @@ class BookTickerFrame(msgspec.Struct):
 class BookSnapshot(msgspec.Struct):
     """`GET /api/v3/depth`; it tells no time."""
 
-    last_id: int = field(name="lastUpdateId")
+    last_id: Id = field(name="lastUpdateId")
     bids: Levels
     asks: Levels
 

@@ -24,17 +24,17 @@ UM, CM = 1, 2  # `st`: 1 = USDⓈ-M, 2 = COIN-M (mixed into the all-market strea
 # ── Market streams ───────────────────────────────────────────────────────────────────────────────────────────────
 class AggTrade(msgspec.Struct, gc=False, tag_field="e", tag="aggTrade"):
     symbol: str = field(name="s")
-    agg_id: int = field(name="a")
+    agg_id: Id = field(name="a")
     price: str = field(name="p")
     qty: str = field(name="q")
-    trade_ms: int = field(name="T")
+    trade_ms: Ms = field(name="T")
     buyer_is_maker: bool = field(name="m")
     st: int = UM
 
 
 class Candle(msgspec.Struct, gc=False):
-    open_ms: int = field(name="t")
-    close_ms: int = field(name="T")
+    open_ms: Ms = field(name="t")
+    close_ms: Ms = field(name="T")
     interval: str = field(name="i")
     open: str = field(name="o")
     high: str = field(name="h")
@@ -45,14 +45,14 @@ class Candle(msgspec.Struct, gc=False):
 
 
 class KlineUpdate(msgspec.Struct, gc=False, tag_field="e", tag="kline"):
-    event_ms: int = field(name="E")
+    event_ms: Ms = field(name="E")
     symbol: str = field(name="s")
     candle: Candle = field(name="k")
     st: int = UM
 
 
 class DayTicker(msgspec.Struct, gc=False, tag_field="e", tag="24hrTicker"):
-    event_ms: int = field(name="E")
+    event_ms: Ms = field(name="E")
     symbol: str = field(name="s")
     last: str = field(name="c")
     open: str = field(name="o")
@@ -64,22 +64,22 @@ class DayTicker(msgspec.Struct, gc=False, tag_field="e", tag="24hrTicker"):
 
 
 class BookTicker(msgspec.Struct, gc=False, tag_field="e", tag="bookTicker"):
-    update_id: int = field(name="u")
+    update_id: Id = field(name="u")
     symbol: str = field(name="s")
     bid: str = field(name="b")
     bid_qty: str = field(name="B")
     ask: str = field(name="a")
     ask_qty: str = field(name="A")
-    engine_ms: int = field(name="T")
+    engine_ms: Ms = field(name="T")
     st: int = UM
 
 
 class DepthUpdate(msgspec.Struct, tag_field="e", tag="depthUpdate"):
-    engine_ms: int = field(name="T")
+    engine_ms: Ms = field(name="T")
     symbol: str = field(name="s")
-    first_id: int = field(name="U")
-    last_id: int = field(name="u")
-    previous_id: int = field(name="pu")
+    first_id: Id = field(name="U")
+    last_id: Id = field(name="u")
+    previous_id: Id = field(name="pu")
     bids: Levels = field(name="b")
     asks: Levels = field(name="a")
     st: int = UM
@@ -90,7 +90,7 @@ class LiquidationOrder(msgspec.Struct, gc=False):
     side: Direction = field(name="S")
     qty: str = field(name="q")
     price: str = field(name="p")
-    trade_ms: int = field(name="T")
+    trade_ms: Ms = field(name="T")
 
 
 class ForceOrder(msgspec.Struct, gc=False, tag_field="e", tag="forceOrder"):
@@ -99,7 +99,7 @@ class ForceOrder(msgspec.Struct, gc=False, tag_field="e", tag="forceOrder"):
 
 
 class MarkPriceUpdate(msgspec.Struct, gc=False, tag_field="e", tag="markPriceUpdate"):
-    event_ms: int = field(name="E")
+    event_ms: Ms = field(name="E")
     symbol: str = field(name="s")
     mark: str = field(name="p")
     index: str = field(name="i", default="")
@@ -120,10 +120,10 @@ class MarketFrame(msgspec.Struct):
 class BookSnapshot(msgspec.Struct):
     """`GET /fapi/v1/depth`."""
 
-    last_id: int = field(name="lastUpdateId")
+    last_id: Id = field(name="lastUpdateId")
     bids: Levels
     asks: Levels
-    engine_ms: int = field(name="T", default=0)
+    engine_ms: Ms = field(name="T", default=0)
 
 
 # ── User data stream ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -56,8 +56,8 @@ class Topics(msgspec.Struct):
 
 # ── Public ───────────────────────────────────────────────────────────────────────────────────────────────────────
 class Candle(msgspec.Struct, gc=False):
-    start: int
-    end: int
+    start: Ms
+    end: Ms
     interval: str
     open: str
     high: str
@@ -96,7 +96,7 @@ class BookState(msgspec.Struct):
 
 
 class PublicTrade(msgspec.Struct, gc=False):
-    trade_ms: int = field(name="T")
+    trade_ms: Ms = field(name="T")
     symbol: str = field(name="s")
     side: Direction = field(name="S")
     qty: str = field(name="v")
@@ -105,7 +105,7 @@ class PublicTrade(msgspec.Struct, gc=False):
 
 
 class Liquidated(msgspec.Struct, gc=False):
-    liquidated_ms: int = field(name="T")
+    liquidated_ms: Ms = field(name="T")
     symbol: str = field(name="s")
     side: Direction = field(name="S")  # of the position
     qty: str = field(name="v")
