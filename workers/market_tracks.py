@@ -324,13 +324,34 @@ class CountedTrack:
 RESTART_MS = 5_000  # a lower id on a newer trade: the venue counts anew
 
 
-class Habit:
-    """Does the socket tell several ids as one trade? Shared by the tracks of a lane, so that one symbol's trade says it for all."""
+EQUALS = (
+    3  # neighbours that an aggregate would have held, each told by itself, before the socket is taken not to aggregate
+)
 
-    __slots__ = ("aggregates",)
+
+class Habit:
+    """Does the socket tell several ids as one trade? Shared by the tracks of a lane, so that one symbol's trade says it for all.
+
+    Taken to until it is seen not to: what a new process reads back first would otherwise come in other pieces than its former
+    life published.
+    """
+
+    __slots__ = ("_equals", "_sure")
 
     def __init__(self) -> None:
-        self.aggregates = False
+        self._sure, self._equals = False, 0
+
+    @property
+    def aggregates(self) -> bool:
+        return self._sure or self._equals < EQUALS
+
+    def saw(self, before: Trade | None, event: Trade) -> None:
+        """Two trades of one symbol as the socket told them, one after the other."""
+        if event.count > 1:
+            self._sure = True
+        elif before is not None and int(before.trade_id) + 1 == int(event.trade_id):
+            alike = (before.price, before.side, before.ts_event) == (event.price, event.side, event.ts_event)
+            self._equals += alike
 
 
 class TradeTrack(CountedTrack):
@@ -340,6 +361,7 @@ class TradeTrack(CountedTrack):
         super().__init__(name, market)
         self.history = history
         self._newest_ms = 0
+        self._before: Trade | None = None
         self._habit = habit or Habit()
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
@@ -351,8 +373,8 @@ class TradeTrack(CountedTrack):
                 self.series = Series()
                 self.notices.append(Notice("gap", "ids began anew", {"events": None, "last": last}))
         self._newest_ms = max(self._newest_ms, event.ts_event)
-        if event.count > 1:
-            self._habit.aggregates = True
+        self._habit.saw(self._before, event)
+        self._before = event
         return super().accept(event, now_s)
 
     def resume(self, mark: Mark, now_s: float) -> None:

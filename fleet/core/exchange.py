@@ -238,14 +238,15 @@ class Topic(msgspec.Struct, frozen=True):
 
 class TradeQuery(msgspec.Struct, frozen=True):
     """Public trades of one symbol after the id `after` and before the id `before` ("" = up to now). `page`: replies that this
-    read had already without reaching all of it. `aggregated`: the socket told several ids as one trade before, of any symbol."""
+    read had already without reaching all of it. `aggregated`: where the venue documents that its stream tells the matches of one
+    order as one trade, the socket is taken to do so."""
 
     symbol: str
     market: str
     after: str
     before: str = ""
     page: int = 0
-    aggregated: bool = False
+    aggregated: bool = True
 
 
 class CandleQuery(msgspec.Struct, frozen=True):

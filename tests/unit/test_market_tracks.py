@@ -15,6 +15,7 @@ from workers.market_reader import Answer
 from workers.market_tracks import (
     CANDLE_GRACE_S,
     DOUBTS,
+    EQUALS,
     HOLD_S,
     QUIET_AGAIN_S,
     QUIET_S,
@@ -34,10 +35,10 @@ NOW_MS = int(time.time() * 1000)
 OPEN = NOW_MS - NOW_MS % MINUTE
 
 
-def trade(ident: str | int, at_ms: int = 0, *, rest: bool = False, count: int = 1) -> Trade:
+def trade(ident: str | int, at_ms: int = 0, *, rest: bool = False, count: int = 1, price: str = "") -> Trade:
     return Trade(
         id=f"t{ident}", exchange="x", market="m", symbol="BTCUSDT", ts_event=at_ms or NOW_MS, ts_recv=0, trade_id=str(ident),
-        source="rest" if rest else "stream", price="1", qty="1", side="buy", count=count,
+        source="rest" if rest else "stream", price=price or f"1.{ident}", qty="1", side="buy", count=count,
     )  # fmt: skip
 
 
@@ -91,10 +92,22 @@ def test_a_jump_holds_what_is_newer_until_the_answer_and_keeps_the_order() -> No
     assert feed(track, trade(7)) == ["t7"]
 
 
-def test_the_venue_is_told_whether_the_socket_aggregates() -> None:
+def aggregated(*events: Trade) -> bool:
+    """What the venue is told of the socket once it told these and then jumped."""
     track = trades()
-    feed(track, trade(3, count=2), trade(6))
-    assert track.question(TRADE_GRACE_S) == TradeQuery("BTCUSDT", "usdm", "3", "6", aggregated=True)
+    feed(track, *events, trade(100))
+    query = track.question(TRADE_GRACE_S)
+    assert isinstance(query, TradeQuery)
+    return query.aggregated
+
+
+def test_the_venue_is_told_whether_the_socket_aggregates() -> None:
+    alike = [trade(n, price="1") for n in range(1, EQUALS + 2)]  # EQUALS pairs of neighbours
+    assert aggregated(trade(1)), "unknown yet, as in a process that has just begun: as the venue documents it"
+    assert aggregated(*alike[:-1]), "orders of one instant happen"
+    assert not aggregated(*alike)
+    assert aggregated(trade(50, count=2)) and aggregated(*alike, trade(50, count=2)), "seen"
+    assert aggregated(*(trade(n) for n in range(1, 9))), "one after the other is no sign"
 
 
 def test_rest_that_lags_by_half_a_minute_loses_nothing() -> None:

@@ -182,16 +182,16 @@ def test_okx_puts_matches_together_as_its_stream_does() -> None:
         (14, "1.5", "1", "buy", OPEN),
         (15, "1.6", "1", "buy", OPEN),
     ]
-    assert [t.count for t in okx_trades(rows, TradeQuery("B", "unified", "10"))] == [1] * len(rows), (
+    assert [t.count for t in okx_trades(rows, TradeQuery("B", "unified", "10", aggregated=False))] == [1] * 4, (
         "it never aggregated"
     )
-    found = okx_trades(rows, TradeQuery("B", "unified", "10", aggregated=True))
+    found = okx_trades(rows, TradeQuery("B", "unified", "10"))
     assert [(t.trade_id, t.count, t.qty) for t in found] == [("12", 2, "2.5"), ("14", 1, "1"), ("15", 1, "1")]
 
 
 def test_a_full_page_of_okx_keeps_back_a_group_that_may_have_begun_before_it() -> None:
     rows = [(n, "1.5" if n < 3 else "1.6", "1", "buy", OPEN) for n in range(1, 101)]
-    found = okx_trades(rows, TradeQuery("B", "unified", "0", aggregated=True))
+    found = okx_trades(rows, TradeQuery("B", "unified", "0"))
     assert [(t.trade_id, t.count) for t in found] == [("100", 98)]
 
 

@@ -2,8 +2,8 @@
 
 In: a query, or the reply to its call. Out: HttpCall, or events with the stream's own ids and `source=rest`. Trade ids count by
 one per instrument; the stream aggregates the matches of a taker order at one price (its trade covers `count` ids, the last of
-them its own), REST tells each match: they are put together again, so that one trade has one id. Where the stream never told
-more than one match at once, each stays a trade of its own: equal neighbours are then different orders.
+them its own), REST tells each match: they are put together again, so that one trade has one id. Where the stream was
+seen not to (`query.aggregated` is False), each stays a trade of its own: equal neighbours are then different orders.
 Both pages go back from the newest row (6.3: `before` alone is no cursor). Sources: exchanges/okx.md 4.1, 4.3, 6.3.
 """
 
