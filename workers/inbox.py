@@ -21,6 +21,7 @@ from workers.heartbeat import Heartbeat, Streams
 
 TICK_S = 1.0
 REVOKE_TICK_S = 0.1  # while a revoke waits for its stream to stop: a move's gap should not wait for a tick
+LEASE_TICK_S = 0.05  # while there is no lease, in which views come and are not obeyed
 GIVE_BACK_S = 5.0  # a stream that is to run and does not, and cannot start again under a token it has used
 EVENT_AGE_MS = 5_000  # a report that differs in nothing but the time of the last event is sent this late
 
@@ -88,7 +89,7 @@ class Inbox:
         incarnation = self._heartbeat.incarnation
         if incarnation != self._incarnation:
             self._begin(incarnation)
-        if not self._heartbeat.registered or not self._heartbeat.gate.valid():
+        if not self._leased():
             return False  # without a lease nothing starts: it would end at its first event
         view = store.pull(self._slot, incarnation, self._generation, self._version)
         if view.standing != "OK":
@@ -113,6 +114,9 @@ class Inbox:
         self._acknowledge(store, incarnation, statuses)
         self._report(store, incarnation, statuses)
         return True
+
+    def _leased(self) -> bool:
+        return self._heartbeat.registered and self._heartbeat.gate.valid()
 
     def _older(self, generation: Generation, version: int) -> bool:
         """Have we seen newer data than these (R6)?"""
@@ -204,6 +208,8 @@ class Inbox:
         return not same or status.last_event_ms - known.last_event_ms >= EVENT_AGE_MS
 
     def _wait_s(self) -> float:
+        if not self._leased():
+            return LEASE_TICK_S
         revoking = any(wish.state == REVOKE for wish in self._current.values())
         return REVOKE_TICK_S if revoking else TICK_S
 

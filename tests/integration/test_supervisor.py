@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,15 @@ class StandIns:
             return []
         return [entry for entry in map(json.loads, text.splitlines()) if entry["what"] == what]
 
+    def said(self, pattern: str) -> list[float]:
+        """When supervisord's log told something."""
+        lines = (self.log_dir / "supervisord.log").read_text().splitlines()
+        return [
+            datetime.fromisoformat(line[:23].replace(",", ".")).timestamp()
+            for line in lines
+            if re.search(pattern, line)
+        ]
+
     def started(self, count: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = wait_for(
             f"{count} starts", lambda: e if len(e := self.diary("start")) >= count else None, 20
@@ -148,7 +158,8 @@ def test_starts_and_stops_in_order_from_any_directory(stand_ins: StandIns, tmp_p
             env={"PATH": "/usr/bin:/bin", **stand_ins.env()}, capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
         assert {line.split()[0].rpartition(":")[2] for line in status.stdout.splitlines()} == PROGRAMS | {
-            f"worker_{n:02d}" for n in range(3)
+            "restarter",
+            *(f"worker_{n:02d}" for n in range(3)),
         }
         children = family(process.pid)
         process.terminate()
@@ -174,8 +185,10 @@ def test_a_killed_worker_comes_back_under_its_slot_and_a_killed_supervisord_take
         os.kill(worker["pid"], signal.SIGKILL)
         again = stand_ins.started(7)[-1]
         assert again["slot"] == "group-b:0" and again["pid"] != worker["pid"]
+        exited, spawned = (stand_ins.said(f"{what}: '?worker_00")[-1] for what in ("exited", "spawned"))
+        assert spawned - exited < 0.9, "without the restarter supervisord looks a second later"
         children = family(process.pid)
-        assert len(children) == 6
+        assert len(children) == 7
         process.kill()
         wait_for("no orphan", lambda: not alive(children), 5)
 
@@ -256,4 +269,4 @@ def test_the_real_fleet_leaves_no_orphan_starts_again_and_stops_in_order(migrate
     assert [(name, how) for name, how in stops if how != "exit status 0"] == [] and "SIGKILL" not in said
     order = [name for name, _ in stops]
     assert order[:2] == ["marketdata", "coordinator"] and set(order[2:4]) == {"worker_00", "worker_01"}
-    assert set(order[4:6]) == {"sink_postgres", "sink_clickhouse"} and order[6:] == ["console"]
+    assert set(order[4:6]) == {"sink_postgres", "sink_clickhouse"} and order[6:] == ["console", "restarter"]

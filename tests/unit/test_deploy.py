@@ -64,6 +64,8 @@ def test_programs_restart_for_ever_and_keep_their_deadlines(conf: str) -> None:
     programs = {
         name.removeprefix("program:"): parser[name] for name in parser.sections() if name.startswith("program:")
     }
+    restarter = programs.pop("restarter")
+    assert restarter["autorestart"] == "unexpected", "it ends well where the kernel cannot help it"
     assert set(programs) <= {*OFFSETS, "worker"}
     for section in programs.values():
         assert section["autorestart"] == "true" and int(section["startretries"]) > 10**5
