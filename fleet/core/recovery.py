@@ -226,6 +226,28 @@ def in_order(events: list[UserRecord]) -> list[UserRecord]:
     return sorted(events, key=lambda e: (e.ts_event, rank.get(type(e).__name__, 4)))
 
 
+def untold_fills_ms(
+    mark: Watermark, events: list[UserRecord], placed_ms: dict[str, int], since_ms: int, born_ms: int
+) -> int:
+    """Exchange time of the first order that was filled for more than its fills make up: REST tells some fills later than orders.
+    0 = none such. `events`: a read of everything since `since_ms`; `placed_ms`: when each order of it was placed. Judged are orders
+    placed since then, and where no older fill of the account is forgotten, those placed since `born_ms`, when it became ours."""
+    whole = mark.base is not None and len(mark.recent) < KEPT
+    told = {f"{fill.trade_id}/{fill.order_id}": Decimal(fill.qty) for fill in events if isinstance(fill, Fill)}
+    told |= {b.trade: abs(Decimal(b.qty)) for b in mark.recent if b.key and b.trade not in told}
+    filled: dict[str, Decimal] = {}
+    for trade, qty in told.items():
+        order_id = trade.partition("/")[2]
+        filled[order_id] = filled.get(order_id, Decimal(0)) + qty
+    times = [
+        order.ts_event for order in events
+        if isinstance(order, Order) and order.ts_event >= since_ms
+        and placed_ms[order.order_id] >= (born_ms if whole else since_ms)
+        and Decimal(order.filled_qty or "0") > filled.get(order.order_id, Decimal(0))
+    ]  # fmt: skip
+    return min(times, default=0)
+
+
 def balance_changes(known: dict[str, str], now: list[Balance]) -> list[Balance]:
     """Those of `now` whose wallet differs from the last known one."""
     return [b for b in now if Decimal(known.get(b.asset, "0")) != Decimal(b.wallet or "0")]

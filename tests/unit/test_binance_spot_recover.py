@@ -608,3 +608,16 @@ def test_a_round_trip_without_a_trace_is_told_by_a_read_of_orders(monkeypatch: p
     assert fills(exchange._drive(mark, NOW)) == []
     mark.scope = "orders"
     assert fills(exchange._drive(mark, NOW)) == [("BTCUSDT", "0"), ("BTCUSDT", "1")]
+
+
+def test_an_order_that_is_ahead_of_its_trades_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "ACTIVE_MS", 2 * DAY)
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["BTCUSDT"] = NOW - DAY
+    trade = exchange.trade("BTCUSDT", "SELL", "0.5", "84000", NOW - 1000)
+    exchange.trades.remove(trade)
+    behind = exchange.read(mark)
+    assert (behind.explained, fills(behind), behind.untold_ms) == (False, [], NOW - 1000)
+    exchange.trades.append(trade)
+    assert exchange.read(mark).untold_ms == 0

@@ -286,3 +286,23 @@ def test_bookings_are_told_with_their_payload() -> None:
     (event,) = read(proven(), answer)[0].events
     assert isinstance(event, AccountEvent) and event.event == "execution.Settle"
     assert event.data == json.loads(json.dumps(row)) and event.source == "rest"
+
+
+def test_an_order_that_is_ahead_of_its_fills_is_said() -> None:
+    filled = rest_row(
+        ORDER, orderStatus="Filled", cumExecQty="0.02", createdTime=str(NOW - 90), updatedTime=str(NOW - 5)
+    )
+
+    def answer(*fills: Any) -> Answer:
+        told = {("/v5/order/history", "linear"): [filled], ("/v5/execution/list", "linear"): list(fills)}
+        return lambda path, params: told.get((path, params.get("category", "")), [])
+
+    assert read(proven(), answer())[0].untold_ms == NOW - 5
+    half = rest_row(EXECUTION, execTime=str(NOW - 5), execQty="0.01")
+    assert read(proven(), answer(half))[0].untold_ms == NOW - 5
+    assert (
+        read(proven(), answer(half, rest_row(EXECUTION, execId="2", execTime=str(NOW - 5), execQty="0.01")))[
+            0
+        ].untold_ms
+        == 0
+    )

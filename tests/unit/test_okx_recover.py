@@ -361,3 +361,13 @@ def test_orders_of_products_never_used_are_told_by_a_read_of_orders() -> None:
     mark.proven_ms = NOW - 30 * DAY  # the archive does not tell what was cancelled unfilled
     found, calls = read(mark, {rows.ORDERS: lambda params: REFUSED})
     assert set(paths(calls)) == {rows.ORDERS} and found.unrecoverable == "orders of SWAP: permanent(51603)"
+
+
+def test_an_order_that_is_ahead_of_its_fills_is_said() -> None:
+    answers: dict[str, Reply | Answer] = {rows.ORDERS: data(order("7", created_ms=NOW - 100))}
+    assert read(based(), answers)[0].untold_ms == NOW - 50
+    assert read(based(), answers | {rows.FILLS: data(fill(3))})[0].untold_ms == 0
+    mark = based()
+    (told,) = of(read(mark, {rows.FILLS: data(fill(3))})[0], Fill)
+    mark.advance(told)
+    assert read(mark, answers)[0].untold_ms == 0, "the socket told it, REST does not yet"

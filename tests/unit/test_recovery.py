@@ -6,12 +6,13 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.core import recovery
 from fleet.core.events import AccountEvent, Balance, Fill, Order, Position
-from fleet.core.recovery import KEPT, Snapshot, Watermark, balance_changes, missed
+from fleet.core.recovery import KEPT, Snapshot, Watermark, balance_changes, missed, untold_fills_ms
 
 
 def common(at_ms: int, symbol: str = "S", name: str = "i") -> dict[str, Any]:
@@ -153,6 +154,34 @@ def test_missed_leaves_out_the_known_and_sorts() -> None:
     ]
     assert [e.id for e in missed(list(events), {"f1"})] == ["f5", "o5", "p5", "b5", "i5"]
     assert missed([], set()) == []
+
+
+@pytest.mark.parametrize(
+    ("placed_ms", "known", "ahead"),
+    [
+        (60, 0, True),  # in the gap
+        (40, 0, True),  # before it: what it was filled then is known
+        (40, KEPT, False),  # ... but not of an account that traded more than the watermark remembers
+        (60, KEPT, True),
+        (9, 0, False),  # before the account was ours
+    ],
+)
+def test_an_order_that_rest_tells_before_its_fills(placed_ms: int, known: int, ahead: bool) -> None:
+    """The order "1" is filled for 2; the gap begins at 50, the account is ours since 10."""
+    mark = Watermark(proven_ms=50, base=Snapshot(50, {}, {}))
+    for n in range(known):
+        mark.advance(msgspec.structs.replace(fill(1000 + n), order_id="other"))
+    state = msgspec.structs.replace(order(70, "1", "filled"), filled_qty="2")
+    placed = {"1": placed_ms}
+    assert untold_fills_ms(mark, [fill(60), state], placed, 50, 10) == (70 if ahead else 0)
+    assert untold_fills_ms(mark, [fill(60), fill(61), state], placed, 50, 10) == 0
+    mark.advance(fill(61))  # the socket told it
+    assert untold_fills_ms(mark, [fill(60), state], placed, 50, 10) == 0
+
+
+def test_an_order_of_before_the_gap_is_not_judged() -> None:
+    state = msgspec.structs.replace(order(49, "1", "filled"), filled_qty="2")
+    assert untold_fills_ms(Watermark(proven_ms=50, base=Snapshot(50, {}, {})), [state], {"1": 20}, 50, 10) == 0
 
 
 def test_balance_changes() -> None:

@@ -30,7 +30,7 @@ from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import Order, UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import TERMINAL, Legs, Snapshot, Watermark, missed
+from fleet.core.recovery import TERMINAL, Legs, Snapshot, Watermark, missed, untold_fills_ms
 from fleet.core.replies import decode
 from fleet.exchanges.binance_spot import assets, rows, wire
 from fleet.exchanges.binance_spot.limits import LIMITS, PAGE, WINDOW_MS
@@ -104,11 +104,15 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         yield from _trades_of(found, _traded_unseen(found) - found.read)
     if mark.scope != "fills":
         yield from _ended_orders(found)
-    events = _history(found) + _changes(found)
+    history = _history(found)
+    placed_ms = {str(number): row.created_ms for (_, number), row in found.orders.items()}
+    judged = [event for event in history if event.symbol in found.read]
+    untold_ms = 0 if found.lost else untold_fills_ms(mark, judged, placed_ms, found.since_ms, account.created_at_ms)
+    events = missed(history + _changes(found), set())
     snapshot = Snapshot(found.snapshot.at_ms, {}, found.snapshot.wallets, tuple(found.closed))
     complete = complete or mark.base is None or _explained(found)
     unasked = mark.scope == "full" and bool(_latest(mark, ASKED_SYMBOLS) - _in_use(found))
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), complete, unasked)
+    return Recovered(events, snapshot, "; ".join(found.lost), complete, unasked, untold_ms)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:

@@ -27,7 +27,7 @@ from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed
+from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed, untold_fills_ms
 from fleet.exchanges.bybit import rows, wire
 from fleet.exchanges.bybit.limits import FILL_PAGE, LIMITS, ORDER_PAGE, POSITION_PAGE, WINDOW_MS
 from fleet.exchanges.bybit.parse import UNREADABLE
@@ -82,8 +82,14 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     yield from _single_orders(found)
     known_positions = yield from _positions(found, categories)
     known_wallets = yield from _wallet(found)
-    events = _history(found) + _changes(found, known_positions, known_wallets)
-    return Recovered(missed(events, set()), _snapshot(found, known_positions, known_wallets), "; ".join(found.lost))
+    history = _history(found)
+    placed_ms = {row.order_id: int(row.created_time or 0) for row in found.orders.values()}
+    return Recovered(
+        missed(history + _changes(found, known_positions, known_wallets), set()),
+        _snapshot(found, known_positions, known_wallets),
+        "; ".join(found.lost),
+        untold_ms=0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms),
+    )
 
 
 def _used(mark: Watermark) -> set[str]:

@@ -24,7 +24,7 @@ from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed
+from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed, untold_fills_ms
 from fleet.exchanges.okx import parse, rows, wire
 from fleet.exchanges.okx.limits import DAY_MS, LIMITS, PAGE, RECENT_FILLS_MS, RECENT_ORDERS_MS
 from fleet.exchanges.okx.subscribe import product_of
@@ -83,10 +83,13 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     if mark.scope == "full" or not explained or active:
         yield from _order_history(found)
     yield from _ended_orders(found)
-    events = _history(found) + _changes(found)
+    history = _history(found)
+    placed_ms = {row.order_id: int(row.created_ms or 0) for row in found.orders.values()}
+    untold_ms = 0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms)
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
     unasked = mark.scope == "full" and set(PRODUCTS) != set(_products(found))
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), unasked=unasked)
+    events = missed(history + _changes(found), set())
+    return Recovered(events, snapshot, "; ".join(found.lost), unasked=unasked, untold_ms=untold_ms)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
