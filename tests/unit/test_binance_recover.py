@@ -16,13 +16,20 @@ from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Snapshot, Watermark
 from fleet.exchanges import exchanges
-from fleet.exchanges.binance_usdm import recover as module
+from fleet.exchanges.binance_usdm import findings, recover_fills, recover_orders
 
 X = exchanges()["binance_usdm"]
 SPEC = AccountSpec("acc", "u", "binance", "usdm", "l", False, 1, 0)
 DAY = 86_400_000
 T0 = 1_790_000_000_000
 Refuse = dict[str, int]
+
+
+def small(monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:
+    """Small pages, or few."""
+    for module in (recover_fills, recover_orders):
+        for name, value in limits.items():
+            monkeypatch.setattr(module, name, value)
 
 
 class Venue:
@@ -280,7 +287,7 @@ def test_first_read_where_orders_need_a_symbol(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(venue, "answer", older)
     assert ids(venue.read(Watermark(proven_ms=T0), T0 + 100).events, Fill) == ids(items(frames), Fill)
     monkeypatch.setattr(venue, "answer", answer)
-    monkeypatch.setattr(module, "PAGE", 2)
+    small(monkeypatch, PAGE=2)
     venue.page = 2
     assert ids(venue.read(Watermark(proven_ms=T0), T0 + 100).events, Fill) == ids(items(frames), Fill)
     assert "income" in venue.paths()
@@ -323,7 +330,7 @@ def test_explained_by_the_stream_costs_little() -> None:
         ids(found.events, Order) == ids(told, Order) and len(found.events) == 1
     )  # the stream's own id: published once
     assert venue.weight == 11
-    assert venue.read(mark, T0 + module.ACTIVE_MS + 2000).events == [] and venue.weight == 6
+    assert venue.read(mark, T0 + findings.ACTIVE_MS + 2000).events == [] and venue.weight == 6
 
 
 def test_an_order_that_came_and_went_without_a_fill_is_found() -> None:
@@ -447,25 +454,21 @@ def test_fill_of_an_order_older_than_the_watermark_brings_the_order() -> None:
     assert {e.status for e in found.events if isinstance(e, Order)} == {"filled"}
 
 
-def test_pages_and_windows() -> None:
+def test_pages_and_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     venue = Venue()
     mark = based(venue)
     frames = []
     for n in range(25):
         frames += venue.trade("BTCUSDT", "BUY" if n % 2 else "SELL", "1", T0 + 8 * DAY + n)
-    module_page, venue.page = module.PAGE, 10
-    try:
-        module.PAGE = 10
-        found = venue.read(mark, T0 + 20 * DAY)
-    finally:
-        module.PAGE = module_page
+    venue.page = 10
+    small(monkeypatch, PAGE=10)
+    found = venue.read(mark, T0 + 20 * DAY)
     assert ids(found.events, Fill) == ids(items(frames), Fill)
     assert ids(found.events, Order) == ids(items(frames), Order)
 
 
 def test_pages_that_never_end_are_an_error_and_not_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_PAGES", 3)
-    monkeypatch.setattr(module, "PAGE", 1)
+    small(monkeypatch, MAX_PAGES=3, PAGE=1)
     for endless in ("userTrades", "allOrders", "income"):
         venue = Venue()
         mark = based(venue)
@@ -809,12 +812,12 @@ def test_pages_of_conditional_orders_are_followed(monkeypatch: pytest.MonkeyPatc
     venue = Venue()
     mark = based(venue)
     mark.symbols, mark.scope = {"BTCUSDT": T0}, "orders"
-    monkeypatch.setattr(module, "PAGE", 3)
+    small(monkeypatch, PAGE=3)
     venue.page = 3
     rows = [algo(venue, "BTCUSDT", T0 + 20, "CANCELED") for _ in range(7)]
     told = [e.order_id for e in venue.read(mark, T0 + 200).events if isinstance(e, Order)]
     assert sorted(told) == sorted(f"algo-{row['algoId']}" for row in rows)
-    monkeypatch.setattr(module, "MAX_PAGES", 2)
+    small(monkeypatch, MAX_PAGES=2)
     with pytest.raises(ConnectionFailed, match="conditional orders of BTCUSDT: pages do not end"):
         venue.read(mark, T0 + 200)
 
@@ -822,7 +825,7 @@ def test_pages_of_conditional_orders_are_followed(monkeypatch: pytest.MonkeyPatc
 def test_a_trade_with_oneself_at_the_edge_of_a_page_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     venue = Venue()
     mark = based(venue)
-    monkeypatch.setattr(module, "PAGE", 3)
+    small(monkeypatch, PAGE=3)
     venue.page = 3
     for side in ("BUY", "BUY", "BUY", "SELL", "SELL"):
         venue.trade("BTCUSDT", side, "1", T0 + 10)

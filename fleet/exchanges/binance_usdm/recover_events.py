@@ -1,0 +1,86 @@
+"""What a read-back (recover.py) found, as events; step 6 of it. Pure."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from fleet.core.errors import ExchangeRefused
+from fleet.core.events import Order, UserRecord
+from fleet.core.recovery import TERMINAL
+from fleet.core.replies import decode
+from fleet.exchanges.binance_usdm import rows, wire
+from fleet.exchanges.binance_usdm.findings import Dialogue, Findings
+from fleet.exchanges.binance_usdm.parse import algo_order
+
+REST_LAG_MS = 5000
+
+
+def history(found: Findings) -> list[UserRecord]:
+    """Fills and orders since the watermark; of older orders those that ended meanwhile (first-ever read: all open ones)."""
+    events: list[UserRecord] = []
+    for trade in found.trades.values():
+        order = found.orders.get((trade.symbol, str(trade.order_id)))
+        events.append(rows.fill(trade, order.client_id if order else "", found.account_id, found.now_ms))
+    for (symbol, order_id), row in found.orders.items():
+        event = rows.order(row, found.account_id, found.now_ms)
+        if event is None:
+            found.lost.append(f"order {order_id} of {symbol}: unknown status {row.status[:40]}")
+        elif _is_news(found, event):
+            events.append(event)
+    for name, algo in found.conditional.items():
+        event = algo_order(algo, algo.update_ms, found.account_id, found.now_ms, "rest")
+        if event is None:
+            found.lost.append(f"conditional order {name} of {algo.symbol}: unknown status {algo.status[:40]}")
+        elif _is_news(found, event):
+            events.append(event)
+    return events
+
+
+def _is_news(found: Findings, event: Order) -> bool:
+    """Changed since the watermark, ended, or open and nobody knew."""
+    unknown = event.status not in TERMINAL and event.order_id not in found.mark.open_orders
+    return unknown or event.ts_event >= found.since_ms or event.order_id in found.closed or found.mark.base is None
+
+
+def changes(found: Findings) -> Dialogue[list[UserRecord]]:
+    """Positions and wallets that differ from the last known ones. A known position that is absent is flat."""
+    known, now = found.mark.positions, found.snapshot.positions
+    differing = {key for key in now if Decimal(known.get(key, "0")) != Decimal(now[key])}
+    entries: dict[str, str] = {}
+    if differing:
+        try:
+            risks = decode((yield rows.RISK), list[wire.RiskRow], "positionRisk")
+            entries = {rows.key_of(risk): risk.entry for risk in risks}
+        except ExchangeRefused:
+            pass  # the quantity is known; only the entry price stays untold
+    listed = {rows.key_of(row): row for row in found.account.positions}
+    lagging = {key for key in differing if 0 < listed[key].update_ms < found.latest_fill_ms(key)}
+    differing -= lagging  # of which we know more than this account read
+    differing |= {key for key in known if key not in now and _surely_flat(found, key)}
+    events: list[UserRecord] = []
+    for key in sorted(differing):
+        symbol, _, side = key.partition("|")
+        row = listed.get(key) or wire.PositionRow(symbol=symbol, side=side, qty="0")
+        changed_ms = row.update_ms or _flat_since_ms(found, key) or found.snapshot.at_ms
+        events.append(rows.position(row, entries.get(key, "0"), changed_ms, found.account_id, found.now_ms))
+    assets = {row.asset: row for row in found.account.assets}
+    wallets = found.mark.wallets
+    for asset in sorted(assets.keys() | wallets.keys()):
+        wallet = assets.get(asset) or wire.AssetRow(asset=asset, wallet="0")
+        if Decimal(wallet.wallet) != Decimal(wallets.get(asset, "0")):
+            events.append(rows.balance(wallet, found.account_id, found.now_ms))
+    return events
+
+
+def _flat_since_ms(found: Findings, key: str) -> int:
+    """When a position became flat. Where no fill tells of that yet, when a wallet last changed: with the time of the fill before,
+    the socket's word of that fill would outrank it in Postgres."""
+    paid_ms = max((row.update_ms for row in found.account.assets), default=0)
+    untold = key in found.trial().unexplained(found.snapshot)[0]
+    return max(found.latest_ms(key), paid_ms if untold else 0)
+
+
+def _surely_flat(found: Findings, key: str) -> bool:
+    """An account read that lags may not show a position that the stream just opened: believe it if the fills agree, or if
+    the last fill is too old for lag."""
+    return found.snapshot.at_ms - found.latest_ms(key) >= REST_LAG_MS or found.explains()

@@ -1,0 +1,118 @@
+"""Steps 1 and 2 of a read-back (recover.py): the trades that the account shows and nobody told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.replies import decode
+from fleet.exchanges.binance_usdm import rows, wire
+from fleet.exchanges.binance_usdm.findings import MAX_PAGES, Dialogue, Findings, windows
+from fleet.exchanges.binance_usdm.limits import PAGE
+from fleet.exchanges.binance_usdm.recover_orders import every_order
+
+TRADING = frozenset({"COMMISSION", "REALIZED_PNL", "INSURANCE_CLEAR"})  # bookings that a fill leaves behind
+
+
+def missing_trades(found: Findings) -> Dialogue[None]:
+    """Read trades, likely symbols first, until they explain the account or no symbol is left."""
+    mark = found.mark
+    known = set(mark.symbols) | set(mark.open_orders.values()) | {p.symbol for p in found.account.positions}
+    known |= {key.partition("|")[0] for key in mark.positions}
+    if mark.base is not None:
+        active = {s for s, at_ms in mark.symbols.items() if at_ms >= mark.base.at_ms}
+        for likely in (_unexplained_symbols(found), active):
+            yield from trades_of(found, likely - found.read)
+            if found.explains():
+                return
+    else:
+        known |= yield from _ordered_symbols(found)
+    yield from trades_of(found, known - found.read)
+    if mark.base is not None and not found.explains():
+        yield from trades_of(found, (yield from _booked_symbols(found)) - found.read)
+
+
+def _ordered_symbols(found: Findings) -> Dialogue[set[str]]:
+    """Symbols with orders since the watermark; where no one call tells them, those with bookings too."""
+    complete = yield from every_order(found)
+    symbols = {symbol for symbol, _ in found.orders}
+    return symbols if complete else symbols | (yield from _booked_symbols(found))
+
+
+def _unexplained_symbols(found: Findings) -> set[str]:
+    """Symbols whose position is not the base plus the fills since."""
+    mark, now = found.mark, found.snapshot.positions
+    before = mark.base.positions if mark.base else {}
+    keys = before.keys() | mark.moved.keys() | now.keys()
+    return {
+        key.partition("|")[0]
+        for key in keys
+        if Decimal(before.get(key, "0")) + Decimal(mark.moved.get(key, "0")) != Decimal(now.get(key, "0"))
+    }
+
+
+def trades_of(found: Findings, symbols: Iterable[str]) -> Dialogue[None]:
+    latest = found.mark.symbols
+    for symbol in sorted(symbols, key=lambda s: (-latest.get(s, 0), s)):
+        found.read.add(symbol)
+        try:
+            trades = yield from _trades(symbol, found.since_ms, found.now_ms)
+        except ExchangeRefused as refused:
+            found.lost.append(f"fills of {symbol}: {refused.verdict}")
+            continue
+        for trade in trades:
+            if trade.trade_ms >= found.since_ms:
+                found.trades[trade.symbol, trade.trade_id, trade.order_id] = trade
+
+
+def _trades(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.TradeRow]]:
+    """By time in windows of seven days until a page is full, from there by id: from the last one's again, as a trade of the account
+    with itself is two rows of one id, and a page may end between them."""
+    found: list[wire.TradeRow] = []
+    for window in windows(since_ms, now_ms):
+        page = decode((yield rows.trades_call(symbol, **window)), list[wire.TradeRow], "trades")
+        found += page
+        if len(page) >= PAGE:
+            for _ in range(MAX_PAGES):
+                last_id = max(row.trade_id for row in page)
+                page = decode((yield rows.trades_call(symbol, fromId=last_id)), list[wire.TradeRow], "trades")
+                found += page
+                if len(page) < PAGE:
+                    return found
+            raise ConnectionFailed(f"trades of {symbol}: pages do not end")
+    return found
+
+
+def _booked_symbols(found: Findings) -> Dialogue[set[str]]:
+    symbols: set[str] = set()
+    for page in range(1, MAX_PAGES + 1):
+        try:
+            reply = yield rows.income_call(found.since_ms, page)
+        except ExchangeRefused:
+            break  # not every key may see it; the known symbols are read
+        bookings = decode(reply, list[wire.IncomeRow], "income")
+        symbols |= {b.symbol for b in bookings if b.symbol and b.type in TRADING}
+        if len(bookings) < PAGE:
+            break
+    return symbols
+
+
+def untold_ms(found: Findings, explained: bool) -> int:
+    """Since when the trades are behind: the account shows a position that they do not lead to and that changed after the last of
+    them (one that is flat by now is listed no more; its wallets changed with it), or an order that is younger than the watermark
+    was filled for more than its trades. 0 = neither."""
+    listed = {rows.key_of(row): row.update_ms for row in found.account.positions if Decimal(row.qty)}
+    paid_ms = max((row.update_ms for row in found.account.assets), default=0)
+    unexplained = {} if explained else found.trial().unexplained(found.snapshot)[0]
+    changes = [(key, listed.get(key, paid_ms)) for key in unexplained]
+    times = [at_ms for key, at_ms in changes if at_ms > found.latest_fill_ms(key)]
+    filled: dict[tuple[str, str], Decimal] = {}
+    for trade in found.trades.values():
+        order = trade.symbol, str(trade.order_id)
+        filled[order] = filled.get(order, Decimal(0)) + Decimal(trade.qty)
+    for (symbol, number), row in found.orders.items():
+        judged = symbol in found.read and row.created_ms >= found.since_ms
+        if judged and Decimal(row.filled) > filled.get((symbol, number), Decimal(0)):
+            times.append(row.update_ms)
+    return min(times, default=0)
