@@ -22,6 +22,8 @@ MOST = 16  # streams that dial one venue from one address together at most
 TOGETHER = 16  # ... and one process, past its permits: the interpreter runs one thread at a time, in no order. Not fewer than MOST,
 # or permits would be spent long before their handshakes, and the exchange count more of these in a window than we did
 TOGETHER_WAIT_S = 10.0  # as long as one dial may take: exchanges that are away must not hold the others up for longer
+AT_WORK = 2  # streams that work without a pause together: more of them get no further, and the lease thread stands behind each
+AT_WORK_WAIT_S = 60.0
 FIRST_TRIAL_S, LONGEST_TRIAL_S = 0.5, 8.0  # from one trial to the next while it is away
 LOOK_S = 2.0  # how often somebody who waits looks whether the exchange is to be tried again ...
 LOOKS_PER_S = 25.0  # ... and of a crowd, all of them together
@@ -33,17 +35,25 @@ class Crowd:
     dials, or a thousand streams that were cut together, cost the lease)."""
 
     def __init__(self) -> None:
-        self._places = threading.BoundedSemaphore(TOGETHER)
+        self._places, self._at_work = threading.BoundedSemaphore(TOGETHER), threading.BoundedSemaphore(AT_WORK)
 
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Wait for a place, not for ever, and hold it."""
-        taken = self._places.acquire(timeout=TOGETHER_WAIT_S)
-        try:
-            yield
-        finally:
-            if taken:
-                self._places.release()
+    def place(self) -> contextlib.AbstractContextManager[None]:
+        """Wait for a place to dial from, not for ever, and hold it."""
+        return _held(self._places, TOGETHER_WAIT_S)
+
+    def work(self) -> contextlib.AbstractContextManager[None]:
+        """The same for work that waits for nothing."""
+        return _held(self._at_work, AT_WORK_WAIT_S)
+
+
+@contextlib.contextmanager
+def _held(places: threading.BoundedSemaphore, wait_s: float) -> Iterator[None]:
+    taken = places.acquire(timeout=wait_s)
+    try:
+        yield
+    finally:
+        if taken:
+            places.release()
 
 
 class Turn:

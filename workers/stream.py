@@ -490,7 +490,7 @@ class AccountStream:
     def _failed(self, reason: str, text: str) -> None:
         """A life ended. A thousand that are cut together take that in by turns, or nobody beats meanwhile."""
         if not self._stop.is_set():
-            with self.rest.crowd.place():
+            with self.rest.crowd.work():
                 self._take_in(reason, text)
 
     def _take_in(self, reason: str, text: str) -> None:

@@ -21,7 +21,7 @@ SEEN_ALIVE_MS = 20_000  # a gap begins when its socket was last heard, which a q
 PROVEN = "SELECT count(*) AS n FROM stream_watermarks WHERE jsonb_typeof(watermark -> 'base') = 'object'"
 GAPS_SINCE = (
     "SELECT account_id::text AS account, opened_at, closed_at, reason, recoverable, recovered_events FROM stream_gaps "
-    "WHERE account_id IS NOT NULL AND opened_at >= to_timestamp(%(since_ms)s / 1000.0)"
+    "WHERE account_id IS NOT NULL AND coalesce(closed_at, now()) >= to_timestamp(%(since_ms)s / 1000.0)"
 )
 # One public stream is enough of a neighbour: its calls count on the same address.
 MARKET = {"FLEET_MARKET_STREAMS": "mark_price,ticker"}
