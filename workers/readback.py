@@ -41,7 +41,8 @@ AGAIN_S = 30.0  # the second read of one of these, when the first found nothing
 AUDIT_S = 300.0
 MAX_LATE = 4  # further reads for fills that REST does not tell yet: 8, 16, 32 and 64 s after one another
 TRADED_MS = 3_600_000
-CROWD = 100  # with so many waiting, the first read of an account that is not urgent waits until it can be the only one
+CROWD = 100  # with so many waiting, an account that is not urgent is read once, late enough, and after those that are
+BEHIND_S = 2.0  # it looks this often whether they are through
 # Of the weight that reads which are not urgent, audits, and reads of orders leave to others.
 PATIENT_SHARE, AUDIT_SHARE, ORDERS_SHARE = 0.2, 0.5, 0.75
 ORDERS_PAUSE_S = 10.0  # a read of orders that finds no weight gives its thread back for so long
@@ -64,8 +65,17 @@ class Reading:
     """One read-back of one account: first read, second read, done. Given up by `cancel` when a newer one replaces it. `audit`:
     how much an audit asks for, `orders` for what a gap left unasked, None for a read-back after a gap."""
 
-    def __init__(self, stream: Readable, subscribed_ms: int, *, audit: Scope | None = None) -> None:
+    def __init__(
+        self,
+        stream: Readable,
+        subscribed_ms: int,
+        over: Callable[[Reading], None],
+        *,
+        audit: Scope | None = None,
+    ) -> None:
+        """`over` hears, from any thread and perhaps twice, that it is done or cancelled."""
         self.stream = stream
+        self._over = over
         self.subscribed_ms = subscribed_ms  # exchange time from which the socket delivers
         self.audit = audit
         self.asked_s = time.monotonic()
@@ -82,6 +92,13 @@ class Reading:
 
     def cancel(self) -> None:
         self.cancelled = True
+        self._over(self)
+
+    def finish(self) -> None:
+        """It is complete: the stream hears of it."""
+        self.done = True
+        self._over(self)
+        self.stream.proven(self)
 
     @property
     def under_way(self) -> bool:
@@ -104,6 +121,8 @@ class ReadBack:
         self._random, self._stop = random, stop
         self._queue = RestQueue(stop, threads)
         self._turns = itertools.count()
+        self._lock = threading.Lock()  # guards _under_way
+        self._under_way: set[Reading] = set()  # those after a gap
         self._log = get("readback")
 
     def start(self) -> ReadBack:
@@ -115,7 +134,10 @@ class ReadBack:
 
     def request(self, stream: Readable, subscribed_ms: int, *, audit: Scope | None = None) -> Reading:
         """Ask for a read-back since the stream's watermark; it starts as soon as a thread is free."""
-        reading = Reading(stream, subscribed_ms, audit=audit)
+        reading = Reading(stream, subscribed_ms, self._over, audit=audit)
+        if audit is None:
+            with self._lock:
+                self._under_way.add(reading)
         self._line_up(reading, 0.0)
         return reading
 
@@ -138,6 +160,10 @@ class ReadBack:
 
         self._queue.submit(read, delay_s, self._deadline_s(reading))
 
+    def _over(self, reading: Reading) -> None:
+        with self._lock:
+            self._under_way.discard(reading)
+
     def _deadline_s(self, reading: Reading) -> float:
         """Urgent is an account that traded of late, of which something was missed, or whose socket has told something."""
         if reading.audit is not None:
@@ -150,6 +176,14 @@ class ReadBack:
             return begun_s
         return begun_s + (EXPOSED_S if progress.exposed else QUIET_S) + (AGAIN_S if reading.reads else 0.0)
 
+    def _others_first(self, reading: Reading) -> bool:
+        """Do urgent ones of its venue and address want the same weight? Not once it is due itself, nor for those that wait for
+        what REST does not tell yet."""
+        now_s = time.monotonic()
+        with self._lock:
+            ahead = any(r.urgent and not r.late and r.stream.rest is reading.stream.rest for r in self._under_way)
+        return ahead and now_s < self._deadline_s(reading)
+
     # ── one read ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _read(self, reading: Reading) -> None:
         stream, progress = reading.stream, reading.stream.progress
@@ -157,10 +191,11 @@ class ReadBack:
             reading.done = True
             return
         started_ms = stream.rest.now_ms()
-        early_ms = reading.subscribed_ms + self._second_read_ms - started_ms
-        if early_ms > 0 and not reading.urgent and not reading.reads and self._queue.waiting() > CROWD:
-            self._line_up(reading, early_ms / 1000)
-            return
+        if reading.audit is None and not reading.urgent and len(self._under_way) > CROWD:
+            early_ms = 0 if reading.reads else reading.subscribed_ms + self._second_read_ms - started_ms
+            if early_ms > 0 or self._others_first(reading):
+                self._line_up(reading, max(early_ms / 1000, BEHIND_S * self._random()))
+                return
         scope = self._scope(reading, started_ms)
         mark = progress.mark_for_reading(self._margin_ms, scope)
         try:
@@ -205,8 +240,7 @@ class ReadBack:
             stream = reading.stream.spec.id
             self._log.warning("orders not told", action="orders", stream=stream, error=found.unrecoverable)
         reading.recovered = len(reading.stream.progress.asked(found.events))
-        reading.done = True
-        reading.stream.proven(reading)
+        reading.finish()
 
     def _scope(self, reading: Reading, started_ms: int) -> Scope:
         """A gap is closed by a full read that starts late enough for REST to tell everything before its end. An earlier one is
@@ -226,8 +260,7 @@ class ReadBack:
                 self._line_up(reading, self._second_read_ms / 1000)
                 return
             progress.prove(found.snapshot, found.snapshot.at_ms - self._margin_ms, scope)
-            reading.done = True
-            stream.proven(reading)
+            reading.finish()
             return
         settled_ms = started_ms - self._second_read_ms
         if reading.subscribed_ms <= settled_ms:
@@ -240,8 +273,7 @@ class ReadBack:
                 unrecoverable = f"fills at {found.untold_ms} ms, which the exchange does not tell"
             progress.prove(found.snapshot, reading.subscribed_ms)
             progress.close_gaps(settled_ms, unrecoverable)
-            reading.done = True
-            stream.proven(reading)
+            reading.finish()
             return
         # A base for the second read, which is cheap then if it explains. What REST did not show yet makes the two disagree, and
         # is read again from the margin before this; what was not asked for, from where the watermark is. Where something

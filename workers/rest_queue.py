@@ -57,11 +57,6 @@ class RestQueue:
             heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._numbers), deadline_s, job))
             self._changed.notify_all()
 
-    def waiting(self) -> int:
-        """How many jobs could run if there were a thread for them, but for those that may wait for ever."""
-        with self._changed:
-            return sum(deadline_s < WHENEVER for deadline_s, _, _ in self._ready)
-
     def _run(self, urgent_only: bool, has_time: bool) -> None:
         while not self._stop.is_set():
             job = self._next(urgent_only, has_time)
