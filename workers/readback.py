@@ -42,7 +42,8 @@ AUDIT_S = 300.0
 MAX_LATE = 4  # further reads for fills that REST does not tell yet: 8, 16, 32 and 64 s after one another
 TRADED_MS = 3_600_000
 CROWD = 100  # with so many waiting, an account that is not urgent is read once, late enough, and after those that are
-BEHIND_S = 2.0  # it looks this often whether they are through
+BEHIND_S = 2.0  # it looks this often whether they are through, ...
+BEHIND_MOST_S = 120.0  # ... for so long: theirs may have to wait for the next minute's weight
 # Of the weight that reads which are not urgent, audits, and reads of orders leave to others.
 PATIENT_SHARE, AUDIT_SHARE, ORDERS_SHARE = 0.2, 0.5, 0.75
 ORDERS_PAUSE_S = 10.0  # a read of orders that finds no weight gives its thread back for so long
@@ -177,12 +178,11 @@ class ReadBack:
         return begun_s + (EXPOSED_S if progress.exposed else QUIET_S) + (AGAIN_S if reading.reads else 0.0)
 
     def _others_first(self, reading: Reading) -> bool:
-        """Do urgent ones of its venue and address want the same weight? Not once it is due itself, nor for those that wait for
-        what REST does not tell yet."""
-        now_s = time.monotonic()
+        """Do urgent ones of its venue and address want the same weight, and not just what REST does not tell yet?"""
+        if time.monotonic() > reading.asked_s + BEHIND_MOST_S:
+            return False
         with self._lock:
-            ahead = any(r.urgent and not r.late and r.stream.rest is reading.stream.rest for r in self._under_way)
-        return ahead and now_s < self._deadline_s(reading)
+            return any(r.urgent and not r.late and r.stream.rest is reading.stream.rest for r in self._under_way)
 
     # ── one read ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _read(self, reading: Reading) -> None:
