@@ -391,6 +391,33 @@ def test_in_a_crowd_quiet_accounts_leave_the_weight_to_urgent_ones_of_their_venu
     assert set(order) - {"quiet"} == {f"{name} before the trader was through" for name in ("trader", "elsewhere")}
 
 
+def test_an_urgent_account_that_is_never_through_does_not_hold_the_quiet_up_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readback, "BEHIND_MOST_S", 0.3)
+    stop, begun_s = threading.Event(), list[float]()
+    back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.01, stop=stop, threads=6)
+    trader, quiet = account(traded=True), [account() for _ in range(CROWD + 20)]
+
+    def endless(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        if account.id == "trader":
+            raise ConnectionFailed("not now")
+        begun_s.append(time.monotonic())
+        return plan(account, mark, now_ms)
+
+    trader.spec, trader.rest.recover = msgspec.structs.replace(SPEC, id="trader"), endless
+    for stream in quiet:
+        stream.rest = trader.rest
+    asked_s = time.monotonic()
+    for stream in (trader, *quiet):
+        back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    back.start()
+    assert all(stream.done.wait(10.0) for stream in quiet) and not trader.done.is_set()
+    stop.set()
+    back.join(2.0)
+    assert min(begun_s) - asked_s >= 0.3
+
+
 def test_the_patient_leave_a_thread_to_the_urgent() -> None:
     stop, go_on = threading.Event(), threading.Event()
     back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop, threads=3)
