@@ -158,10 +158,12 @@ class Campaign:
             waiting = {
                 "accounts not live": len(self.keys) - self.live(),
                 "gaps open": sum(1 for gap in self.pg.fetch(GAPS) if gap["closed_at"] is None),
-                "gaps whose unfilled orders are not asked for yet": int(self.pg.fetch(UNASKED)[0]["n"]),
             }
             said = [f"{count} {what}" for what, count in waiting.items() if count]
-            return said or list(filter(None, [self.verdict().outstanding()]))
+            if not said and (left := self.verdict().outstanding()):
+                unasked = int(self.pg.fetch(UNASKED)[0]["n"])
+                said = [left, *([f"{unasked} gaps whose unfilled orders are not asked for yet"] if unasked else [])]
+            return said
         except StoreUnavailable as error:
             return [str(error)]
 
