@@ -196,7 +196,7 @@ def verdict(figures: dict[str, Any]) -> list[str]:
 
 def bound_mb(buffer_bytes: int) -> float:
     """What a process may grow by while Kafka is away: its buffer as Python objects, and the client's batches of it."""
-    return 40.0 + 3.0 * buffer_bytes / MIB
+    return 40.0 + 6.0 * buffer_bytes / MIB
 
 
 def run(options: Options, buffer_bytes: int, recover_s: float) -> dict[str, Any]:
