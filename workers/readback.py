@@ -43,7 +43,8 @@ MAX_LATE = 4  # further reads for fills that REST does not tell yet: 8, 16, 32 a
 TRADED_MS = 3_600_000
 CROWD = 100  # with so many waiting, an account that is not urgent is read once, late enough, and after those that are
 BEHIND_S = 2.0  # it looks this often whether they are through, ...
-BEHIND_MOST_S = 120.0  # ... for so long: theirs may have to wait for the next minute's weight
+BEHIND_MOST_S = 120.0  # ... for so long: theirs may have to wait for the next minute's weight, ...
+AFTER_S = 3.0  # and so much longer: those of other workers, which share that weight, may need a moment more
 # Of the weight that reads which are not urgent, audits, and reads of orders leave to others.
 PATIENT_SHARE, AUDIT_SHARE, ORDERS_SHARE = 0.2, 0.5, 0.75
 ORDERS_PAUSE_S = 10.0  # a read of orders that finds no weight gives its thread back for so long
@@ -122,8 +123,9 @@ class ReadBack:
         self._random, self._stop = random, stop
         self._queue = RestQueue(stop, threads)
         self._turns = itertools.count()
-        self._lock = threading.Lock()  # guards _under_way
+        self._lock = threading.Lock()  # guards the following two
         self._under_way: set[Reading] = set()  # those after a gap
+        self._urgent_s: dict[VenueRest, float] = {}  # venue and address → when an urgent one was over last
         self._log = get("readback")
 
     def start(self) -> ReadBack:
@@ -164,6 +166,8 @@ class ReadBack:
     def _over(self, reading: Reading) -> None:
         with self._lock:
             self._under_way.discard(reading)
+            if reading.urgent:
+                self._urgent_s[reading.stream.rest] = time.monotonic()
 
     def _deadline_s(self, reading: Reading) -> float:
         """Urgent is an account that traded of late, of which something was missed, or whose socket has told something."""
@@ -179,10 +183,12 @@ class ReadBack:
 
     def _others_first(self, reading: Reading) -> bool:
         """Do urgent ones of its venue and address want the same weight, and not just what REST does not tell yet?"""
-        if time.monotonic() > reading.asked_s + BEHIND_MOST_S:
+        rest, now_s = reading.stream.rest, time.monotonic()
+        if now_s > reading.asked_s + BEHIND_MOST_S:
             return False
         with self._lock:
-            return any(r.urgent and not r.late and r.stream.rest is reading.stream.rest for r in self._under_way)
+            just_over = now_s < self._urgent_s.get(rest, -AFTER_S) + AFTER_S
+            return just_over or any(r.urgent and not r.late and r.stream.rest is rest for r in self._under_way)
 
     # ── one read ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _read(self, reading: Reading) -> None:
