@@ -90,7 +90,8 @@ def test_plain(tmp: Path) -> None:
     assert all(topic["sent"] > 0 for name, topic in report["market"].items() if name != "market.liquidations")
     assert report["reconnects"] == 0
     assert {p["program"] for p in report["processes"]} == {
-        "coordinator", "worker_00", "worker_01", "marketdata", "sink_postgres", "sink_clickhouse", "console"
+        "coordinator", "worker_00", "worker_01", "marketdata", "sink_postgres", "sink_clickhouse", "console",
+        "restarter",
     }  # fmt: skip
     assert 0 < report["latency_ms"]["event_to_kafka"]["p50"] < 1000
     assert report["dials"]["total"] >= 12
