@@ -324,9 +324,7 @@ class CountedTrack:
 RESTART_MS = 5_000  # a lower id on a newer trade: the venue counts anew
 
 
-EQUALS = (
-    3  # neighbours that an aggregate would have held, each told by itself, before the socket is taken not to aggregate
-)
+EQUALS = 3  # pairs of neighbours that an aggregate would have held: the socket is taken not to aggregate
 
 
 class Habit:
@@ -349,9 +347,9 @@ class Habit:
         """Two trades of one symbol as the socket told them, one after the other."""
         if event.count > 1:
             self._sure = True
-        elif before is not None and int(before.trade_id) + 1 == int(event.trade_id):
+        elif before is not None and self._equals < EQUALS:
             alike = (before.price, before.side, before.ts_event) == (event.price, event.side, event.ts_event)
-            self._equals += alike
+            self._equals += alike and int(before.trade_id) + 1 == int(event.trade_id)
 
 
 class TradeTrack(CountedTrack):

@@ -165,9 +165,10 @@ class ReadBack:
 
     def _over(self, reading: Reading) -> None:
         with self._lock:
-            self._under_way.discard(reading)
-            if reading.urgent:
-                self._urgent_s[reading.stream.rest] = time.monotonic()
+            if reading in self._under_way:  # not for the second time: a stream also cancels what has long been done
+                self._under_way.remove(reading)
+                if reading.urgent:
+                    self._urgent_s[reading.stream.rest] = time.monotonic()
 
     def _deadline_s(self, reading: Reading) -> float:
         """Urgent is an account that traded of late, of which something was missed, or whose socket has told something."""

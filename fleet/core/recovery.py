@@ -122,13 +122,12 @@ class Watermark(msgspec.Struct):
         self.book(Booking(fill.ts_event, key, signed, fill.fee_asset, str(amount), str(cost), trade))
 
     def book(self, booking: Booking) -> None:
-        """Add what one event changed, unless the base has it."""
-        if self.base is not None and booking.ts < self.base.at_ms:
-            return  # already in the base
-        if booking.key:
-            _add(self.moved, booking.key, Decimal(booking.qty))
-            _add(self.paid, booking.key, Decimal(booking.cost))
-        _add(self.earned if booking.key else self.booked, booking.asset, Decimal(booking.amount))
+        """Add what one event changed; what the base has is only remembered."""
+        if self.base is None or booking.ts >= self.base.at_ms:
+            if booking.key:
+                _add(self.moved, booking.key, Decimal(booking.qty))
+                _add(self.paid, booking.key, Decimal(booking.cost))
+            _add(self.earned if booking.key else self.booked, booking.asset, Decimal(booking.amount))
         self.recent.append(booking)
         if len(self.recent) > 2 * MAX_RECENT:
             del self.recent[:MAX_RECENT]
@@ -188,9 +187,12 @@ class Watermark(msgspec.Struct):
         watermark beyond it was told by a clock that went back since."""
         self.proven_ms = min(max(self.proven_ms, proven_ms), now.at_ms)
         self.base = now
-        recent, self.recent = self.recent, [b for b in self.recent if b.ts < now.at_ms][-KEPT:]
+        later = [
+            b for b in self.recent if b.ts >= now.at_ms
+        ]  # of events that were acknowledged after the snapshot was taken
+        self.recent = [b for b in self.recent if b.ts < now.at_ms][-KEPT:]
         self.moved, self.earned, self.booked, self.paid = {}, {}, {}, {}
-        for booking in recent:  # of events that were acknowledged after the snapshot was taken
+        for booking in later:
             self.book(booking)
         self.positions = dict(now.positions)
         for key in self.positions.keys() & self.moved.keys():
@@ -242,7 +244,7 @@ def untold_fills_ms(
     times = [
         order.ts_event for order in events
         if isinstance(order, Order) and order.ts_event >= since_ms
-        and placed_ms[order.order_id] >= (born_ms if whole else since_ms)
+        and placed_ms.get(order.order_id, 0) >= (born_ms if whole else since_ms)
         and Decimal(order.filled_qty or "0") > filled.get(order.order_id, Decimal(0))
     ]  # fmt: skip
     return min(times, default=0)

@@ -18,7 +18,7 @@ LOOK_S = 1.0  # for new programs
 NOTICE_S = (
     0.01,
     0.05,
-)  # after the end, each from the one before: supervisord has taken the end in by then, on a busy host too
+)  # pauses before each line: supervisord has taken the end in by then, on a busy host by the second
 
 
 def children(pid: int) -> set[int]:

@@ -179,6 +179,16 @@ def test_an_order_that_rest_tells_before_its_fills(placed_ms: int, known: int, a
     assert untold_fills_ms(mark, [fill(60), state], placed, 50, 10) == 0
 
 
+def test_a_fill_that_comes_after_the_proof_that_has_it_is_remembered_and_not_counted() -> None:
+    """Else its order would look filled for more than its fills in the next gap."""
+    mark = Watermark(proven_ms=0)
+    mark.prove(Snapshot(50, {"S|both": "1"}, {}), 40)
+    mark.advance(fill(45))
+    assert (mark.moved, mark.earned, mark.filled_qty("S", "1")) == ({}, {}, Decimal(1))
+    mark.prove(Snapshot(90, {"S|both": "1"}, {}), 80)
+    assert mark.filled_qty("S", "1") == Decimal(1) and len(mark.recent) == 1
+
+
 def test_an_order_of_before_the_gap_is_not_judged() -> None:
     state = msgspec.structs.replace(order(49, "1", "filled"), filled_qty="2")
     assert untold_fills_ms(Watermark(proven_ms=50, base=Snapshot(50, {}, {})), [state], {"1": 20}, 50, 10) == 0

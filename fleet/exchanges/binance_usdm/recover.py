@@ -61,11 +61,12 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         yield from recover_orders.open_orders(found)
         yield from recover_orders.conditional_orders(found)
     changes = yield from recover_events.changes(found)
-    events = recover_events.history(found) + changes
+    history = recover_events.history(found)
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
     explained = explained or mark.base is None or found.explains()
-    untold_ms = 0 if found.lost else recover_fills.untold_ms(found, explained)
-    return Recovered(missed(events, set()), snapshot, "; ".join(found.lost), explained, mark.scope == "full", untold_ms)
+    untold_ms = 0 if found.lost else recover_fills.untold_ms(found, history, account.created_at_ms, explained=explained)
+    events = missed(history + changes, set())
+    return Recovered(events, snapshot, "; ".join(found.lost), explained, mark.scope == "full", untold_ms)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.events import UserRecord
+from fleet.core.recovery import untold_fills_ms
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.findings import MAX_PAGES, Dialogue, Findings, windows
@@ -98,21 +100,16 @@ def _booked_symbols(found: Findings) -> Dialogue[set[str]]:
     return symbols
 
 
-def untold_ms(found: Findings, explained: bool) -> int:
+def untold_ms(found: Findings, history: list[UserRecord], born_ms: int, *, explained: bool) -> int:
     """Since when the trades are behind: the account shows a position that they do not lead to and that changed after the last of
-    them (one that is flat by now is listed no more; its wallets changed with it), or an order that is younger than the watermark
-    was filled for more than its trades. 0 = neither."""
+    them (one that is flat by now is listed no more; its wallets changed with it), or an order was filled for more than its trades.
+    0 = neither."""
     listed = {rows.key_of(row): row.update_ms for row in found.account.positions if Decimal(row.qty)}
     paid_ms = max((row.update_ms for row in found.account.assets), default=0)
     unexplained = {} if explained else found.trial().unexplained(found.snapshot)[0]
     changes = [(key, listed.get(key, paid_ms)) for key in unexplained]
     times = [at_ms for key, at_ms in changes if at_ms > found.latest_fill_ms(key)]
-    filled: dict[tuple[str, str], Decimal] = {}
-    for trade in found.trades.values():
-        order = trade.symbol, str(trade.order_id)
-        filled[order] = filled.get(order, Decimal(0)) + Decimal(trade.qty)
-    for (symbol, number), row in found.orders.items():
-        judged = symbol in found.read and row.created_ms >= found.since_ms
-        if judged and Decimal(row.filled) > filled.get((symbol, number), Decimal(0)):
-            times.append(row.update_ms)
-    return min(times, default=0)
+    placed_ms = {number: row.created_ms for (_, number), row in found.orders.items()}
+    read = [event for event in history if event.symbol in found.read]
+    by_order_ms = untold_fills_ms(found.mark, read, placed_ms, found.since_ms, born_ms)
+    return min([*times, *filter(None, [by_order_ms])], default=0)
