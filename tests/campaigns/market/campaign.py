@@ -94,6 +94,7 @@ class Campaign:
             code = self.process.wait(15)
             time.sleep(1.5)  # what Kafka took last
         finally:
+            self.process.kill()  # also after a failure above: while it publishes, the consumer finds no end
             self.exchange.stop()
             self._done.set()
             consumer.join()
