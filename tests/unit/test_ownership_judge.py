@@ -17,9 +17,16 @@ from tests.support.proxy import Proxy
 
 
 def line(
-    offset: int, token: int, incarnation: str, made_ms: int, *, topic: str = "user.orders", event: str = ""
+    offset: int,
+    token: int,
+    incarnation: str,
+    made_ms: int,
+    *,
+    topic: str = "user.orders",
+    event: str = "",
+    slot: str = "h:0",
 ) -> Line:
-    return Line("acc", topic, 0, offset, token, incarnation, "h:0", made_ms, made_ms + 5, event, "stream")
+    return Line("acc", topic, 0, offset, token, incarnation, slot, made_ms, made_ms + 5, event, "stream")
 
 
 def test_tokens_that_rise_are_fine_and_one_that_falls_is_not() -> None:
@@ -34,6 +41,41 @@ def test_tokens_that_rise_are_fine_and_one_that_falls_is_not() -> None:
 def test_two_incarnations_at_once_are_seen_and_one_message_is_forgiven() -> None:
     assert judge.overlaps_ms([line(0, 1, "a", 0), line(1, 2, "b", 100), line(2, 1, "a", 130)]) == {}
     assert judge.overlaps_ms([line(0, 1, "a", 0), line(1, 2, "b", 100), line(2, 1, "a", 900)]) == {"acc": 800}
+
+
+def test_a_worker_that_overslept_its_lease_says_nothing_when_it_wakes() -> None:
+    nap = judge.Nap("h:0", 1000, 9000)
+    before, held, late = line(0, 1, "a", 900), line(1, 1, "a", 1010), line(2, 1, "a", 9001)
+    assert judge.past_deadline([before, held, late], nap) == []  # one had passed the gate
+    (found,) = judge.past_deadline([before, held, late, line(3, 1, "a", 9002)], nap)
+    assert found.startswith("I3 2 records of a after 8000 ms asleep")
+    assert (
+        judge.past_deadline([before, late, line(3, 1, "a", 9002)], judge.Nap("h:0", 6000, 9000)) == []
+    )  # within its lease
+    assert judge.past_deadline([before, line(2, 2, "b", 9001), line(3, 2, "b", 9002)], nap) == []  # its next life
+
+
+def test_an_account_moves_once_for_a_fault_of_its_owner() -> None:
+    stayed = [line(0, 1, "a", 0), line(1, 2, "b", 2000)]
+    moved = [*stayed, line(2, 3, "c", 3000, slot="h:1")]
+    back = [*moved, line(3, 4, "b", 4000)]
+    assert judge.needless_moves(stayed, 1000, {}) == []
+    assert judge.needless_moves(moved, 1000, {"acc": 1}) == []
+    assert judge.needless_moves(moved, 3500, {}) == []  # that was before
+    assert judge.needless_moves(moved, 1000, {}) == ["I6 acc moved 1 times for 0 faults"]
+    assert judge.needless_moves(back, 1000, {"acc": 1}) == ["I6 acc moved 2 times for 1 faults"]
+
+
+def test_what_processes_hold_returns_to_what_it_was() -> None:
+    before = {"a:worker": judge.Usage(2, 40, 60, 150.0)}
+    assert judge.not_returned(before, {"a:worker": judge.Usage(2, 42, 64, 170.0)}) == []
+    assert judge.not_returned(before, {}) == ["I8 a:worker: 0 processes, 2 before"]
+    found = judge.not_returned(before, {"a:worker": judge.Usage(2, 80, 100, 300.0)})
+    assert [each.split(": ")[1] for each in found] == [
+        "80 threads, 40 before",
+        "100 files, 60 before",
+        "300 MiB, 150 before",
+    ]
 
 
 def test_a_gap_is_the_longest_time_without_a_socket_that_is_read() -> None:

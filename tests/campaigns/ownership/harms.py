@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from fleet.core.errors import StoreUnavailable
 from fleet.demo.children import send
 from tests.campaigns.ownership.hosts import Host
-from tests.campaigns.ownership.rig import Rig, alive, wait_for
+from tests.campaigns.ownership.judge import Nap
+from tests.campaigns.ownership.rig import Rig, alive, now_ms, wait_for
 
 Undo = Callable[[], object]
 
@@ -37,10 +38,20 @@ class Known:
 
 
 class Harm:
-    """One fault under way. `victims`: accounts that may stop."""
+    """One fault under way. `victims`: accounts that may stop. `asleep`: the slot of a worker that is stopped until `undo`."""
 
-    def __init__(self, kind: str, victims: set[str], undo: Undo = lambda: None, *, window: bool = False) -> None:
-        self.kind, self.victims, self.undo, self.window = kind, victims, undo, window
+    def __init__(
+        self, kind: str, victims: set[str], undo: Undo = lambda: None, *, window: bool = False, asleep: str = ""
+    ) -> None:
+        self.kind, self.victims, self.window = kind, victims, window
+        self.nap: Nap | None = None  # once it is over
+        self._undo, self._asleep, self._began_ms = undo, asleep, now_ms()
+
+    def undo(self) -> None:
+        woke_ms = now_ms()
+        self._undo()
+        if self._asleep:
+            self.nap = Nap(self._asleep, self._began_ms, woke_ms)
 
 
 Begin = Callable[[Rig, Known, random.Random], Harm]
@@ -150,9 +161,10 @@ def worker_killed(rig: Rig, known: Known, rng: random.Random) -> Harm:
 @kind
 def worker_paused(rig: Rig, known: Known, rng: random.Random) -> Harm:
     host, number = _some(rig, rng)
-    victims, pid = known.of(f"{host.name}:{number}"), host.worker(number)
+    slot, pid = f"{host.name}:{number}", host.worker(number)
+    victims = known.of(slot)
     send(pid, signal.SIGSTOP)
-    return Harm("worker_paused", victims, lambda: _signal(pid, signal.SIGCONT))
+    return Harm("worker_paused", victims, lambda: _signal(pid, signal.SIGCONT), asleep=slot)
 
 
 @kind

@@ -2,22 +2,45 @@
 
 In: records of Kafka (journal.py) and the exchange's sockets. Out: violations in words, and figures.
     I1 never two incarnations publishing one account outside the window (one message) · I2 tokens never fall
-    I4 at the end one producer · I5 control-plane faults cause no reconnect
+    I3 nothing published past a deadline · I6 an account moves only where its owner was harmed, and once for that
+    I8 processes, threads, files and memory are in the end what they were
+I4 (one producer at the end) and I5 (no reconnect) are judged where the sockets are known; I7 (dial limits) is recovery/bounds.py.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from fleet.core.names import TOPIC_STREAMS
 from tests.campaigns.ownership.journal import Line
 
 WINDOW_MS = 50  # one message may be on its way between the gate's check and the record
 SHOWN = 3
+LEASE_MS = 4000  # the fast profile's
+# What a process may have more than at the beginning: threads and files come and go with read-backs and connections to stores.
+MORE_THREADS, MORE_FILES, MORE_RSS = 3, 8, 1.5
 
 Socket = Mapping[str, Any]
+
+
+class Nap(NamedTuple):
+    """A worker process that was stopped and woken."""
+
+    slot: str
+    began_ms: int
+    woke_ms: int
+
+
+class Usage(NamedTuple):
+    """Of all processes of one program."""
+
+    processes: int
+    threads: int
+    files: int
+    rss_mb: float
 
 
 def tokens_fall(lines: Iterable[Line]) -> list[str]:
@@ -56,9 +79,64 @@ def overlaps_ms(lines: Iterable[Line]) -> dict[str, int]:
     return worst
 
 
-def late_words(lines: Iterable[Line], incarnations: set[str], after_ms: int) -> list[Line]:
-    """Records of these incarnations that came out of Kafka after `after_ms`."""
-    return [line for line in lines if line.incarnation in incarnations and line.seen_ms > after_ms]
+def woken_words(lines: Iterable[Line], incarnation: str, began_ms: int, woke_ms: int) -> tuple[list[Line], list[Line]]:
+    """Records of a life that overslept its lease that came out of Kafka after it woke: those that Kafka's client held when it fell
+    asleep, which nobody can call back, and those that were made since."""
+    said = [line for line in lines if line.incarnation == incarnation and line.seen_ms > woke_ms]
+    made = [line for line in said if line.made_ms > began_ms + WINDOW_MS]
+    return [line for line in said if line.made_ms <= began_ms + WINDOW_MS], made
+
+
+def past_deadline(lines: Sequence[Line], nap: Nap) -> list[str]:
+    """I3: a life that overslept its lease publishes nothing when it wakes, but for one message between the gate and the client."""
+    if nap.woke_ms - nap.began_ms <= LEASE_MS:
+        return []
+    before = [line for line in lines if line.shard == nap.slot and line.incarnation and line.made_ms <= nap.began_ms]
+    if not before:
+        return []
+    former = max(before, key=lambda line: line.made_ms).incarnation
+    _, late = woken_words(lines, former, nap.began_ms, nap.woke_ms)
+    if len(late) <= 1:
+        return []
+    return [f"I3 {len(late)} records of {former} after {nap.woke_ms - nap.began_ms} ms asleep, {late[0].topic} first"]
+
+
+def moves(lines: Iterable[Line], since_ms: int) -> dict[str, int]:
+    """How often an account's records began to come from another worker, since then."""
+    first: dict[str, dict[int, Line]] = defaultdict(dict)  # account → token → its first record
+    for line in lines:
+        if line.topic != TOPIC_STREAMS:
+            first[line.account].setdefault(line.token, line)
+    count: dict[str, int] = {}
+    for account, by_token in first.items():
+        owners = [by_token[token] for token in sorted(by_token)]
+        changed = sum(a.shard != b.shard and b.made_ms >= since_ms for a, b in pairwise(owners))
+        if changed:
+            count[account] = changed
+    return count
+
+
+def needless_moves(lines: Iterable[Line], since_ms: int, harmed: Mapping[str, int]) -> list[str]:
+    """I6: `harmed`: account → how many faults may have taken its owner."""
+    over = {account: n for account, n in sorted(moves(lines, since_ms).items()) if n > harmed.get(account, 0)}
+    return [f"I6 {account} moved {n} times for {harmed.get(account, 0)} faults" for account, n in over.items()][:SHOWN]
+
+
+def not_returned(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> list[str]:
+    """I8, program by program."""
+    found = []
+    for program in sorted(before.keys() | after.keys()):
+        was, now = before.get(program), after.get(program)
+        if was is None or now is None or was.processes != now.processes:
+            found.append(f"I8 {program}: {now.processes if now else 0} processes, {was.processes if was else 0} before")
+            continue
+        if now.threads > was.threads + MORE_THREADS * was.processes:
+            found.append(f"I8 {program}: {now.threads} threads, {was.threads} before")
+        if now.files > was.files + MORE_FILES * was.processes:
+            found.append(f"I8 {program}: {now.files} files, {was.files} before")
+        if now.rss_mb > was.rss_mb * MORE_RSS:
+            found.append(f"I8 {program}: {now.rss_mb:.0f} MiB, {was.rss_mb:.0f} before")
+    return found
 
 
 def opened_after(sockets: Iterable[Socket], api_key: str, after_ms: int) -> list[Socket]:

@@ -115,11 +115,9 @@ def worker_napped(rig: Rig, hold_s: float) -> Finding:
 
 
 def _silent(rig: Rig, finding: Finding, former: str, began_ms: int, woken_ms: int) -> None:
-    """I3: a life that overslept its lease publishes nothing when it wakes. What Kafka's client held at the moment of the pause is
-    counted apart: nobody can call it back; and one message may have been between the gate and the client."""
-    said = judge.late_words(rig.journal.lines, {former}, woken_ms)
-    new = [line for line in said if line.made_ms > began_ms + judge.WINDOW_MS]
-    finding.more |= {"in_flight": len(said) - len(new), "late": [f"{x.topic} {x.made_ms - woken_ms} ms" for x in new]}
+    """I3: a life that overslept its lease publishes nothing when it wakes, but for what was past the gate."""
+    held, new = judge.woken_words(rig.journal.lines, former, began_ms, woken_ms)
+    finding.more |= {"in_flight": len(held), "late": [f"{x.topic} {x.made_ms - woken_ms} ms" for x in new]}
     if len(new) > 1:
         finding.blame(f"I3 {len(new)} records of {former} after it woke")
 

@@ -1,7 +1,8 @@
 """The random campaign: one seed is one sequence of episodes. In: a rig, a seed, minutes; out: a report, and violations.
 
 An episode is one to three faults that overlap, then everything is healed and the fleet must be well again (I4). Faults of the
-control plane alone may stop no stream (I5). I1 and I2 are read from Kafka after each episode.
+control plane alone may stop no stream (I5). I1, I2, I3 and I6 are read from Kafka after each episode; at the end I7 from the
+exchange's counts, I8 from the processes.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from fleet.core.model import process_of
 from tests.campaigns.ownership import judge
 from tests.campaigns.ownership.harms import KINDS, Harm, Known, clash
 from tests.campaigns.ownership.journal import Line
-from tests.campaigns.ownership.rig import Rig, now_ms
+from tests.campaigns.ownership.rig import Rig, now_ms, wait_for
 
 HOLD_S = (0.5, 12.0)
 LONG_HOLD_S = 20.0
 SETTLE_S = 120.0
+CALM_S = 60.0  # until read-backs are over and what they held is given back
 
 
 class Report(msgspec.Struct):
@@ -34,6 +36,7 @@ class Report(msgspec.Struct):
     gap_s: dict[str, float] = {}  # kind → longest time an account was without a live socket, faults of that kind alone
     recovery_s: dict[str, float] = {}  # kind → longest time from the end of the harm until all was well
     sometimes: dict[str, int] = {}
+    usage: dict[str, tuple[judge.Usage, judge.Usage]] = {}  # "host:program" → at the beginning, at the end
     violations: list[str] = []
     records: int = 0
 
@@ -57,9 +60,16 @@ class Campaign:
         wrong = self.rig.settle(now_ms(), SETTLE_S)
         if wrong:
             self.report.violations.append(f"never healthy: {wrong}")
+        wait_for(self.rig.usage, CALM_S)
+        before = self.rig.usage()
         while time.monotonic() < end and not (wrong := self._episode()):
             self.report.episodes += 1
         report = self.report
+        wait_for(lambda: not judge.not_returned(before, self.rig.usage()), CALM_S, every_s=1.0)
+        after = self.rig.usage()
+        report.usage = {name: (before[name], after[name]) for name in sorted(before.keys() & after.keys())}
+        report.violations += judge.not_returned(before, after)
+        report.violations += [f"I7 {each}" for each in self.rig.beyond_limits()]
         report.faults, report.sometimes = dict(sorted(self._faults.items())), dict(sorted(self._sometimes.items()))
         report.records = len(self.rig.journal.lines)
         return report
@@ -98,6 +108,13 @@ class Campaign:
             self._excused = self._judged
         else:
             found += judge.invariants(lines)
+        for harm in harms:
+            found += judge.past_deadline(lines, harm.nap) if harm.nap else []
+            self._sometimes["overslept"] += (
+                harm.nap is not None and harm.nap.woke_ms - harm.nap.began_ms > judge.LEASE_MS
+            )
+        harmed = Counter(account for harm in harms for account in harm.victims)
+        found += judge.needless_moves(lines, began_ms, harmed)
         found += self._streams(harms, before, began_ms, over_ms)
         self._count(harms, former, lines)
         self._longest(self.report.recovery_s, name, (over_ms - healed_ms) / 1000)
@@ -164,6 +181,7 @@ SOMETIMES = (
     "new incarnation",
     "fenced and began anew",
     "an account moved",
+    "overslept",
 )
 
 

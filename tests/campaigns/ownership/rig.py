@@ -36,8 +36,9 @@ from fleet.services.stacked import Stacked
 from tests.campaigns.ownership.dials import pacing_s
 from tests.campaigns.ownership.hosts import Host
 from tests.campaigns.ownership.journal import Journal
-from tests.campaigns.ownership.judge import Socket
+from tests.campaigns.ownership.judge import Socket, Usage
 from tests.campaigns.ownership.traffic import Pulse, Trading, pulse_s
+from tests.campaigns.recovery.bounds import beyond, dials_in_span
 from tests.support.proxy import Proxy
 from tests.support.services import free_ports
 
@@ -193,6 +194,17 @@ class Rig(Stacked):
             self.addresses or ["127.0.0.1"],
             time.time(),
         )
+
+    def usage(self) -> dict[str, Usage]:
+        """What each program of each host holds now: "host:program" → …; {} while a process comes or goes."""
+        try:
+            return {name: usage for host in self.hosts.values() for name, usage in host.usage().items()}
+        except psutil.Error:
+            return {}
+
+    def beyond_limits(self) -> list[str]:
+        """I7: where a dial or weight limit of the venue was exceeded, by the exchange's own counts."""
+        return beyond(self.control.calls(), dials_in_span(self.control.connections()))
 
     def owners(self) -> dict[str, Ownership]:
         return self.store.owners()[0]
