@@ -21,6 +21,7 @@ class EventMark(NamedTuple):
     first: str
     id: str
     at_ms: int
+    complete: bool = True  # False: a candle that is still open. It stands for nothing, and says where its track begins
 
 
 def mark_of(event: MarketRecord) -> EventMark | None:
@@ -29,8 +30,9 @@ def mark_of(event: MarketRecord) -> EventMark | None:
         single = event.count == 1 or not event.trade_id.isdigit()
         first = event.trade_id if single else str(int(event.trade_id) - event.count + 1)
         return EventMark("", first, event.trade_id, event.ts_event)
-    if isinstance(event, Kline) and event.closed:
-        return EventMark(event.interval, str(event.open_time), str(event.close_time), event.close_time)
+    if isinstance(event, Kline):
+        last = event.close_time if event.closed else event.open_time - 1
+        return EventMark(event.interval, str(event.open_time), str(last), last, event.closed)
     return None
 
 
@@ -73,6 +75,6 @@ class Told:
     def drop(self, marks: Iterable[EventMark | None]) -> None:
         """These go nowhere."""
         for mark in marks:
-            if mark is not None:
+            if mark is not None and mark.complete:
                 first = self.dropped[mark.interval][0] if mark.interval in self.dropped else mark.first
                 self.dropped[mark.interval] = (first, mark.id)

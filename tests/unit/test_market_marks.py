@@ -1,0 +1,40 @@
+"""Marks of public series: what a candle, open or closed, tells a later life of its track."""
+
+from __future__ import annotations
+
+from fleet.core.events import Kline
+from workers.market_marks import Told, mark_of
+from workers.market_tracks import Mark
+
+MINUTE_MS = 60_000
+
+
+def candle(minute: int, *, closed: bool) -> Kline:
+    opened = minute * MINUTE_MS
+    return Kline(
+        id=f"c{minute}", exchange="binance", market="usdm", symbol="BTCUSDT", ts_event=opened, ts_recv=opened, interval="1m",
+        open_time=opened, close_time=opened + MINUTE_MS - 1, open="1", high="1", low="1", close="1", volume="1", closed=closed,
+    )  # fmt: skip
+
+
+def test_a_life_that_saw_no_candle_close_leaves_a_mark_before_the_one_it_saw_begin() -> None:
+    told = Told()
+    told.arrive(told.send([mark_of(candle(5, closed=False))]))
+    assert told.acked == {"1m": Mark(str(5 * MINUTE_MS - 1), 5 * MINUTE_MS - 1)}
+
+
+def test_an_open_candle_takes_back_nothing_that_a_closed_one_told() -> None:
+    told = Told()
+    for event in (candle(5, closed=False), candle(5, closed=True), candle(5, closed=False)):
+        told.arrive(told.send([mark_of(event)]))
+    assert told.acked["1m"].id == str(6 * MINUTE_MS - 1)
+    told.arrive(told.send([mark_of(candle(6, closed=False))]))
+    assert told.acked["1m"].id == str(6 * MINUTE_MS - 1), "its own minute is not told yet"
+
+
+def test_only_closed_candles_are_to_be_read_again_when_dropped() -> None:
+    told = Told()
+    told.drop([mark_of(candle(5, closed=False))])
+    assert told.dropped == {}
+    told.drop([mark_of(candle(5, closed=True)), mark_of(candle(6, closed=False))])
+    assert told.dropped == {"1m": (str(5 * MINUTE_MS), str(6 * MINUTE_MS - 1))}
