@@ -324,7 +324,9 @@ class CountedTrack:
 RESTART_MS = 5_000  # a lower id on a newer trade: the venue counts anew
 
 
-EQUALS = 3  # pairs of neighbours that an aggregate would have held: the socket is taken not to aggregate
+# Pairs of neighbours that an aggregate could have held, and not one aggregate: the socket is taken not to aggregate. Two orders of
+# one millisecond look like such a pair, so it takes many: where one trade in ten covers several ids, all of 50 come by chance never.
+EQUALS = 50
 
 
 class Habit:

@@ -106,7 +106,7 @@ def test_the_venue_is_told_whether_the_socket_aggregates() -> None:
     assert aggregated(trade(1)), "unknown yet, as in a process that has just begun: as the venue documents it"
     assert aggregated(*alike[:-1]), "orders of one instant happen"
     assert not aggregated(*alike)
-    assert aggregated(trade(50, count=2)) and aggregated(*alike, trade(50, count=2)), "seen"
+    assert aggregated(trade(90, count=2)) and aggregated(*alike, trade(90, count=2)), "seen"
     assert aggregated(*(trade(n) for n in range(1, 9))), "one after the other is no sign"
 
 
