@@ -84,7 +84,9 @@ def session_of(session_id: int) -> list[psutil.Process]:
 
 
 def send(pid: int, signum: signal.Signals) -> bool:
-    """Signal a process; False if it is gone."""
+    """Signal a process; False if it is gone, or 0: that is nobody's, and would mean our own group."""
+    if pid <= 0:
+        return False
     try:
         os.kill(pid, signum)
     except ProcessLookupError:

@@ -5,7 +5,6 @@ A harm of the control plane may stop nobody (I5). `undo` is called exactly once,
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 from collections.abc import Callable, Iterable
@@ -86,7 +85,7 @@ def leader_killed(rig: Rig, known: Known, rng: random.Random) -> Harm:
 def leader_paused(rig: Rig, known: Known, rng: random.Random) -> Harm:
     pid = _leader(rig)
     send(pid, signal.SIGSTOP)
-    return Harm("leader_paused", set(), lambda: _signal(pid, signal.SIGCONT))
+    return Harm("leader_paused", set(), lambda: send(pid, signal.SIGCONT))
 
 
 @kind
@@ -163,8 +162,8 @@ def worker_paused(rig: Rig, known: Known, rng: random.Random) -> Harm:
     host, number = _some(rig, rng)
     slot, pid = f"{host.name}:{number}", host.worker(number)
     victims = known.of(slot)
-    send(pid, signal.SIGSTOP)
-    return Harm("worker_paused", victims, lambda: _signal(pid, signal.SIGCONT), asleep=slot)
+    asleep = slot if send(pid, signal.SIGSTOP) else ""
+    return Harm("worker_paused", victims, lambda: send(pid, signal.SIGCONT), asleep=asleep)
 
 
 @kind
@@ -230,11 +229,3 @@ def _leader(rig: Rig) -> int:
 def _each(calls: Iterable[Callable[[], object]]) -> None:
     for call in calls:
         call()
-
-
-def _signal(pid: int, signum: signal.Signals) -> None:
-    if pid:
-        try:
-            os.kill(pid, signum)
-        except ProcessLookupError:
-            return
