@@ -325,7 +325,7 @@ RESTART_MS = 5_000  # a lower id on a newer trade: the venue counts anew
 
 
 # Pairs of neighbours that an aggregate could have held, and not one aggregate: the socket is taken not to aggregate. Two orders of
-# one millisecond look like such a pair, so it takes many: where one trade in ten covers several ids, all of 50 come by chance never.
+# one millisecond look like such a pair, so it takes many: where one trade in ten covers several ids, 50 never come by chance.
 EQUALS = 50
 
 
