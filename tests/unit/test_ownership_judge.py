@@ -67,10 +67,10 @@ def test_an_account_moves_once_for_a_fault_of_its_owner() -> None:
 
 
 def test_what_processes_hold_returns_to_what_it_was() -> None:
-    before = {"a:worker": judge.Usage(2, 40, 60, 150.0)}
-    assert judge.not_returned(before, {"a:worker": judge.Usage(2, 42, 64, 170.0)}) == []
-    assert judge.not_returned(before, {}) == ["I8 a:worker: 0 processes, 2 before"]
-    found = judge.not_returned(before, {"a:worker": judge.Usage(2, 80, 100, 300.0)})
+    before = {"worker": judge.Usage(2, 40, 60, 150.0)}
+    assert judge.not_returned(before, {"worker": judge.Usage(2, 42, 64, 170.0)}) == []
+    assert judge.not_returned(before, {}) == ["I8 worker: 0 processes, 2 before"]
+    found = judge.not_returned(before, {"worker": judge.Usage(2, 80, 100, 300.0)})
     assert [each.split(": ")[1] for each in found] == [
         "80 threads, 40 before",
         "100 files, 60 before",

@@ -7,7 +7,6 @@ directories, ports, and in the way they reach the stores.
 from __future__ import annotations
 
 import configparser
-import operator
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,14 +69,15 @@ class Host:
     def pids(self) -> list[int]:
         return [*self.supervised.processes()]
 
-    def usage(self) -> dict[str, Usage]:
-        """What its programs hold now, all workers in one row. Raises psutil.Error if one of them ends meanwhile."""
-        total: dict[str, Usage] = {}
-        for program, process in self.supervised.processes().values():
-            kind = program.partition("_")[0]
-            one = Usage(1, process.num_threads(), process.num_fds(), process.memory_info().rss / MIB)
-            total[kind] = Usage(*map(operator.add, total[kind], one)) if kind in total else one
-        return {f"{self.name}:{kind}": usage for kind, usage in total.items()}
+    def usage(self) -> list[tuple[str, Usage]]:
+        """What each of its processes holds now, by kind of program. Raises psutil.Error if one of them ends meanwhile."""
+        return [
+            (
+                program.partition("_")[0],
+                Usage(1, process.num_threads(), process.num_fds(), process.memory_info().rss / MIB),
+            )
+            for program, process in self.supervised.processes().values()
+        ]
 
     def suspend(self) -> None:
         """supervisord restarts nothing until `resume`."""

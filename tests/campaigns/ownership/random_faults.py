@@ -36,7 +36,7 @@ class Report(msgspec.Struct):
     gap_s: dict[str, float] = {}  # kind → longest time an account was without a live socket, faults of that kind alone
     recovery_s: dict[str, float] = {}  # kind → longest time from the end of the harm until all was well
     sometimes: dict[str, int] = {}
-    usage: dict[str, tuple[judge.Usage, judge.Usage]] = {}  # "host:program" → at the beginning, at the end
+    usage: dict[str, tuple[judge.Usage, judge.Usage]] = {}  # kind of program → at the beginning, at the end
     violations: list[str] = []
     records: int = 0
 

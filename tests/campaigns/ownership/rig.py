@@ -6,6 +6,7 @@ process; everything ends with the context. Each host reaches Redis and Postgres 
 
 from __future__ import annotations
 
+import operator
 import os
 import secrets
 import shutil
@@ -196,11 +197,14 @@ class Rig(Stacked):
         )
 
     def usage(self) -> dict[str, Usage]:
-        """What each program of each host holds now: "host:program" → …; {} while a process comes or goes."""
+        """What the processes of a kind hold now, over all hosts (accounts move between them); {} while a process comes or goes."""
+        total: dict[str, Usage] = {}
         try:
-            return {name: usage for host in self.hosts.values() for name, usage in host.usage().items()}
+            for kind, one in (row for host in self.hosts.values() for row in host.usage()):
+                total[kind] = Usage(*map(operator.add, total[kind], one)) if kind in total else one
         except psutil.Error:
             return {}
+        return total
 
     def beyond_limits(self) -> list[str]:
         """I7: where a dial or weight limit of the venue was exceeded, by the exchange's own counts."""
