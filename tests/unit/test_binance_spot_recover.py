@@ -15,8 +15,7 @@ from fleet.core.events import Balance, Fill, Order
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Watermark
-from fleet.exchanges.binance_spot import recover as plan
-from fleet.exchanges.binance_spot import rows
+from fleet.exchanges.binance_spot import pages, recover_orders, rows
 from fleet.exchanges.binance_spot.recover import recover
 
 NOW = 1_790_000_000_000
@@ -29,11 +28,11 @@ ASSETS = {"BTCUSDT": ("BTC", "USDT"), "ETHUSDT": ("ETH", "USDT"), "ETHBTC": ("ET
 @pytest.fixture(autouse=True)
 def not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """No symbol counts as in use, so that each test's weight is that of what it is about."""
-    monkeypatch.setattr(plan, "ACTIVE_MS", -1)
+    monkeypatch.setattr(recover_orders, "ACTIVE_MS", -1)
 
 
 def test_an_order_that_came_and_went_without_a_fill_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    monkeypatch.setattr(recover_orders, "ACTIVE_MS", 60_000)
     mark = Watermark(proven_ms=NOW - 1000, symbols={"BTCUSDT": NOW - 2000, "ETHUSDT": NOW - 70_000})
     dialogue, asked = recover(SPEC, mark, NOW), []
     account = {"balances": [], "updateTime": NOW - 5000}
@@ -50,7 +49,7 @@ def refused(code: str = "-1121") -> ExchangeRefused:
 
 
 def test_orders_that_cannot_be_asked_for_are_said_to_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    monkeypatch.setattr(recover_orders, "ACTIVE_MS", 60_000)
     dialogue = recover(SPEC, Watermark(proven_ms=NOW - 1000, symbols={"BTCUSDT": NOW - 2000}), NOW)
     next(dialogue)
     call = dialogue.send(HttpReply(200, {}, msgspec.json.encode({"balances": [], "updateTime": NOW - 5000})))
@@ -61,7 +60,7 @@ def test_orders_that_cannot_be_asked_for_are_said_to_be_lost(monkeypatch: pytest
 
 
 def test_an_order_that_came_and_went_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    monkeypatch.setattr(recover_orders, "ACTIVE_MS", 60_000)
     exchange = Exchange()
     number = exchange.order("BTCUSDT", "BUY", "1", "100", NOW - 500, "CANCELED")
     dialogue = recover(SPEC, Watermark(proven_ms=NOW - 1000, symbols={"BTCUSDT": NOW - 2000}), NOW)
@@ -264,7 +263,7 @@ def test_a_fill_of_a_known_symbol_is_found_by_its_two_assets() -> None:
 
 def test_a_round_trip_that_cost_nothing_is_found_by_its_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "FEE", Decimal(0))
-    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    monkeypatch.setattr(recover_orders, "ACTIVE_MS", 60_000)
     exchange = Exchange()
     mark = proven(exchange)
     mark.symbols["BTCUSDT"] = NOW - 5000
@@ -387,7 +386,7 @@ def test_first_read_of_an_account_that_traded_since_it_is_ours() -> None:
 # ── Long gaps and many rows ──────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("gap_ms", [3_600_000, 5 * DAY])
 def test_many_fills_are_paged(monkeypatch: pytest.MonkeyPatch, gap_ms: int) -> None:
-    monkeypatch.setattr(plan, "PAGE", 10)
+    monkeypatch.setattr(pages, "PAGE", 10)
     monkeypatch.setattr(rows, "PAGE", 10)
     exchange = Exchange(wallets={"USDT": Decimal(10**7), "BTC": Decimal(2)})
     for n in range(5):
@@ -403,7 +402,7 @@ def test_many_fills_are_paged(monkeypatch: pytest.MonkeyPatch, gap_ms: int) -> N
 
 
 def test_a_trade_with_oneself_at_the_edge_of_a_page_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "PAGE", 3)
+    monkeypatch.setattr(pages, "PAGE", 3)
     monkeypatch.setattr(rows, "PAGE", 3)
     exchange = Exchange()
     mark = proven(exchange)
@@ -431,9 +430,9 @@ def test_a_gap_beyond_what_is_read_says_so() -> None:
 
 
 def test_pages_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (plan, rows):
+    for module in (pages, rows):
         monkeypatch.setattr(module, "PAGE", 1)
-    monkeypatch.setattr(plan, "MAX_PAGES", 2)
+    monkeypatch.setattr(pages, "MAX_PAGES", 2)
     exchange = Exchange()
     mark = proven(exchange)
     mark.symbols["BTCUSDT"] = NOW
@@ -585,7 +584,7 @@ def test_five_symbols_are_asked_and_where_these_were_asked_at_once_nothing_is_le
     mark = proven(exchange)
     assert not exchange._drive(mark, NOW).unasked, "no symbol is known: there is nobody to ask"
     mark.symbols = {"BTCUSDT": NOW - 100, "ETHUSDT": NOW - 200}
-    monkeypatch.setattr(plan, "ACTIVE_MS", 60_000)
+    monkeypatch.setattr(recover_orders, "ACTIVE_MS", 60_000)
     assert not exchange._drive(mark, NOW).unasked
     mark.symbols |= {f"OLD{n}USDT": n for n in range(9)}
     assert exchange._drive(mark, NOW).unasked
@@ -611,7 +610,7 @@ def test_a_round_trip_without_a_trace_is_told_by_a_read_of_orders(monkeypatch: p
 
 
 def test_an_order_that_is_ahead_of_its_trades_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "ACTIVE_MS", 2 * DAY)
+    monkeypatch.setattr(recover_orders, "ACTIVE_MS", 2 * DAY)
     exchange = Exchange()
     mark = proven(exchange)
     mark.symbols["BTCUSDT"] = NOW - DAY

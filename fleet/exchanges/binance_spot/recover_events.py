@@ -1,0 +1,59 @@
+"""The end of a read-back (recover.py): what was found, as events. Pure."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from fleet.core.events import Order, UserRecord
+from fleet.core.recovery import TERMINAL
+from fleet.exchanges.binance_spot import rows, wire
+from fleet.exchanges.binance_spot.findings import Findings
+from fleet.exchanges.binance_spot.parse import balance
+
+
+def history(found: Findings) -> list[UserRecord]:
+    """Fills and orders since the watermark; of older orders those that ended meanwhile (first-ever read: all open ones)."""
+    events: list[UserRecord] = []
+    for trade in found.fresh():
+        order = found.orders.get((trade.symbol, str(trade.order_id)))
+        events.append(rows.fill(trade, order.client_id if order else "", found.account_id, found.now_ms))
+    for (symbol, order_id), row in found.orders.items():
+        event = rows.order(row, found.account_id, found.now_ms)
+        if event is None:
+            found.lost.append(f"order {order_id} of {symbol}: unknown status {row.status[:40]}")
+        elif row.update_ms >= found.since_ms or order_id in found.closed or _unknown(found, event):
+            events.append(event)
+    return events
+
+
+def _unknown(found: Findings, order: Order) -> bool:
+    """Open, and nobody knew; at a first-ever read nobody knew of any."""
+    unknown = order.status not in TERMINAL and order.order_id not in found.mark.open_orders
+    return unknown or found.mark.base is None
+
+
+def changes(found: Findings) -> list[UserRecord]:
+    """Wallets that differ from the last known ones; a known one that is absent is empty."""
+    known, now = found.mark.wallets, found.snapshot.wallets
+    listed = {row.asset: row for row in found.account.balances}
+    touched = _touched(found)
+    events: list[UserRecord] = []
+    for asset in sorted(known.keys() | now.keys()):
+        if Decimal(known.get(asset, "0")) != Decimal(now.get(asset, "0")):
+            row = listed.get(asset) or wire.BalanceRow(asset, "0", "0")
+            changed_ms = touched.get(asset) or found.account.update_ms or found.snapshot.at_ms
+            events.append(balance(row, changed_ms, found.account_id, found.now_ms, "rest"))
+    return events
+
+
+def _touched(found: Findings) -> dict[str, int]:
+    """When each asset last changed, as far as the trades and orders read tell: the account tells only the latest of all."""
+    times: dict[str, int] = {}
+    legs = found.legs
+    stamps = [(asset, t.trade_ms) for t in found.trades.values() for asset in (*(legs(t.symbol) or ()), t.fee_asset)]
+    for order in found.orders.values():
+        pair = legs(order.symbol)
+        stamps += [(pair[order.side == "BUY"], order.update_ms)] if pair else []  # what it locks or locked
+    for asset, at_ms in stamps:
+        times[asset] = max(times.get(asset, 0), at_ms)
+    return times

@@ -1,0 +1,102 @@
+"""Steps 1, 3 and 4 of a read-back (recover.py): the account, and the trades that it shows and nobody told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+from fleet.core.errors import ExchangeRefused
+from fleet.core.recovery import Snapshot
+from fleet.core.replies import decode
+from fleet.exchanges.binance_spot import assets, rows, wire
+from fleet.exchanges.binance_spot.findings import Dialogue, Findings
+from fleet.exchanges.binance_spot.pages import since
+from fleet.exchanges.binance_spot.session import CLOCK, clock_ms
+
+MAX_GUESSES = 30  # symbols asked for because both their assets are unexplained; one that does not exist costs 20 too
+
+
+def read_account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
+    reply = yield rows.ACCOUNT
+    account = decode(reply, wire.AccountRow, "account")
+    sums = {row.asset: Decimal(row.free) + Decimal(row.locked) for row in account.balances}
+    return account, Snapshot(
+        reply.at_ms or at_ms, {}, {asset: format(sum_, "f") for asset, sum_ in sums.items() if sum_}
+    )
+
+
+def missing_trades(found: Findings) -> Dialogue[None]:
+    """Read trades, likely symbols first, until they explain the account or no symbol is left."""
+    mark = found.mark
+    known = set(mark.symbols) | set(mark.open_orders.values()) | {symbol for symbol, _ in found.orders}
+    if mark.base is None:
+        held = found.snapshot.wallets
+        yield from trades_of(found, known)
+        yield from trades_of(found, _guesses(found, assets.symbols_of(held, held), known))
+        return
+    active = {s for s, at_ms in mark.symbols.items() if at_ms >= mark.base.at_ms}
+    yield from trades_of(found, _both_legs_open(found, known))
+    if found.trades and not found.explains():  # the account lagged behind them, or moved on meanwhile
+        yield from _account_again(found)
+    yield from _new_symbols(found, known)
+    for choose in (_base_open, lambda *_: active, lambda *_: known):
+        if found.explains():
+            return
+        yield from trades_of(found, choose(found, known) - found.read)
+    if found.trades and not found.explains():
+        yield from _account_again(found)
+
+
+def _account_again(found: Findings) -> Dialogue[None]:
+    at_ms = clock_ms((yield CLOCK))
+    found.account, found.snapshot = yield from read_account(at_ms)
+
+
+def _both_legs_open(found: Findings, known: set[str]) -> set[str]:
+    open_ = found.open_assets()
+    pairs = {symbol: found.legs(symbol) for symbol in known}
+    return {symbol for symbol, pair in pairs.items() if pair and pair[0] in open_ and pair[1] in open_}
+
+
+def _base_open(found: Findings, known: set[str]) -> set[str]:
+    open_ = found.open_assets()
+    pairs = {symbol: found.legs(symbol) for symbol in known}
+    return {symbol for symbol, pair in pairs.items() if pair is None or pair[0] in open_ or pair[1] in open_}
+
+
+def _new_symbols(found: Findings, known: set[str]) -> Dialogue[None]:
+    """Symbols that never traded before, of two unexplained assets: first those of which one was given for the other. Each one
+    found changes what is unexplained."""
+    for _ in range(MAX_GUESSES):
+        open_ = {asset: Decimal(amount) for asset, amount in found.open_assets().items()}
+        gained, given = (
+            {a for a, amount in open_.items() if amount > 0},
+            {a for a, amount in open_.items() if amount < 0},
+        )
+        exchanged = assets.symbols_of(gained, given) | assets.symbols_of(given, gained)
+        likely = _guesses(found, exchanged, known) or _guesses(found, assets.symbols_of(open_, open_), known)
+        if not likely:
+            return
+        yield from trades_of(found, likely[:1])
+
+
+def _guesses(found: Findings, symbols: set[str], known: set[str]) -> list[str]:
+    """Those of `symbols` not asked for yet, likely ones first. Two assets have a symbol in one direction only."""
+    real = known | {symbol for symbol, _, _ in found.trades}
+    backwards = {quote + base for base, quote in filter(None, map(found.legs, real))}
+    return sorted(symbols - real - found.read - backwards, key=assets.rank)[:MAX_GUESSES]
+
+
+def trades_of(found: Findings, symbols: Iterable[str]) -> Dialogue[None]:
+    latest = found.mark.symbols
+    for symbol in sorted(symbols, key=lambda s: (-latest.get(s, 0), s)):
+        found.read.add(symbol)
+        try:
+            trades = yield from since(rows.trades_call, symbol, list[wire.TradeRow], "fromId", found)
+        except ExchangeRefused as refused:
+            if symbol in latest:  # one that was guessed need not exist
+                found.lost.append(f"fills of {symbol}: {refused.verdict}")
+            continue
+        for trade in trades:
+            if trade.trade_ms >= found.since_ms:
+                found.trades[trade.symbol, trade.trade_id, trade.order_id] = trade

@@ -1,0 +1,122 @@
+"""Steps 2 and 5 of a read-back (recover.py): open orders, those of missed fills, those that came and went. Pure."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from fleet.core.errors import ExchangeRefused
+from fleet.core.recovery import TERMINAL, Watermark
+from fleet.core.replies import decode
+from fleet.exchanges.binance_spot import rows, wire
+from fleet.exchanges.binance_spot.findings import Dialogue, Findings
+from fleet.exchanges.binance_spot.pages import since
+from fleet.exchanges.binance_spot.parse import ORDER_STATUSES
+
+FORGOTTEN_MS = 60_000  # an order that the exchange does not know is forgotten only if its symbol was quiet this long
+# An account that traded just now may have placed and cancelled orders without a trace.
+ACTIVE_MS, ACTIVE_SYMBOLS = 600_000, 3
+MAX_ORDERS = 5  # so many orders of a symbol one by one (4 each) cost as much as all of them (20)
+MAX_SINGLE = 13  # so many symbols' open orders one by one (6 each) cost as much as all of them (80)
+
+
+def orders_of_fills(found: Findings) -> Dialogue[None]:
+    """The orders of the fills that were missed: each one (4), or all of the symbol since the watermark (20), and those of them
+    that are older than it."""
+    wanted: dict[str, set[str]] = {}
+    for trade in found.fresh():
+        wanted.setdefault(trade.symbol, set()).add(str(trade.order_id))
+    for symbol, numbers in sorted(wanted.items()):
+        if len(numbers) > MAX_ORDERS:
+            yield from orders_of(found, {symbol})
+        for number in sorted(numbers):
+            if (symbol, number) not in found.orders:
+                yield from _order(found, symbol, number)
+
+
+def _order(found: Findings, symbol: str, order_id: str) -> Dialogue[None]:
+    try:
+        found.keep(decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
+    except ExchangeRefused:  # -2013 or -2026: ended unfilled long ago, or not visible yet
+        if found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS:
+            found.closed.append(order_id)
+
+
+def open_orders(found: Findings) -> Dialogue[None]:
+    """Orders open now. An open order locks what it would give, so where nothing is locked there is none."""
+    symbols = sorted(set(found.mark.open_orders.values()))
+    if not found.locked or (found.frugal and not symbols):
+        return
+    if found.frugal:
+        chosen = symbols[found.now_ms // 60_000 % len(symbols)]
+        found.unasked = set(symbols) - {chosen}
+        try:
+            for order in decode((yield rows.open_orders_call(chosen)), list[wire.OrderRow], "open orders"):
+                found.keep(order)
+        except ExchangeRefused as refused:
+            found.lost.append(f"open orders of {chosen}: {refused.verdict}")
+        return
+    if found.mark.base is not None and 0 < len(symbols) <= MAX_SINGLE:
+        for symbol in symbols:
+            try:
+                reply = yield rows.open_orders_call(symbol)
+            except ExchangeRefused as refused:
+                found.lost.append(f"open orders of {symbol}: {refused.verdict}")
+                continue
+            for order in decode(reply, list[wire.OrderRow], "open orders"):
+                found.keep(order)
+        if _locks(found) == found.locked:
+            return
+    for order in decode((yield rows.open_orders_call()), list[wire.OrderRow], "open orders"):
+        found.keep(order)
+
+
+def _locks(found: Findings) -> dict[str, Decimal]:
+    """What the open orders that were read lock, as far as one can tell (order lists lock once for several)."""
+    sums: dict[str, Decimal] = {}
+    for order in found.orders.values():
+        pair = found.legs(order.symbol)
+        if pair is not None:
+            left = Decimal(order.qty) - Decimal(order.filled)
+            asset, amount = (pair[1], left * Decimal(order.price)) if order.side == "BUY" else (pair[0], left)
+            sums[asset] = sums.get(asset, Decimal(0)) + amount
+    return {asset: amount for asset, amount in sums.items() if amount}
+
+
+def used_last(mark: Watermark, count: int) -> set[str]:
+    """The symbols used last. No call tells the orders of all."""
+    return set(sorted(mark.symbols, key=lambda s: (-mark.symbols[s], s))[:count])
+
+
+def in_use(found: Findings) -> set[str]:
+    """Those of them whose orders a read-back asks for at once."""
+    latest = found.mark.symbols
+    return {s for s in used_last(found.mark, ACTIVE_SYMBOLS) if latest[s] >= found.now_ms - ACTIVE_MS}
+
+
+def orders_of(found: Findings, symbols: set[str]) -> Dialogue[None]:
+    """All orders since the watermark, also those that ended without a fill."""
+    for symbol in sorted(symbols):
+        try:
+            for order in (yield from since(rows.orders_call, symbol, list[wire.OrderRow], "orderId", found)):
+                found.keep(order)
+        except ExchangeRefused as refused:
+            found.lost.append(f"orders of {symbol}: {refused.verdict}")
+
+
+def traded_unseen(found: Findings) -> set[str]:
+    """Symbols of orders whose fills are not all known: a round trip at one price without a fee leaves no trace in the account."""
+    return {
+        symbol
+        for (symbol, number), row in found.orders.items()
+        if row.update_ms >= found.since_ms and Decimal(row.filled) > found.mark.filled_qty(symbol, number)
+    }
+
+
+def ended_orders(found: Findings) -> Dialogue[None]:
+    """What became of orders that were open."""
+    for order_id, symbol in found.mark.open_orders.items():
+        if (symbol, order_id) not in found.orders and symbol not in found.unasked:
+            yield from _order(found, symbol, order_id)
+        row = found.orders.get((symbol, order_id))
+        if row is not None and ORDER_STATUSES.get(row.status) in TERMINAL:
+            found.closed.append(order_id)
