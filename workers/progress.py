@@ -152,7 +152,8 @@ class Progress:
         """Runs in the publisher's ack thread: only now may the watermark move."""
         with self._lock:
             self._unacked.pop(sequence, None)
-            self.mark.advance(event)
+            if not self.mark.has(event):
+                self.mark.advance(event)
             self.dirty = True
             self._settle()
 
@@ -161,13 +162,17 @@ class Progress:
         the publisher's ack thread."""
         with self._lock:
             self._unacked.pop(sequence, None)
-            lost = f"event {event.id} refused by Kafka: {why}"
+            self.lose(event.ts_recv, "kafka", f"event {event.id} refused by Kafka: {why}")
+            self._settle()
+
+    def lose(self, at_ms: int, reason: str, lost: str) -> None:
+        """Something of about `at_ms` can never be delivered, `lost` in words: told by the open gap, else by one of its own."""
+        with self._lock:
             open_ = self.gap
-            gap = open_ or self.open_gap(event.ts_recv, "kafka")
+            gap = open_ or self.open_gap(at_ms, reason)
             gap.lost = f"{gap.lost}; {lost}" if gap.lost else lost
             if open_ is None:
                 self._close(gap, "")
-            self._settle()
 
     def resume(self) -> None:
         """There is room again after an overflow: hold live events until the read-back has delivered what was dropped."""

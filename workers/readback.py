@@ -261,25 +261,28 @@ class ReadBack:
     def _judge(self, reading: Reading, found: Recovered, scope: Scope, started_ms: int) -> None:
         """What a read has proven, and whether another one has to follow."""
         stream, progress = reading.stream, reading.stream.progress
+        settled_ms = started_ms - self._second_read_ms
         if reading.audit is not None:
             if not found.explained and reading.reads == 1:
                 # The snapshot may show a fill that no call tells yet. As a base it would explain that fill away.
                 self._line_up(reading, self._second_read_ms / 1000)
                 return
+            if 0 < found.untold_ms < settled_ms:
+                if self._waits(reading):
+                    return
+                progress.lose(found.untold_ms, "audit", _untold(found))
             progress.prove(found.snapshot, found.snapshot.at_ms - self._margin_ms, scope)
             reading.finish()
             return
-        settled_ms = started_ms - self._second_read_ms
         if reading.subscribed_ms <= settled_ms:
-            unrecoverable = found.unrecoverable
-            if 0 < found.untold_ms < reading.subscribed_ms:  # as a base the snapshot would explain those fills away
-                if reading.late < MAX_LATE:
-                    self._line_up(reading, self._second_read_ms / 1000 * 2**reading.late)
-                    reading.late += 1
+            unrecoverable, untold = found.unrecoverable, 0 < found.untold_ms < reading.subscribed_ms
+            if untold:
+                if self._waits(reading):
                     return
-                unrecoverable = f"fills at {found.untold_ms} ms, which the exchange does not tell"
+                unrecoverable = _untold(found)
             progress.prove(found.snapshot, reading.subscribed_ms)
-            progress.close_gaps(settled_ms, unrecoverable)
+            if not progress.close_gaps(settled_ms, unrecoverable) and untold:  # a new account's first read closes none
+                progress.lose(found.untold_ms, "start", unrecoverable)
             reading.finish()
             return
         # A base for the second read, which is cheap then if it explains. What REST did not show yet makes the two disagree, and
@@ -292,6 +295,14 @@ class ReadBack:
             progress.close_gaps(settled_ms, found.unrecoverable)
         wait_s = max(0.5, (reading.subscribed_ms - stream.rest.now_ms() + self._second_read_ms) / 1000 + 0.2)
         self._line_up(reading, wait_s)
+
+    def _waits(self, reading: Reading) -> bool:
+        """Fills that are shown and not told are waited for: as a base the snapshot would explain them away. False = no longer."""
+        if reading.late >= MAX_LATE:
+            return False
+        self._line_up(reading, self._second_read_ms / 1000 * 2**reading.late)
+        reading.late += 1
+        return True
 
     def _carry_out(self, reading: Reading, mark: Watermark) -> Recovered:
         """Drive the venue's plan: each yielded call is carried out and its OK reply sent back in."""
@@ -336,3 +347,7 @@ class ReadBack:
         )
         pause_s = delay_s(reading.attempt, self._random, cap_s=30.0)
         self._line_up(reading, pause_s)
+
+
+def _untold(found: Recovered) -> str:
+    return f"fills at {found.untold_ms} ms, which the exchange does not tell"

@@ -117,8 +117,7 @@ class Watermark(msgspec.Struct):
         signed = fill.qty if fill.side == "buy" else str(-Decimal(fill.qty))
         amount = Decimal(fill.realized_pnl or "0") - Decimal(fill.fee or "0")
         cost = Decimal(signed) * Decimal(fill.price or "0")
-        key = f"{fill.symbol}|{fill.position_side}"
-        trade = f"{fill.trade_id}/{fill.order_id}"
+        key, trade = _names(fill)
         self.book(Booking(fill.ts_event, key, signed, fill.fee_asset, str(amount), str(cost), trade))
 
     def book(self, booking: Booking) -> None:
@@ -131,6 +130,14 @@ class Watermark(msgspec.Struct):
         self.recent.append(booking)
         if len(self.recent) > 2 * MAX_RECENT:
             del self.recent[:MAX_RECENT]
+
+    def has(self, event: UserRecord) -> bool:
+        """Is it a fill that was booked already, as far back as `recent` reaches? A new process reads again by REST what its former
+        life had told; booked twice it would explain another fill of the same size away."""
+        if not isinstance(event, Fill) or event.source != "rest":
+            return False
+        key, trade = _names(event)
+        return any(booking.trade == trade and booking.key == key for booking in self.recent)
 
     def filled_qty(self, symbol: str, order_id: str) -> Decimal:
         """How much of an order the known fills make up, as far back as `recent` reaches."""
@@ -200,6 +207,11 @@ class Watermark(msgspec.Struct):
         self.wallets = dict(now.wallets)
         for order_id in now.closed_orders:
             self.open_orders.pop(order_id, None)
+
+
+def _names(fill: Fill) -> tuple[str, str]:
+    """`key` and `trade` of its booking."""
+    return f"{fill.symbol}|{fill.position_side}", f"{fill.trade_id}/{fill.order_id}"
 
 
 def _add(sums: dict[str, str], key: str, amount: Decimal) -> None:

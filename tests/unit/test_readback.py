@@ -86,10 +86,14 @@ class FakeProgress:
     def closes(self, settled_ms: int) -> bool:
         return any(gap.until_ms <= settled_ms for gap in self.gaps)
 
-    def close_gaps(self, settled_ms: int, unrecoverable: str) -> None:
+    def close_gaps(self, settled_ms: int, unrecoverable: str) -> list[Gap]:
         if self.gaps and not self.closes(settled_ms):
-            return
+            return []
         self.log.append("closed" + unrecoverable)
+        return self.gaps
+
+    def lose(self, at_ms: int, reason: str, lost: str) -> None:
+        self.log.append(f"lost {reason}: {lost}")
 
 
 class FakeStream:

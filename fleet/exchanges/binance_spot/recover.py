@@ -60,7 +60,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     untold_ms = 0 if found.lost else untold_fills_ms(mark, judged, placed_ms, found.since_ms, account.created_at_ms)
     events = missed(history + recover_events.changes(found), set())
     snapshot = Snapshot(found.snapshot.at_ms, {}, found.snapshot.wallets, tuple(found.closed))
-    complete = complete or mark.base is None or found.explains()
+    complete = complete or found.explains()
     unasked = mark.scope == "full" and bool(
         recover_orders.used_last(mark, ASKED_SYMBOLS) - recover_orders.in_use(found)
     )

@@ -63,7 +63,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     changes = yield from recover_events.changes(found)
     history = recover_events.history(found)
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
-    explained = explained or mark.base is None or found.explains()
+    explained = explained or found.explains()
     untold_ms = 0 if found.lost else recover_fills.untold_ms(found, history, account.created_at_ms, explained=explained)
     events = missed(history + changes, set())
     return Recovered(events, snapshot, "; ".join(found.lost), explained, mark.scope == "full", untold_ms)

@@ -103,12 +103,13 @@ def _booked_symbols(found: Findings) -> Dialogue[set[str]]:
 def untold_ms(found: Findings, history: list[UserRecord], born_ms: int, *, explained: bool) -> int:
     """Since when the trades are behind: the account shows a position that they do not lead to and that changed after the last of
     them (one that is flat by now is listed no more; its wallets changed with it), or an order was filled for more than its trades.
-    0 = neither."""
+    0 = neither. A first-ever read knows only of what changed since the account is ours."""
     listed = {rows.key_of(row): row.update_ms for row in found.account.positions if Decimal(row.qty)}
     paid_ms = max((row.update_ms for row in found.account.assets), default=0)
     unexplained = {} if explained else found.trial().unexplained(found.snapshot)[0]
     changes = [(key, listed.get(key, paid_ms)) for key in unexplained]
-    times = [at_ms for key, at_ms in changes if at_ms > found.latest_fill_ms(key)]
+    ours_ms = found.since_ms if found.mark.base is None else 0
+    times = [at_ms for key, at_ms in changes if at_ms > max(ours_ms, found.latest_fill_ms(key))]
     placed_ms = {number: row.created_ms for (_, number), row in found.orders.items()}
     read = [event for event in history if event.symbol in found.read]
     by_order_ms = untold_fills_ms(found.mark, read, placed_ms, found.since_ms, born_ms)
