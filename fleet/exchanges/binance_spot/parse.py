@@ -32,7 +32,7 @@ from fleet.core.exchange import (
 )
 from fleet.exchanges.binance_spot import ids, wire
 from fleet.exchanges.binance_spot.limits import EXCHANGE, MARKET
-from fleet.exchanges.binance_spot.session import ALREADY_SUBSCRIBED, CODES, STATUSES
+from fleet.exchanges.binance_spot.session import CODES, STATUSES
 
 SIDES: dict[str, Side] = {"BUY": "buy", "SELL": "sell"}
 ORDER_STATUSES: dict[str, OrderStatus] = {
@@ -257,8 +257,6 @@ def _reply(row: dict[str, Any]) -> Control:
     error = row.get("error", row)
     if isinstance(error, dict) and type(error.get("code")) is int:
         code: int = error["code"]
-        if code == ALREADY_SUBSCRIBED:
-            return Reply(key, Verdict(Outcome.OK, str(code)))
         outcome = CODES.get(code, Outcome.PERMANENT if code >= 0 else Outcome.TRANSIENT)
         status = row.get("status")
         outcome = STATUSES.get(status, outcome) if type(status) is int else outcome
