@@ -176,10 +176,11 @@ def _user_message(message: wire.UserMessage, account_id: str, now_ms: int) -> li
 def _execution(o: wire.ExecutionReport, account_id: str, now_ms: int) -> list[UserItem]:
     items: list[UserItem] = []
     order, side, client_id = str(o.order_id), SIDES[o.side], o.original_client_id or o.client_id
-    if o.execution == "TRADE" and o.trade_id >= 0:
+    if o.execution == "TRADE" and (o.trade_id >= 0 or o.allocation_id >= 0):
+        trade = str(o.trade_id) if o.trade_id >= 0 else ids.allocation(o.allocation_id)
         items.append(Fill(
-            id=ids.fill_id(account_id, o.symbol, o.trade_id, o.order_id), exchange=_X, market=_M, symbol=o.symbol,
-            ts_event=o.change_ms, ts_recv=now_ms, account_id=account_id, trade_id=str(o.trade_id), order_id=order,
+            id=ids.fill_id(account_id, o.symbol, trade, o.order_id), exchange=_X, market=_M, symbol=o.symbol,
+            ts_event=o.change_ms, ts_recv=now_ms, account_id=account_id, trade_id=trade, order_id=order,
             client_order_id=client_id, side=side, position_side="", price=o.last_price, qty=o.last_qty, fee=o.fee or "0",
             fee_asset=o.fee_asset or "", liquidity="maker" if o.maker else "taker", realized_pnl="0",
         ))  # fmt: skip
