@@ -100,11 +100,12 @@ class _Carrier:
         closed: Callable[[], None],
     ) -> None:
         self._sharing, self._connection, self._emptied, self._closed = sharing, connection, emptied, closed
-        self._lock = threading.Lock()  # guards members, _asked, _channels, retiring
+        self._lock = threading.Lock()  # guards members, _asked, _channels, _barred, retiring
         self.members: set[SharedConnection] = set()
         self.retiring = False  # no new members: the venue said goodbye, or it is dead
         self._asked: dict[str, SharedConnection] = {}
         self._channels: dict[str, SharedConnection] = {}
+        self._barred: set[str] = set()  # accounts that the venue does not subscribe on this socket
         self._turns: queue.SimpleQueue[_Turn] = queue.SimpleQueue()
         self._sent_s = self._pinged_s = 0.0
         self._ping_asked = False
@@ -118,10 +119,12 @@ class _Carrier:
 
     # ── account threads ──────────────────────────────────────────────────────────────────────────────────────────
     def join(self, member: SharedConnection) -> bool:
-        """False if the socket takes nobody any more, is full, or carries the account already (a rotation wants another one)."""
+        """False if the socket takes nobody any more, is full, carries the account already (a rotation wants another one), or was
+        refused to it by the venue."""
         with self._lock:
             known = any(other.account_id == member.account_id for other in self.members)
-            if self.retiring or known or len(self.members) >= self._sharing.most:
+            barred = member.account_id in self._barred
+            if self.retiring or known or barred or len(self.members) >= self._sharing.most:
                 return False
             self.members.add(member)
             return True
@@ -142,14 +145,18 @@ class _Carrier:
             self._asked = {key: other for key, other in self._asked.items() if other is not member}
             if self._channels.get(member.channel) is member:
                 del self._channels[member.channel]
-                self._number += 1
-                goodbye = self._sharing.leave(member.channel, f"leave-{self._number}")
-                self._turns.put(_Turn(None, lambda: goodbye))
+                self._unsubscribe(member.channel)
             last = not self.members
             self.retiring = self.retiring or last
         if last:
             self._emptied(self)
             self._closing.set()
+
+    def _unsubscribe(self, channel: str) -> None:
+        """For who holds the lock."""
+        self._number += 1
+        goodbye = self._sharing.leave(channel, f"leave-{self._number}")
+        self._turns.put(_Turn(None, lambda: goodbye))
 
     # ── the reader thread ────────────────────────────────────────────────────────────────────────────────────────
     def _run(self) -> None:
@@ -176,15 +183,24 @@ class _Carrier:
                 return
             if route.key or route.channel:
                 member = self._asked.pop(route.key, None) if route.key else self._channels.get(route.channel)
-                if member is not None and route.key and route.channel:
-                    member.channel = route.channel
-                    self._channels[route.channel] = member
+                if member is not None and route.barred:
+                    self._barred.add(member.account_id)
+                if route.key and route.channel:
+                    self._subscribed(member, route.channel)
                 receivers = [member] if member is not None else []
             else:
                 receivers = list(self.members)
                 self.retiring = True  # what concerns everybody is the venue's goodbye
         for member in receivers:
             member.deliver(frame)
+
+    def _subscribed(self, member: SharedConnection | None, channel: str) -> None:
+        """None: who asked has left meanwhile, and were it to come back, the venue would refuse a second subscription."""
+        if member is None:
+            self._unsubscribe(channel)
+            return
+        member.channel = channel
+        self._channels[channel] = member
 
     def _write(self, now_s: float) -> None:
         if self._ping_asked and now_s - self._pinged_s >= PING_APART_S:

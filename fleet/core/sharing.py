@@ -15,11 +15,12 @@ import msgspec
 class Route(msgspec.Struct, frozen=True):
     """Whom one frame concerns: the asker of request `key`, the account on `channel`, or, if both are empty, everybody on the
     socket. A reply that has both tells the asker its channel. `nobody`: an error that names no request; it says nothing about
-    the neighbours, so no account may be blamed for it."""
+    the neighbours, so no account may be blamed for it. `barred`: this socket will not take the asker, another one may."""
 
     key: str = ""
     channel: str = ""
     nobody: bool = False
+    barred: bool = False
 
 
 @dataclass(frozen=True)

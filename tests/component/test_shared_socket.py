@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import queue
 import random
 import threading
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from fleet import exchanges
 from fleet.core.errors import ConnectionFailed
+from fleet.core.exchange import Outcome, Reply, Verdict
 from fleet.core.model import AccountSpec, Credentials, StreamState
 from fleet.core.recovery import Watermark
 from fleet.runtime.http import Http
@@ -27,7 +30,7 @@ from workers.dial import Wire
 from workers.publish import Publisher
 from workers.readback import ReadBack
 from workers.rest import VenueRest
-from workers.shared_socket import SharedSockets
+from workers.shared_socket import SharedConnection, SharedSockets
 from workers.stream import AccountStream, Worker
 
 ACCOUNTS = 8
@@ -69,14 +72,21 @@ class Shard:
     """Streams that share sockets."""
 
     def __init__(
-        self, simulator: Simulator, most: int, send_interval_s: float = SEND_INTERVAL_S, accounts: int = ACCOUNTS
+        self,
+        simulator: Simulator,
+        most: int,
+        send_interval_s: float = SEND_INTERVAL_S,
+        accounts: int = ACCOUNTS,
+        one_account: bool = False,
     ) -> None:
         self.simulator, self.kafka, self.stop, self.desk = simulator, ListKafka(), threading.Event(), NoDesk()
         self.since = max((row["seq"] for row in simulator.ledger(type="fill")), default=0)
         self.keys = {
             f"acc-{n}": Credentials(f"shared{next(NUMBERS)}".ljust(64, "k"), f"{n}" * 32) for n in range(accounts)
         }
-        for key in self.keys.values():
+        if one_account:
+            self.keys = dict.fromkeys(self.keys, self.keys["acc-0"])
+        for key in set(self.keys.values()):
             simulator.account(key.api_key, key.secret, market="spot")
         settings = Settings.from_env({**simulator.env, "FLEET_SECOND_READ_S": "1"})
         self.metrics = Metrics()
@@ -120,6 +130,11 @@ class Shard:
         ledger = self.simulator.ledger(self.since, type="fill")
         owed = {(ids[row["api_key"]], str(row["trade_id"])) for row in ledger if row["api_key"] in ids}
         return owed - {(r["account_id"], r["trade_id"]) for r in self.kafka.records if r["type"] == "fill"}
+
+    def told(self) -> list[str]:
+        """By which account each fill was told that came from a stream."""
+        fills = [r for r in self.kafka.records if r["type"] == "fill" and r["source"] == "stream"]
+        return sorted(r["account_id"] for r in fills)
 
     def close(self) -> None:
         for stream in self.streams.values():
@@ -207,6 +222,106 @@ def test_the_cap_opens_another_socket(simulator: Simulator) -> None:
         until(lambda: not shard.missing(), 10.0, "the others' fills")
     finally:
         shard.close()
+
+
+def test_two_rows_of_one_account_get_a_socket_each(simulator: Simulator) -> None:
+    """The venue subscribes an account once a socket: the second row would be live there, and deaf."""
+    shard = Shard(simulator, most=1000, accounts=2, one_account=True)
+    try:
+        until(shard.live, 30.0, "both rows live")
+        assert len(shard.sockets()) == 2
+        (api_key,) = {key.api_key for key in shard.keys.values()}
+        simulator.order(api_key, "BTCUSDT", "buy", "0.01", "50000", fills=2, market="spot")
+        until(lambda: shard.told() == ["acc-0", "acc-0", "acc-1", "acc-1"], 10.0, "the fills, by both streams")
+    finally:
+        shard.close()
+
+
+class Line:
+    """A socket of which the test is the venue."""
+
+    def __init__(self) -> None:
+        self.frames: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.sent: list[dict[str, Any]] = []
+        self.last_rx = time.monotonic()
+
+    def read(self, timeout_s: float) -> list[bytes]:
+        try:
+            return [self.frames.get(timeout=timeout_s)]
+        except queue.Empty:
+            return []
+
+    def send(self, payload: bytes) -> None:
+        self.sent.append(json.loads(payload))
+
+    def ping(self) -> None:
+        return None
+
+    def close(self, code: int = 1000) -> None:
+        return None
+
+
+class Lines:
+    """Places on sockets that the test answers by hand; account "b" keeps the first of them open."""
+
+    def __init__(self) -> None:
+        venue = exchanges.for_account("binance", "spot")
+        assert venue.sharing is not None
+        self.sharing, self.dialled, self.shared = replace(venue.sharing, send_interval_s=0.0), [Line()], SharedSockets()
+        self.places = [self.shared.open("u", "b", self.sharing, self._dial, lambda: None, lambda: False)]
+        self.first = self.dialled[0]
+
+    def _dial(self) -> Any:
+        return self.dialled[-1]
+
+    def open(self, account_id: str) -> SharedConnection:
+        self.dialled.append(Line())
+        place = self.shared.open("u", account_id, self.sharing, self._dial, lambda: None, lambda: False)
+        self.places.append(place)
+        return place
+
+    def close(self) -> None:
+        for place in self.places:
+            place.close()
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    made = Lines()
+    yield made
+    made.close()
+
+
+def asks(key: str) -> bytes:
+    return json.dumps({"id": key, "method": "userDataStream.subscribe.signature", "params": {}}).encode()
+
+
+def test_a_subscription_whose_asker_has_left_is_ended(lines: Lines) -> None:
+    place = lines.open("a")
+    place.send(asks("key-a"))
+    place.close()  # told to stop, or the reply took too long
+    lines.first.frames.put(b'{"id":"key-a","status":200,"result":{"subscriptionId":1}}')
+    until(lambda: len(lines.first.sent) == 2, 3.0, "a frame after the subscription's")
+    assert lines.first.sent[1]["method"] == "userDataStream.unsubscribe"
+    assert lines.first.sent[1]["params"] == {"subscriptionId": 1}
+
+
+@pytest.mark.parametrize("code", [-2035, -2042])
+def test_who_is_refused_on_a_socket_gets_another_one(lines: Lines, code: int) -> None:
+    place = lines.open("a")
+    place.send(asks("key-a"))
+    assert [frame["id"] for frame in lines.first.sent] == ["key-a"]
+    refusal = json.dumps({"id": "key-a", "status": 400, "error": {"code": code, "msg": "x"}}).encode()
+    lines.first.frames.put(refusal)
+    assert place.read(3.0) == [refusal]
+    venue = exchanges.for_account("binance", "spot")
+    assert venue.parse_user(refusal, "a", 1) == [Reply("key-a", Verdict(Outcome.TRANSIENT, str(code)))]  # dials again
+    place.close()
+    elsewhere = lines.open("a")
+    elsewhere.send(asks("again"))
+    assert [frame["id"] for frame in lines.dialled[-1].sent] == ["again"] and len(lines.first.sent) == 1
+    lines.open("c").send(asks("key-c"))
+    assert lines.first.sent[-1]["id"] == "key-c", "the others may still join the first one"
 
 
 def test_a_place_whose_reader_is_gone_says_so() -> None:

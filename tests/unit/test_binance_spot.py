@@ -87,7 +87,7 @@ def test_how_long_a_ban_lasts() -> None:
         ('{"id":"subscribe","status":400,"error":{"code":-1022,"msg":""}}', Outcome.INVALID, "-1022", 0.0),
         ('{"id":"subscribe","status":400,"error":{"code":-1021,"msg":""}}', Outcome.CLOCK, "-1021", 0.0),
         ('{"id":"subscribe","status":400,"error":{"code":-2042,"msg":""}}', Outcome.TRANSIENT, "-2042", 0.0),
-        ('{"id":"subscribe","status":400,"error":{"code":-2035,"msg":""}}', Outcome.OK, "-2035", 0.0),
+        ('{"id":"subscribe","status":400,"error":{"code":-2035,"msg":""}}', Outcome.TRANSIENT, "-2035", 0.0),
         ('{"id":"subscribe","status":500,"error":{"code":-987654,"msg":""}}', Outcome.TRANSIENT, "-987654", 0.0),
         ('{"id":"subscribe","status":429,"error":{"code":-1003,"data":{"serverTime":1000,"retryAfter":31000}}}',
          Outcome.RATE, "-1003", 30.0),

@@ -79,6 +79,7 @@ class Exchange:
     wallets: dict[str, Decimal] = field(default_factory=lambda: {"USDT": Decimal(100_000), "BTC": Decimal(2)})
     locked: dict[str, Decimal] = field(default_factory=dict)
     trades: list[dict[str, Any]] = field(default_factory=list)
+    allocations: list[dict[str, Any]] = field(default_factory=list)
     orders: dict[int, dict[str, Any]] = field(default_factory=dict)
     updated_ms: int = NOW - 9 * DAY
     stale: list[bytes] = field(default_factory=list)  # replies of the account call to give first
@@ -126,6 +127,16 @@ class Exchange:
         self.updated_ms = max(self.updated_ms, at_ms)
         return row
 
+    def routed(self, symbol: str, side: str, qty: str, price: str, at_ms: int) -> dict[str, Any]:
+        """The same, by smart order routing: told as an allocation, whose numbers are not those of trades."""
+        row = self.trade(symbol, side, qty, price, at_ms)
+        self.trades.remove(row)
+        self.orders[row["orderId"]]["usedSor"] = True
+        del row["id"]
+        row |= {"allocationId": len(self.allocations), "allocationType": "SOR", "isAllocator": False}
+        self.allocations.append(row)
+        return row
+
     # ── REST ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def account(self) -> bytes:
         rows = [
@@ -157,6 +168,11 @@ class Exchange:
             if order is None:
                 raise refused("-2013")
             return msgspec.json.encode(order)
+        if name == "myAllocations":
+            first, since_ms = int(where.get("fromAllocationId", 0)), int(where.get("startTime", 0))
+            given = [r for r in self.allocations if r["symbol"] == symbol]
+            given = [r for r in given if r["allocationId"] >= first and r["time"] >= since_ms]
+            return msgspec.json.encode(given[: int(where["limit"])])
         rows, ident = (self.trades, "id") if name == "myTrades" else (list(self.orders.values()), "orderId")
         return msgspec.json.encode(self._page([r for r in rows if r["symbol"] == symbol], where, ident))
 
@@ -372,6 +388,76 @@ def test_equal_fills_of_one_millisecond_are_told_apart(lost: int) -> None:
         if not (isinstance(event, Fill) and event.trade_id == str(lost)):
             mark.advance(event)
     assert ("BTCUSDT", str(lost)) in fills(exchange.read(mark))
+
+
+# ── Smart order routing ──────────────────────────────────────────────────────────────────────────────────────────
+@pytest.fixture
+def in_use(monkeypatch: pytest.MonkeyPatch, not_in_use: None) -> None:
+    """Orders of the symbols used last are asked for at once."""
+    monkeypatch.setattr(recover_orders, "ACTIVE_MS", 60_000)
+
+
+def test_a_fill_by_smart_order_routing_is_found_among_the_allocations(in_use: None) -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 2000)
+    exchange.routed("BTCUSDT", "SELL", "0.2", "84010", NOW - 1000)
+    mark.symbols["BTCUSDT"] = NOW - 5000
+    found = exchange.read(mark)
+    assert fills(found) == [("BTCUSDT", "0"), ("BTCUSDT", "alloc-0")]
+    assert found.explained and not found.untold_ms and found.unrecoverable == ""
+    (fill,) = [e for e in found.events if isinstance(e, Fill) and e.trade_id == "alloc-0"]
+    assert fill.id == "binance:spot:acc:fill:BTCUSDT:alloc-0:2"
+    assert (fill.client_order_id, fill.side, fill.qty, fill.fee_asset) == ("mine-2", "sell", "0.2", "USDT")
+    assert exchange.paths()[-1] == "myAllocations BTCUSDT"
+    assert exchange.read(mark).events == [] and "myAllocations BTCUSDT" not in exchange.paths(), "it is known now"
+
+
+def test_known_allocations_still_explain_the_account_when_trades_are_read_again(in_use: None) -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["BTCUSDT"] = NOW - 5000
+    exchange.routed("BTCUSDT", "SELL", "0.2", "84010", NOW - 2000)
+    for event in exchange._drive(mark, NOW).events:
+        mark.advance(event)  # as the socket would have
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 1000)
+    exchange.routed("BTCUSDT", "BUY", "0.1", "84000", NOW - 900)
+    found = exchange.read(mark)
+    assert fills(found) == [("BTCUSDT", "0"), ("BTCUSDT", "alloc-1")] and found.explained
+
+
+def test_allocations_are_asked_for_where_an_order_lacks_fills_even_if_it_does_not_say_why(in_use: None) -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols = {"BTCUSDT": NOW - 5000, "ETHUSDT": NOW - 5000}
+    exchange.trade("ETHUSDT", "BUY", "3", "3000", NOW - 2000)
+    del exchange.orders[exchange.routed("BTCUSDT", "BUY", "0.5", "84000", NOW - 1000)["orderId"]]["usedSor"]
+    assert ("BTCUSDT", "alloc-0") in fills(exchange.read(mark))
+    assert [path for path in exchange.paths() if "Alloc" in path] == ["myAllocations BTCUSDT"]
+
+
+@pytest.mark.parametrize("gap_ms", [3_600_000, 5 * DAY])
+def test_many_allocations_are_paged(in_use: None, monkeypatch: pytest.MonkeyPatch, gap_ms: int) -> None:
+    for module in (pages, rows):
+        monkeypatch.setattr(module, "PAGE", 3)
+    exchange = Exchange()
+    exchange.routed("BTCUSDT", "BUY", "0.01", "84000", NOW - 8 * DAY)
+    mark = proven(exchange, NOW - gap_ms)
+    mark.symbols["BTCUSDT"] = NOW - 5000
+    for n in range(7):
+        exchange.routed("BTCUSDT", "BUY", "0.01", "84000", NOW - 1000 + n)
+    assert fills(exchange.read(mark)) == [("BTCUSDT", f"alloc-{n}") for n in range(1, 8)]
+
+
+def test_a_read_of_orders_asks_for_allocations_too_and_tells_what_is_refused() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["BTCUSDT"] = NOW - 3_700_000
+    exchange.routed("BTCUSDT", "BUY", "0.5", "84000", NOW - 1000)
+    mark.scope = "orders"
+    assert fills(exchange._drive(mark, NOW)) == [("BTCUSDT", "alloc-0")]
+    exchange.refuse = {"/api/v3/myAllocations"}
+    assert exchange._drive(mark, NOW).unrecoverable == "allocations of BTCUSDT: permanent(-1121)"
 
 
 # ── First-ever read ──────────────────────────────────────────────────────────────────────────────────────────────

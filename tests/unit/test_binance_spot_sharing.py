@@ -20,6 +20,8 @@ from fleet.exchanges.binance_spot.sharing import NOBODY, SHARING
         (b'{"id":"acc","status":200,"result":{"subscriptionId":0}}', Route(key="acc", channel="0")),
         (b'{"id":"acc","status":200,"result":{}}', Route(key="acc")),
         (b'{"id":3,"status":400,"error":{"code":-2015}}', Route(key="3")),
+        (b'{"id":"acc","status":400,"error":{"code":-2035}}', Route(key="acc", barred=True)),
+        (b'{"id":"acc","status":400,"error":{"code":-2042}}', Route(key="acc", barred=True)),
         (b'{"event":{"e":"serverShutdown","E":1}}', Route()),
         (b'{"status":401,"error":{"code":-2015}}', NOBODY),
         (b"{}", NOBODY),

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fleet.core.exchange import HttpCall, HttpReply
 from fleet.core.recovery import Legs, Snapshot, Watermark
-from fleet.exchanges.binance_spot import assets, rows, wire
+from fleet.exchanges.binance_spot import assets, ids, rows, wire
 
 T = TypeVar("T")
 Dialogue = Generator[HttpCall, HttpReply, T]
@@ -25,7 +25,7 @@ class Findings:
     since_ms: int
     account: wire.AccountRow
     snapshot: Snapshot
-    trades: dict[tuple[str, int, int], wire.TradeRow] = field(default_factory=dict)
+    trades: dict[tuple[str, str], wire.TradeRow] = field(default_factory=dict)  # and allocations nobody knew
     orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)  # symbols whose trades are in
     frugal: bool = False  # a proof, and every wallet is explained
@@ -49,8 +49,13 @@ class Findings:
             self.orders[key] = order
 
     def trial(self) -> Watermark:
-        """The watermark with the trades that were read in place of those known before."""
+        """The watermark with the trades that were read in place of those known before, and the allocations that were read beside
+        the known ones: a read of trades tells no allocation."""
         trial = self.mark.without(self.read)
+        for booking in self.mark.recent:
+            known = booking.trade.startswith(ids.ALLOCATION) and booking.key.partition("|")[0] in self.read
+            if known and booking.ts < self.snapshot.at_ms:
+                trial.book(booking)
         for trade in self.trades.values():
             if trade.trade_ms < self.snapshot.at_ms:
                 trial.advance(rows.fill(trade, "", self.account_id, self.now_ms))
@@ -64,8 +69,13 @@ class Findings:
         """Assets whose wallet is not yet explained, and by how much."""
         return self.trial().unexplained(self.snapshot, self.legs)[1]
 
+    @property
+    def booked(self) -> set[tuple[str, str]]:
+        """The fills that the watermark remembers, named as in `trades`."""
+        return {(booking.key.partition("|")[0], booking.trade) for booking in self.mark.recent}
+
     def fresh(self) -> list[wire.TradeRow]:
         """The trades that were read, but for those that the watermark has booked: Kafka has these. By identity only: a sweep gives
         equal fills in one millisecond."""
-        booked = {(booking.key, booking.trade) for booking in self.mark.recent}
-        return [t for t in self.trades.values() if (f"{t.symbol}|", f"{t.trade_id}/{t.order_id}") not in booked]
+        booked = self.booked
+        return [trade for key, trade in self.trades.items() if key not in booked]

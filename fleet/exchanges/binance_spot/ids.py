@@ -12,7 +12,16 @@ from fleet.exchanges.binance_spot.limits import EXCHANGE, MARKET
 VENUE = f"{EXCHANGE}:{MARKET}"
 
 
-def fill_id(account_id: str, symbol: str, trade_id: int, order_id: int) -> str:
+ALLOCATION = "alloc-"
+
+
+def allocation(allocation_id: int) -> str:
+    """Trade id of an allocation, what smart order routing (SOR) gave an order from elsewhere: these are numbered apart from the
+    trades of the symbol."""
+    return f"{ALLOCATION}{allocation_id}"
+
+
+def fill_id(account_id: str, symbol: str, trade_id: str, order_id: int) -> str:
     """Trade ids are unique per symbol only; a self-match gives one trade id to two orders."""
     return f"{VENUE}:{account_id}:fill:{symbol}:{trade_id}:{order_id}"
 

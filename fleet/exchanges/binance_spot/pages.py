@@ -1,4 +1,4 @@
-"""All rows of one symbol since the watermark, page by page: its trades or its orders. Pure."""
+"""All rows of one symbol since the watermark, page by page: its trades, allocations or orders. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import HttpCall
 from fleet.core.replies import decode
-from fleet.exchanges.binance_spot import wire
+from fleet.exchanges.binance_spot import rows, wire
 from fleet.exchanges.binance_spot.findings import Dialogue, Findings
 from fleet.exchanges.binance_spot.limits import PAGE, WINDOW_MS
 
-Row = TypeVar("Row", wire.TradeRow, wire.OrderRow)
+Row = TypeVar("Row", wire.TradeRow, wire.AllocationRow, wire.OrderRow)
 MAX_PAGES = 1000
 
 
@@ -33,6 +33,18 @@ def since(
         if page:
             break
     return page + (yield from _following(call, symbol, shape, by_id, page))
+
+
+def allocations_since(symbol: str, found: Findings) -> Dialogue[list[wire.AllocationRow]]:
+    """Within 24 h by time, else all: asked for without a time the venue begins with the oldest, and few accounts have a page."""
+    near = found.now_ms - found.since_ms <= WINDOW_MS
+    call = rows.allocations_call(symbol, startTime=found.since_ms) if near else rows.allocations_call(symbol)
+    page = decode((yield call), list[wire.AllocationRow], symbol)
+    if len(page) < PAGE:
+        return page
+    return page + (
+        yield from _following(rows.allocations_call, symbol, list[wire.AllocationRow], "fromAllocationId", page)
+    )
 
 
 def _following(

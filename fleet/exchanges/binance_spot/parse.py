@@ -32,7 +32,7 @@ from fleet.core.exchange import (
 )
 from fleet.exchanges.binance_spot import ids, wire
 from fleet.exchanges.binance_spot.limits import EXCHANGE, MARKET
-from fleet.exchanges.binance_spot.session import ALREADY_SUBSCRIBED, CODES, STATUSES
+from fleet.exchanges.binance_spot.session import CODES, STATUSES
 
 SIDES: dict[str, Side] = {"BUY": "buy", "SELL": "sell"}
 ORDER_STATUSES: dict[str, OrderStatus] = {
@@ -176,10 +176,11 @@ def _user_message(message: wire.UserMessage, account_id: str, now_ms: int) -> li
 def _execution(o: wire.ExecutionReport, account_id: str, now_ms: int) -> list[UserItem]:
     items: list[UserItem] = []
     order, side, client_id = str(o.order_id), SIDES[o.side], o.original_client_id or o.client_id
-    if o.execution == "TRADE" and o.trade_id >= 0:
+    if o.execution == "TRADE" and (o.trade_id >= 0 or o.allocation_id >= 0):
+        trade = str(o.trade_id) if o.trade_id >= 0 else ids.allocation(o.allocation_id)
         items.append(Fill(
-            id=ids.fill_id(account_id, o.symbol, o.trade_id, o.order_id), exchange=_X, market=_M, symbol=o.symbol,
-            ts_event=o.change_ms, ts_recv=now_ms, account_id=account_id, trade_id=str(o.trade_id), order_id=order,
+            id=ids.fill_id(account_id, o.symbol, trade, o.order_id), exchange=_X, market=_M, symbol=o.symbol,
+            ts_event=o.change_ms, ts_recv=now_ms, account_id=account_id, trade_id=trade, order_id=order,
             client_order_id=client_id, side=side, position_side="", price=o.last_price, qty=o.last_qty, fee=o.fee or "0",
             fee_asset=o.fee_asset or "", liquidity="maker" if o.maker else "taker", realized_pnl="0",
         ))  # fmt: skip
@@ -257,8 +258,6 @@ def _reply(row: dict[str, Any]) -> Control:
     error = row.get("error", row)
     if isinstance(error, dict) and type(error.get("code")) is int:
         code: int = error["code"]
-        if code == ALREADY_SUBSCRIBED:
-            return Reply(key, Verdict(Outcome.OK, str(code)))
         outcome = CODES.get(code, Outcome.PERMANENT if code >= 0 else Outcome.TRANSIENT)
         status = row.get("status")
         outcome = STATUSES.get(status, outcome) if type(status) is int else outcome

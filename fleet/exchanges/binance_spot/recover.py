@@ -13,6 +13,7 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
 4. The account again where it does not fit the trades (REST lags).
 5. The orders of the fills that were missed (4 each, 20 for a symbol), and each order (4) that was known as open and is not any
    more. All orders (20) of the three symbols used last, if that was within ten minutes.
+6. Allocations (20) of each symbol with an order that is filled for more than all these trades: smart order routing does that.
 A proof that finds every wallet explained looks at the open orders of one symbol (another each minute) and at no history. A read
 of fills leaves 2 out, and of 5 all but the orders of missed fills.
 After the gap has closed a read of orders asks for all orders (20) of the five symbols used last, whenever that was. Not found: an
@@ -54,6 +55,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found) - found.read)
     if mark.scope != "fills":
         yield from recover_orders.ended_orders(found)
+    yield from recover_fills.allocations(found)
     history = recover_events.history(found)
     placed_ms = {str(number): row.created_ms for (_, number), row in found.orders.items()}
     judged = [event for event in history if event.symbol in found.read]
@@ -74,4 +76,5 @@ def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> Recove
     found = Findings(account.id, mark, now_ms, since_ms, wire.AccountRow([]), Snapshot(now_ms, {}, {}))
     yield from recover_orders.orders_of(found, recover_orders.used_last(mark, ASKED_SYMBOLS))
     yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found))
+    yield from recover_fills.allocations(found)
     return Recovered(missed(recover_events.history(found), set()), found.snapshot, "; ".join(found.lost))

@@ -1,4 +1,4 @@
-"""Steps 1, 3 and 4 of a read-back (recover.py): the account, and the trades that it shows and nobody told. Pure."""
+"""Steps 1, 3, 4 and 6 of a read-back (recover.py): the account, and the trades that it shows and nobody told. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fleet.core.recovery import Snapshot
 from fleet.core.replies import decode
 from fleet.exchanges.binance_spot import assets, rows, wire
 from fleet.exchanges.binance_spot.findings import Dialogue, Findings
-from fleet.exchanges.binance_spot.pages import since
+from fleet.exchanges.binance_spot.pages import allocations_since, since
 from fleet.exchanges.binance_spot.session import CLOCK, clock_ms
 
 MAX_GUESSES = 30  # symbols asked for because both their assets are unexplained; one that does not exist costs 20 too
@@ -82,7 +82,7 @@ def _new_symbols(found: Findings, known: set[str]) -> Dialogue[None]:
 
 def _guesses(found: Findings, symbols: set[str], known: set[str]) -> list[str]:
     """Those of `symbols` not asked for yet, likely ones first. Two assets have a symbol in one direction only."""
-    real = known | {symbol for symbol, _, _ in found.trades}
+    real = known | {symbol for symbol, _ in found.trades}
     backwards = {quote + base for base, quote in filter(None, map(found.legs, real))}
     return sorted(symbols - real - found.read - backwards, key=assets.rank)[:MAX_GUESSES]
 
@@ -99,4 +99,33 @@ def trades_of(found: Findings, symbols: Iterable[str]) -> Dialogue[None]:
             continue
         for trade in trades:
             if trade.trade_ms >= found.since_ms:
-                found.trades[trade.symbol, trade.trade_id, trade.order_id] = trade
+                found.trades[trade.key] = trade
+
+
+def allocations(found: Findings) -> Dialogue[None]:
+    """What smart order routing gave orders: such fills are in no answer about trades."""
+    booked = found.booked
+    for symbol in sorted(_allocated(found)):
+        try:
+            told = yield from allocations_since(symbol, found)
+        except ExchangeRefused as refused:
+            found.lost.append(f"allocations of {symbol}: {refused.verdict}")
+            continue
+        new = [row for row in told if row.trade_ms >= found.since_ms and row.key not in booked]
+        found.trades.update({row.key: row for row in new})
+
+
+def _allocated(found: Findings) -> set[str]:
+    """Symbols with an order of which more is filled than the known fills and the trades read make up, and that says it was routed
+    or was placed since the watermark: of an older one the watermark may have forgotten fills."""
+    read: dict[tuple[str, str], Decimal] = {}
+    for trade in found.fresh():
+        key = (trade.symbol, str(trade.order_id))
+        read[key] = read.get(key, Decimal(0)) + Decimal(trade.qty)
+    return {
+        symbol
+        for (symbol, number), row in found.orders.items()
+        if row.update_ms >= found.since_ms
+        and (row.used_sor or row.created_ms >= found.since_ms)
+        and Decimal(row.filled) > found.mark.filled_qty(symbol, number) + read.get((symbol, number), Decimal(0))
+    }

@@ -19,6 +19,12 @@ def trades_call(symbol: str, **where: int) -> HttpCall:
     return _signed("/api/v3/myTrades", 20, symbol=symbol, **where, limit=PAGE)
 
 
+def allocations_call(symbol: str, **where: int) -> HttpCall:
+    """myAllocations of a symbol: the oldest; or since startTime; or fromAllocationId (that one and later). Sheet: only named (`a`,
+    `uS`, 4.3); the vendor's page of the call says the rest."""
+    return _signed("/api/v3/myAllocations", 20, symbol=symbol, **where, limit=PAGE)
+
+
 def orders_call(symbol: str, **where: int) -> HttpCall:
     """allOrders of a symbol: the latest; or startTime[, endTime] at most 24 h apart; or orderId (that one and later)."""
     return _signed("/api/v3/allOrders", 20, symbol=symbol, **where, limit=PAGE)
@@ -38,10 +44,10 @@ def _signed(path: str, weight: int, **params: int | str) -> HttpCall:
 
 
 def fill(row: wire.TradeRow, client_order_id: str, account_id: str, now_ms: int) -> Fill:
-    """myTrades does not tell the client order id: it comes from the order, where that was read too."""
+    """A trade or an allocation. Neither tells the client order id: it comes from the order, where that was read too."""
     return Fill(
-        id=ids.fill_id(account_id, row.symbol, row.trade_id, row.order_id), exchange=EXCHANGE, market=MARKET, symbol=row.symbol,
-        ts_event=row.trade_ms, ts_recv=now_ms, source="rest", account_id=account_id, trade_id=str(row.trade_id),
+        id=ids.fill_id(account_id, row.symbol, row.ident, row.order_id), exchange=EXCHANGE, market=MARKET, symbol=row.symbol,
+        ts_event=row.trade_ms, ts_recv=now_ms, source="rest", account_id=account_id, trade_id=row.ident,
         order_id=str(row.order_id), client_order_id=client_order_id, side="buy" if row.buyer else "sell", position_side="",
         price=row.price, qty=row.qty, fee=row.fee, fee_asset=row.fee_asset, liquidity="maker" if row.maker else "taker",
         realized_pnl="0",

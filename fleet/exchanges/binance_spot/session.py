@@ -49,7 +49,6 @@ _TABLE: tuple[tuple[Outcome, str, dict[int, str]], ...] = (
 
 CODES: dict[int, Outcome] = {code: outcome for outcome, _, codes in _TABLE for code in codes}
 CODE_TEXTS: dict[str, str] = {str(code): f"{area}: {text}" for _, area, codes in _TABLE for code, text in codes.items()}
-ALREADY_SUBSCRIBED = -2035
 STATUSES: dict[int, Outcome] = {  # whatever the code; any other status without a known one is transient (a proxy's 401 page too)
     410: Outcome.PERMANENT, 418: Outcome.RATE, 429: Outcome.RATE, 451: Outcome.PERMANENT,
 }  # fmt: skip

@@ -12,6 +12,7 @@ import msgspec
 from fleet.core.sharing import Route, Sharing
 
 NOBODY = Route(nobody=True)
+BARRED = (-2035, -2042)  # the account is subscribed here already, by whomever; the socket has given out all its ids
 
 
 class _Frame(msgspec.Struct):
@@ -24,7 +25,8 @@ class _Frame(msgspec.Struct):
 
 def route(frame: bytes) -> Route:
     """An event goes to its subscription, a reply to who asked, `serverShutdown` to everybody. An error without id ("key revoked
-    mid-session", section 4.3) names nobody: the account whose key it is finds out by its own read-backs."""
+    mid-session", section 4.3) names nobody: the account whose key it is finds out by its own read-backs. Who is subscribed already
+    would hear nothing: the events carry the id of a subscription that is not his."""
     try:
         row = msgspec.json.decode(frame, type=_Frame)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -33,7 +35,8 @@ def route(frame: bytes) -> Route:
         return Route(channel=str(row.channel))
     if row.id is not None:
         channel = row.result.get("subscriptionId") if isinstance(row.result, dict) else None
-        return Route(key=str(row.id), channel="" if channel is None else str(channel))
+        barred = isinstance(row.error, dict) and row.error.get("code") in BARRED
+        return Route(key=str(row.id), channel="" if channel is None else str(channel), barred=barred)
     return Route() if row.event is not None else NOBODY
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import field
 
+from fleet.exchanges.binance_spot import ids
+
 Number = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,40}(\.[0-9]{0,40})?\Z")]
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Ms = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -125,7 +127,8 @@ class ExecutionReport(msgspec.Struct, gc=False, kw_only=True, tag_field="e", tag
     fee: Number | None = field(name="n", default=None)
     fee_asset: str | None = field(name="N", default=None)
     change_ms: Ms = field(name="T")
-    trade_id: Id = field(name="t", default=-1)  # -1: not a fill
+    trade_id: Id = field(name="t", default=-1)  # -1: not a trade
+    allocation_id: Id = field(name="a", default=-1)  # a fill by smart order routing has this one instead
     maker: bool = field(name="m", default=False)
     paid: Number = field(name="Z", default="0")  # quote quantity of all fills
 
@@ -187,6 +190,7 @@ class OrderRow(msgspec.Struct, kw_only=True):
     paid: Number = field(name="cummulativeQuoteQty", default="0")  # sic
     created_ms: Ms = field(name="time", default=0)
     update_ms: Ms = field(name="updateTime")
+    used_sor: bool = field(name="usedSor", default=False)  # told only where it is true
 
 
 class TradeRow(msgspec.Struct, kw_only=True):
@@ -200,3 +204,23 @@ class TradeRow(msgspec.Struct, kw_only=True):
     fee_asset: str = field(name="commissionAsset")
     maker: bool = field(name="isMaker")
     trade_ms: Ms = field(name="time")
+
+    @property
+    def ident(self) -> str:
+        """The trade id of our events."""
+        return str(self.trade_id)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Symbol and "trade id/order id", as a watermark names it."""
+        return self.symbol, f"{self.ident}/{self.order_id}"
+
+
+class AllocationRow(TradeRow, kw_only=True):
+    """What smart order routing gave an order: a trade in all but its number."""
+
+    trade_id: Id = field(name="allocationId")
+
+    @property
+    def ident(self) -> str:
+        return ids.allocation(self.trade_id)

@@ -81,6 +81,7 @@ class Rest:
             ("DELETE", "/api/v3/openOrders"): Route("signed", 1, trading.cancel_all),
             ("GET", "/api/v3/allOrders"): Route("signed", 20, trading.all_orders),
             ("GET", "/api/v3/myTrades"): Route("signed", _by("orderId", 5, 20), trading.my_trades),
+            ("GET", "/api/v3/myAllocations"): Route("signed", 20, trading.my_allocations),
             ("GET", "/api/v3/order"): Route("signed", 4, trading.order),
             ("POST", "/api/v3/order"): Route("signed", 1, trading.new_order),
             ("POST", "/api/v3/order/test"): Route("signed", 1, trading.test_order),

@@ -100,6 +100,11 @@ class TradingCalls:
         ]  # fmt: skip
         return [messages.trade_row(f) for f in (rows[:limit] if forward or first is not None else rows[-limit:])]
 
+    def my_allocations(self, call: Call) -> list[dict[str, Any]]:
+        """None: no order is routed elsewhere here."""
+        self._symbol(call)
+        return []
+
     @staticmethod
     def _archived(order: Order, now_ms: int) -> bool:
         return not order.is_open and not order.filled and now_ms - order.created_ms > ARCHIVED_MS

@@ -63,6 +63,9 @@ USER = [
     Sample("partial fill, sold, no commission told", report(**FILLED | {"X": "PARTIALLY_FILLED", "S": "SELL", "n": None, "N": None, "m": False, "l": "0.50000000", "z": "0.50000000"}),
            [("Fill", {"side": "sell", "liquidity": "taker", "fee": "0", "fee_asset": "", "qty": "0.50000000"}),
             ("Order", {"status": "partially_filled", "avg_price": "0.205288"})]),
+    Sample("filled by smart order routing: an allocation instead of a trade",
+           report(**FILLED | {"t": -1, "a": 1234, "b": "ONE_PARTY_TRADE_REPORT", "k": "SOR", "uS": True}),
+           [("Fill", FILL_FIELDS | {"trade_id": "alloc-1234"}), ("Order", {"status": "filled", "filled_qty": "1.00000000"})]),
     Sample("an order status of the future", report(X="PARKED"), [("Unknown", {"type": "order status PARKED"})]),
     Sample("wallets", told(POSITION), [
         ("Balance", {"asset": "ETH", "wallet": "10002.50000000", "available": "10000.00000000", "symbol": "", "ts_event": AT, "change": None}),
@@ -171,6 +174,11 @@ TRADE_ROW = {
     "symbol": "ETHBTC", "id": 0, "orderId": 4293153, "orderListId": -1, "price": "0.10264400", "qty": "1.00000000", "quoteQty": "0.10264400",
     "commission": "0.00100000", "commissionAsset": "ETH", "time": AT, "isBuyer": True, "isMaker": True, "isBestMatch": True,
 }  # fmt: skip
+ALLOCATION_ROW = {
+    "symbol": "ETHBTC", "allocationId": 1234, "allocationType": "SOR", "orderId": 4293153, "orderListId": -1, "price": "0.10264400",
+    "qty": "0.50000000", "quoteQty": "0.05132200", "commission": "0.00100000", "commissionAsset": "ETH", "time": AT, "isBuyer": True,
+    "isMaker": True, "isAllocator": False,
+}  # fmt: skip
 PAIRS = [
     Pair(
         "a fill, its order, its wallets",
@@ -181,6 +189,18 @@ PAIRS = [
             "/api/v3/order": _json(ORDER_ROW),
         },
         ("Fill", "Order", "Balance"),
+    ),
+    Pair(
+        "a fill by smart order routing, its order",
+        [report(**FILLED | {"t": -1, "a": 1234, "X": "PARTIALLY_FILLED", "l": "0.50000000", "z": "0.50000000"})],
+        {
+            "/api/v3/account": _json(ACCOUNT),
+            "/api/v3/openOrders": _json(
+                [ORDER_ROW | {"status": "PARTIALLY_FILLED", "executedQty": "0.5", "usedSor": True}]
+            ),
+            "/api/v3/myAllocations": _json([ALLOCATION_ROW]),
+        },
+        ("Fill", "Order"),
     ),
 ]
 
