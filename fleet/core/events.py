@@ -73,6 +73,11 @@ class Fill(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type", tag
     realized_pnl: str
 
 
+MODES_APART = frozenset(
+    {"okx"}
+)  # exchanges that hold a cross and an isolated position of one symbol and side side by side
+
+
 class Position(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type", tag="position"):
     """Absolute position after a change; `qty` is signed, "0" is flat."""
 
@@ -81,6 +86,12 @@ class Position(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type",
     entry_price: str
     unrealized_pnl: str
     margin_mode: str
+
+    @property
+    def mode_key(self) -> str:
+        """The margin mode where it is part of a position's identity (okx.md 5.4); "" elsewhere: a position of Binance or Bybit
+        stays the same one when its mode changes."""
+        return self.margin_mode if self.exchange in MODES_APART else ""
 
 
 class Balance(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type", tag="balance"):

@@ -37,8 +37,18 @@ leaves unexplained is read in full (most audits). `orders`: orders that came and
 read left them unasked (`Recovered.unasked`); it proves nothing, and its snapshot says nothing."""
 
 
+def position_key(symbol: str, side: str, mode_key: str = "") -> str:
+    """Of a position: "SYMBOL|side", and "SYMBOL|side|mode" where the margin mode tells positions apart (`Position.mode_key`)."""
+    return f"{symbol}|{side}|{mode_key}" if mode_key else f"{symbol}|{side}"
+
+
+def side_of(key: str) -> str:
+    """The "SYMBOL|side" of a position's key: that much fills tell, which name no margin mode."""
+    return "|".join(key.split("|")[:2])
+
+
 class Snapshot(msgspec.Struct, frozen=True):
-    """What the exchange says an account holds: `positions` "SYMBOL|side" -> signed qty (flat ones absent), `wallets`
+    """What the exchange says an account holds: `positions` as `position_key` names them -> signed qty (flat ones absent), `wallets`
     asset -> wallet balance (zero ones absent), both plain decimal strings; `at_ms` exchange time just before it was asked for."""
 
     at_ms: int
@@ -74,7 +84,7 @@ class Watermark(msgspec.Struct):
     paid: dict[str, str] = {}  # "SYMBOL|side" -> signed price × quantity of the fills since base
     recent: list[Booking] = []  # the last of those that made up the four above, and a few from before the base
     symbols: dict[str, int] = {}  # symbol -> ts_event of its last order or fill (symbols of interest)
-    positions: dict[str, str] = {}  # "SYMBOL|side" -> last known signed qty, flat ones absent
+    positions: dict[str, str] = {}  # `position_key` -> last known signed qty, flat ones absent
     wallets: dict[str, str] = {}  # asset -> last known wallet balance, zero ones absent
     open_orders: dict[str, str] = {}  # order id -> symbol, those not known to be finished
     last_event_ms: int = 0
@@ -96,7 +106,7 @@ class Watermark(msgspec.Struct):
             elif len(self.open_orders) < MAX_OPEN_ORDERS:
                 self.open_orders[event.order_id] = event.symbol
         elif isinstance(event, Position):
-            key = f"{event.symbol}|{event.position_side}"
+            key = position_key(event.symbol, event.position_side, event.mode_key)
             if Decimal(event.qty or "0") == 0:
                 self.positions.pop(key, None)
             else:
@@ -172,13 +182,15 @@ class Watermark(msgspec.Struct):
                 del moved[key]
                 _add(wallets, pair[0], Decimal(qty))
                 _add(wallets, pair[1], -Decimal(self.paid.get(key, "0")))
-        return _differences(base.positions, moved, now.positions), _differences(base.wallets, wallets, now.wallets)
+        before, after = _by_side(base.positions), _by_side(now.positions)
+        return _differences(before, moved, after), _differences(base.wallets, wallets, now.wallets)
 
     def suspicious(self, books: Callable[[str], bool]) -> bool:
         """True if a position the stream told, of a symbol that `books` positions, is not what the fills since the base led to: a
-        fill or a position event was lost while the socket stayed up. Long and short of a symbol are taken together, because not
-        every venue's fills say which of the two they were. Only symbols are compared that both sides know; a round trip nobody
-        saw is left to the audit's wallets. Ask once the stream is quiet: the events of one fill come one after the other."""
+        fill or a position event was lost while the socket stayed up. Long and short of a symbol are taken together, and cross and
+        isolated, because not every venue's fills say which of them they were. Only symbols are compared that both sides know; a
+        round trip nobody saw is left to the audit's wallets. Ask once the stream is quiet: the events of one fill come one after
+        the other."""
         if self.base is None:
             return False
         left: dict[str, Decimal] = {}
@@ -201,9 +213,11 @@ class Watermark(msgspec.Struct):
         self.moved, self.earned, self.booked, self.paid = {}, {}, {}, {}
         for booking in later:
             self.book(booking)
-        self.positions = dict(now.positions)
-        for key in self.positions.keys() & self.moved.keys():
-            _add(self.positions, key, Decimal(self.moved[key]))
+        self.positions, moved = dict(now.positions), dict(self.moved)
+        # Fills name no margin mode. Where both are held the first gets it all: the sum is right, and what REST tells differently is
+        # told as REST tells it.
+        for key in self.positions:
+            _add(self.positions, key, Decimal(moved.pop(side_of(key), "0")))
         self.wallets = dict(now.wallets)
         for order_id in now.closed_orders:
             self.open_orders.pop(order_id, None)
@@ -211,12 +225,20 @@ class Watermark(msgspec.Struct):
 
 def _names(fill: Fill) -> tuple[str, str]:
     """`key` and `trade` of its booking."""
-    return f"{fill.symbol}|{fill.position_side}", f"{fill.trade_id}/{fill.order_id}"
+    return position_key(fill.symbol, fill.position_side), f"{fill.trade_id}/{fill.order_id}"
 
 
 def _add(sums: dict[str, str], key: str, amount: Decimal) -> None:
     if amount:
         sums[key] = str(Decimal(sums.get(key, "0")) + amount)
+
+
+def _by_side(positions: dict[str, str]) -> dict[str, str]:
+    """Summed over margin modes."""
+    sums: dict[str, str] = {}
+    for key, qty in positions.items():
+        _add(sums, side_of(key), Decimal(qty))
+    return sums
 
 
 def _differences(base: dict[str, str], change: dict[str, str], now: dict[str, str]) -> dict[str, str]:

@@ -44,7 +44,7 @@ def told() -> list[dict[str, Any]]:
         {**fill, "trade_id": "8"},
         {**e, "type": "order", "status": "filled", "filled_qty": "2"},
         {**e, "type": "order", "status": "new", "filled_qty": "0", "ts_event": 40},
-        {**e, "type": "position", "position_side": "both", "qty": "2"},
+        {**e, "type": "position", "position_side": "both", "qty": "2", "margin_mode": "cross"},
         {**e, "type": "balance", "asset": "USDT", "wallet": "89.8"},
         {**e, "type": "balance", "asset": "USDT", "wallet": "94.9", "source": "rest"},  # REST lagged
         {**e, "type": "balance", "asset": "BNB", "wallet": "3"},  # since before the ledger begins

@@ -12,11 +12,12 @@ import pytest
 
 from fleet.core.book import Book
 from fleet.core.errors import ConnectionFailed
-from fleet.core.events import Depth, Event
+from fleet.core.events import Depth, Event, Order
 from fleet.core.exchange import CandleQuery, HttpCall, HttpReply, Outcome, Reply, TradeQuery
 from fleet.core.model import AccountSpec, Credentials
+from fleet.core.tally import Tally
 from fleet.exchanges import exchanges, for_account
-from fleet.exchanges.okx import ids, limits, parse, session, subscribe
+from fleet.exchanges.okx import ids, limits, parse, rows, session, subscribe, wire
 from tests.support.captures import received
 
 OKX = exchanges()["okx"]
@@ -154,8 +155,40 @@ def test_fees_and_signs() -> None:
         "0.000",
         "0",
     ]
-    assert ids.trade_id("-5", 9, "1.0", "2") == ids.trade_id("", 9, "1", "2.0") == "liq-9-1-2"
-    assert ids.trade_id("77", 9, "1", "2") == "77"
+
+
+@pytest.mark.parametrize("untold", ["0", ""])
+def test_equal_liquidations_of_one_millisecond_are_two_fills_of_rest(untold: str) -> None:
+    """The stream gives them no trade id, REST does: the order is short of fills, which has REST asked within seconds, until both
+    are told."""
+    push = {
+        "instId": "BTC-USDT-SWAP", "instType": "SWAP", "ordId": "9", "side": "sell", "sz": "4", "tradeId": untold, "cTime": "5",
+        "fillSz": "2", "fillPx": "100", "fillTime": "9", "category": "partial_liquidation",
+    }  # fmt: skip
+    states = [
+        push | {"state": "partially_filled", "accFillSz": "2", "uTime": "9"},
+        push | {"state": "filled", "accFillSz": "4", "uTime": "10"},
+    ]
+    frame = json.dumps({"arg": {"channel": "orders", "instType": "ANY"}, "data": states}).encode()
+    tally = Tally()
+    told = parse.parse_user(frame, "acc", 1_000)
+    for event in told:
+        assert isinstance(event, Order)
+        tally.take(event)
+    assert len(told) == 2 and tally.short(2_000)
+    row = push | {"clOrdId": "", "ts": "11", "fee": "-0.1", "feeCcy": "USDT"}
+    reply = {"code": "0", "data": [row | {"tradeId": trade, "billId": f"3{trade}"} for trade in ("-7", "-8")]}
+    found = rows.decode(HttpReply(200, {}, json.dumps(reply).encode()), wire.FillRow, "fills")
+    fills = [rows.fill(row, "acc", 3_000) for row in found]
+    assert [fill.trade_id for fill in fills] == ["-7", "-8"] and len({fill.id for fill in fills}) == 2
+    tally.take(fills[0])
+    assert tally.short(2_000)
+    tally.take(fills[1])
+    assert not tally.short(2_000)
+
+
+def test_a_fill_of_rest_without_a_trade_id_is_named_by_its_bill() -> None:
+    assert [ids.trade_id(told, "33") for told in ("77", "-5", "0", "")] == ["77", "-5", "bill-33", "bill-33"]
 
 
 def test_order_ends_once_whatever_the_time() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
@@ -13,7 +14,7 @@ from fleet.core.events import Balance, Event, Fill, Order, Position
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Snapshot, Watermark
-from fleet.exchanges.okx import recover, rows
+from fleet.exchanges.okx import parse, recover, rows, wire
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -102,12 +103,12 @@ def of(found: Recovered, kind: type[Event]) -> list[Any]:
 
 
 def test_a_proof_of_an_explained_account_costs_four_calls() -> None:
-    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     found, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2"))})
     assert (found.events, found.unrecoverable) == ([], "")
     asked = [rows.BALANCE.path, rows.POSITIONS.path, rows.FILLS, rows.PENDING]
     assert paths(calls) == [*asked, rows.ORDERS]  # where orders may have come and gone unfilled
-    assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net": "2"}, {"USDT": "5"})
+    assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     mark.scope = "proof"
     _, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2"))})
     assert paths(calls) == asked
@@ -115,7 +116,7 @@ def test_a_proof_of_an_explained_account_costs_four_calls() -> None:
 
 def test_a_fill_that_moved_no_balance_is_read() -> None:
     """There and back at one price, without a fee; or a balance that is told later than the fill."""
-    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     mark.scope = "proof"
     answers: dict[str, Reply | Answer] = {
         rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2")), rows.FILLS: data(fill(3)),
@@ -125,7 +126,7 @@ def test_a_fill_that_moved_no_balance_is_read() -> None:
 
 
 def test_a_missing_fill_is_read_with_its_order_position_and_wallet() -> None:
-    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     answers: dict[str, Reply | Answer] = {
         rows.BALANCE.path: balance(wallet("USDT", "4.9")),
         rows.POSITIONS.path: data(held("3")),
@@ -148,7 +149,7 @@ def test_a_missing_fill_is_read_with_its_order_position_and_wallet() -> None:
 
 def test_fills_are_read_though_the_key_may_not_see_balances_or_positions() -> None:
     refused = ExchangeRefused("x", Verdict(Outcome.PERMANENT, "50120"))
-    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     found, _ = read(mark, {rows.BALANCE.path: refused, rows.POSITIONS.path: data(held("3")), rows.FILLS: data(fill(3))})
     assert [type(e).__name__ for e in found.events] == ["Fill", "Position"]
     assert (
@@ -159,11 +160,11 @@ def test_fills_are_read_though_the_key_may_not_see_balances_or_positions() -> No
     }  # fmt: skip
     found, _ = read(mark, answers)
     assert [type(e).__name__ for e in found.events] == ["Fill", "Balance"]
-    assert found.snapshot.positions == {f"{SWAP}|net": "2"} and "positions" in found.unrecoverable
+    assert found.snapshot.positions == {f"{SWAP}|net|cross": "2"} and "positions" in found.unrecoverable
 
 
 def test_an_account_that_lags_behind_its_fills_is_asked_again() -> None:
-    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     told = iter([balance(wallet("USDT", "5.5")), balance(wallet("USDT", "4.9"))])
     held_now = iter([data(held("2")), data(held("3"))])
     found, calls = read(
@@ -297,7 +298,7 @@ def test_the_newer_of_two_states_of_an_order_counts() -> None:
 
 
 def test_closed_positions_and_emptied_wallets_are_told() -> None:
-    mark = based({f"{SWAP}|net": "2", "ETH-USDT-SWAP|short": "-1"}, {"USDT": "5", "BTC": "1"})
+    mark = based({f"{SWAP}|net|cross": "2", "ETH-USDT-SWAP|short|cross": "-1"}, {"USDT": "5", "BTC": "1"})
     mark.symbols = {SWAP: NOW - 100, "ETH-USDT-SWAP": NOW - 9000}
     answers: dict[str, Reply | Answer] = {
         rows.BALANCE.path: balance(wallet("USDT", "4.9")),
@@ -307,12 +308,12 @@ def test_closed_positions_and_emptied_wallets_are_told() -> None:
     flat = {(e.symbol, e.position_side): (e.qty, e.ts_event) for e in of(found, Position)}
     assert flat == {("ETH-USDT-SWAP", "short"): ("0", NOW - 9000)}  # BTC: just traded, and nothing proves it flat
     assert {e.asset: e.wallet for e in of(found, Balance)} == {"USDT": "4.9", "BTC": "0"}
-    mark = based({f"{SWAP}|net": "2"}, {"USDT": "5"})
+    mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     found, _ = read(mark, answers)
     assert [(e.symbol, e.qty, e.ts_event) for e in of(found, Position)] == [(SWAP, "0", NOW - 50)]
 
 
-def test_cross_and_isolated_positions_of_one_side_are_one_in_the_snapshot() -> None:
+def test_cross_and_isolated_positions_of_one_side_are_two() -> None:
     answers: dict[str, Reply | Answer] = {
         rows.POSITIONS.path: data(
             held("2", side="short"), held("1", side="short", mode="isolated"), held("0", "X-USDT-SWAP")
@@ -320,8 +321,52 @@ def test_cross_and_isolated_positions_of_one_side_are_one_in_the_snapshot() -> N
         rows.BALANCE.path: balance(wallet("USDT", "5"), wallet("ETH", "0")),
     }
     found, _ = read(Watermark(proven_ms=NOW - 1000), answers)
-    assert found.snapshot.positions == {f"{SWAP}|short": "-3"} and found.snapshot.wallets == {"USDT": "5"}
+    assert found.snapshot.positions == {f"{SWAP}|short|cross": "-2", f"{SWAP}|short|isolated": "-1"}
+    assert found.snapshot.wallets == {"USDT": "5"}
     assert sorted((e.margin_mode, e.qty) for e in of(found, Position)) == [("cross", "-2"), ("isolated", "-1")]
+
+
+def test_an_isolated_position_that_came_and_went_leaves_the_cross_one_as_it_is() -> None:
+    """Cross 10 is held; isolated 1 is opened and closed by fills that name no mode."""
+    wallets = {"USDT": "5"}
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("10", at_ms=NOW - DAY)),
+    }  # fmt: skip
+    mark = based({f"{SWAP}|net|cross": "10"}, wallets)
+    told = parse.position(wire.PositionRow(SWAP, "0", str(NOW - 50), "net", "isolated"), "acc", NOW, "stream")
+    mark.advance(told)
+    assert mark.positions == {f"{SWAP}|net|cross": "10"} and not mark.suspicious(lambda symbol: True)
+    assert of(read(mark, answers)[0], Position) == []
+    mark = based({f"{SWAP}|net|cross": "10", f"{SWAP}|net|isolated": "1"}, wallets)  # its closing was missed
+    found, _ = read(mark, answers | {rows.FILLS: data(fill(1, side="sell", fee="0"))})
+    assert [(e.margin_mode, e.qty, e.ts_event) for e in of(found, Position)] == [("isolated", "0", NOW - 50)]
+    for event in found.events:
+        mark.advance(event)
+    assert mark.explains(found.snapshot)
+
+
+def test_a_watermark_from_before_modes_were_told_apart() -> None:
+    """What Postgres has may be of either mode: both are told, once, and nothing is suspicious."""
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("10", at_ms=NOW - DAY)),
+    }  # fmt: skip
+    mark = based({f"{SWAP}|net": "10"}, {"USDT": "5"})
+    mark.symbols = {SWAP: NOW - DAY}
+    mark = msgspec.json.decode(msgspec.json.encode(mark), type=Watermark)
+    found, _ = read(mark, answers)
+    assert [(e.margin_mode, e.qty) for e in of(found, Position)] == [("cross", "10"), ("isolated", "0")]
+    assert mark.explains(found.snapshot) and not mark.suspicious(lambda symbol: True)
+    for event in found.events:
+        mark.advance(event)
+    mark.prove(found.snapshot, NOW - 10)
+    assert mark.positions == {f"{SWAP}|net|cross": "10"} and not mark.suspicious(lambda symbol: True)
+    assert of(read(mark, answers)[0], Position) == []
+    mark = based({f"{SWAP}|net": "10"}, {"USDT": "5"})
+    mark.symbols = {SWAP: NOW - DAY}
+    found, _ = read(mark, answers | {rows.POSITIONS.path: data()})
+    assert [(e.margin_mode, e.qty) for e in of(found, Position)] == [("cross", "0"), ("isolated", "0")]
+    found, _ = read(mark, answers | {rows.POSITIONS.path: REFUSED})
+    assert of(found, Position) == []
 
 
 def test_a_first_read_begins_with_the_account() -> None:

@@ -231,6 +231,30 @@ def test_without_takes_the_fills_of_some_symbols_out() -> None:
     assert trial.base == mark.base and mark.earned == {"U": "-3"}
 
 
+def test_two_margin_modes_are_kept_apart_where_they_are_two_positions() -> None:
+    """OKX; a position of Binance or Bybit changes its mode and stays one. Fills name no mode: they explain the sum."""
+
+    def held(exchange: str, mode: str, qty: str) -> Position:
+        return msgspec.structs.replace(position(2, qty), exchange=exchange, margin_mode=mode)
+
+    mark = Watermark(proven_ms=0)
+    mark.prove(Snapshot(1, {"S|both|cross": "10"}, {}), 1)
+    for event in (fill(2), held("okx", "isolated", "1")):
+        mark.advance(event)
+    assert mark.positions == {"S|both|cross": "10", "S|both|isolated": "1"}
+    assert not mark.suspicious(lambda symbol: True)
+    assert mark.unexplained(Snapshot(3, {"S|both|cross": "10", "S|both|isolated": "1"}, {}))[0] == {}
+    mark.prove(Snapshot(2, {"S|both|cross": "10", "S|both|isolated": "1"}, {}), 2)  # the fill is later than this
+    assert not mark.suspicious(lambda symbol: True) and sum(map(Decimal, mark.positions.values())) == 12
+    for mode, qty in (("isolated", "0"), ("cross", "0")):
+        mark.advance(held("okx", mode, qty))
+    assert mark.positions == {} and mark.suspicious(lambda symbol: True)
+    mark = Watermark(proven_ms=0)
+    for mode in ("cross", "isolated"):
+        mark.advance(held("binance", mode, "2"))
+    assert mark.positions == {"S|both": "2"}
+
+
 def test_fills_settled_in_kind_move_two_wallets_and_no_position() -> None:
     """Spot: base against quote, the fee in either or in a third asset; `legs` says which symbol is which two assets."""
     legs = {"BTCUSDT|both": ("BTC", "USDT")}.get

@@ -143,7 +143,7 @@ def _read_position(record: KafkaRecord) -> tuple[tuple[str, ...], Values]:
     e = _position.decode(_body(record))
     return ("positions",), (
         e.id, e.account_id, e.exchange, e.market, e.symbol, e.ts_event, e.ts_recv, e.source, record.offset,
-        e.position_side, _number(e.qty), _number(e.entry_price), _number(e.unrealized_pnl), e.margin_mode,
+        e.position_side, _number(e.qty), _number(e.entry_price), _number(e.unrealized_pnl), e.margin_mode, e.mode_key,
     )  # fmt: skip
 
 

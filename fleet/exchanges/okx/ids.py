@@ -10,11 +10,12 @@ from fleet.exchanges.okx.limits import EXCHANGE, MARKET
 
 VENUE = f"{EXCHANGE}:{MARKET}"
 TERMINAL = frozenset({"filled", "canceled", "rejected"})
+UNTOLD = ("", "0")  # what the stream has for the trade id of a liquidation or ADL; REST numbers those below zero (6.4)
 
 
-def trade_id(told: str, fill_ms: int, qty: str, price: str) -> str:
-    """The exchange's, or one made of what a liquidation or ADL says: REST numbers those below zero, the stream "0" or not."""
-    return f"liq-{fill_ms}-{plain(qty)}-{plain(price)}" if told in ("", "0") or told.startswith("-") else told
+def trade_id(told: str, bill: str) -> str:
+    """Of a fill by REST. The sheet knows none without a trade id; should there be one, its bill tells it from all others."""
+    return f"bill-{bill}" if told in UNTOLD else told
 
 
 def fill_id(account_id: str, symbol: str, trade: str, order: str) -> str:

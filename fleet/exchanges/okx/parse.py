@@ -273,13 +273,15 @@ def parse_user(frame: bytes, account_id: str, now_ms: int) -> list[UserItem]:
 
 
 def _order_items(o: wire.OrderRow, account_id: str, now_ms: int) -> list[UserItem]:
+    """A liquidation or ADL is pushed without a trade id: two equal ones of one millisecond would be one fill, and REST's another.
+    Its fills are left to REST, which is asked within seconds: the order tells of more than they add up to (core/tally.py)."""
     items: list[UserItem] = []
-    if o.fill_qty.strip("0."):
+    if o.fill_qty.strip("0.") and o.trade_id not in ids.UNTOLD:
         at_ms = ms(o.fill_ms) or ms(o.update_ms)
-        trade = ids.trade_id(o.trade_id, at_ms, o.fill_qty, o.fill_price)
         items.append(Fill(
-            id=ids.fill_id(account_id, o.symbol, trade, o.order_id), exchange=_X, market=_M, symbol=o.symbol, ts_event=at_ms,
-            ts_recv=now_ms, account_id=account_id, trade_id=trade, order_id=o.order_id, client_order_id=o.client_id, side=o.side,
+            id=ids.fill_id(account_id, o.symbol, o.trade_id, o.order_id), exchange=_X, market=_M, symbol=o.symbol,
+            ts_event=at_ms, ts_recv=now_ms,
+            account_id=account_id, trade_id=o.trade_id, order_id=o.order_id, client_order_id=o.client_id, side=o.side,
             position_side=o.position_side or "net", price=o.fill_price or "0", qty=o.fill_qty, fee=negated(o.fill_fee),
             fee_asset=o.fill_fee_asset, liquidity="maker" if o.execution == "M" else "taker", realized_pnl=o.fill_pnl or "0",
         ))  # fmt: skip

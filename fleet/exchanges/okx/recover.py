@@ -24,7 +24,7 @@ from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed, untold_fills_ms
+from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed, position_key, side_of, untold_fills_ms
 from fleet.exchanges.okx import parse, rows, wire
 from fleet.exchanges.okx.limits import DAY_MS, LIMITS, PAGE, RECENT_FILLS_MS, RECENT_ORDERS_MS
 from fleet.exchanges.okx.subscribe import product_of
@@ -32,6 +32,7 @@ from fleet.exchanges.okx.subscribe import product_of
 T = TypeVar("T")
 Dialogue = Generator[HttpCall, HttpReply, T]
 
+MODES = ("cross", "isolated")
 PRODUCTS = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION")
 MAX_PAGES = 1000
 EDGE_MS = 3_600_000  # the three-day and seven-day windows are left this early: they slide while we read
@@ -122,9 +123,7 @@ def _holdings(
         positions = rows.decode((yield rows.POSITIONS), wire.PositionRow, "positions")
         sums: dict[str, Decimal] = {}
         for row in positions:
-            sums[_key(row)] = sums.get(_key(row), Decimal(0)) + Decimal(
-                parse.signed(row)
-            )  # cross and isolated together
+            sums[_key(row)] = sums.get(_key(row), Decimal(0)) + Decimal(parse.signed(row))
         held = {key: str(qty) for key, qty in sums.items() if qty}
     except ExchangeRefused as refused:
         lost.append(f"positions: {refused.verdict}")
@@ -133,7 +132,12 @@ def _holdings(
 
 def _key(row: wire.PositionRow) -> str:
     """The key of a position in snapshots and watermarks."""
-    return f"{row.symbol}|{row.position_side or 'net'}"
+    return position_key(row.symbol, row.position_side or "net", row.margin_mode)
+
+
+def _in_each_mode(key: str) -> list[str]:
+    """A watermark from before modes were told apart says "SYMBOL|side": that may have been either of two positions, or both."""
+    return [key] if key != side_of(key) else [f"{key}|{mode}" for mode in MODES]
 
 
 # ── Fills ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -274,10 +278,10 @@ def _changes(found: _Findings) -> list[UserRecord]:
     events: list[UserRecord] = [
         parse.position(row, account, now_ms, "rest") for row in found.positions if _key(row) in differing
     ]
-    for key in sorted(known.keys() - now.keys()):
+    gone = {key for told in known.keys() - now.keys() for key in _in_each_mode(told)} - now.keys()
+    for key in sorted(gone):
         if _surely_flat(found, key):
-            symbol, _, side = key.partition("|")
-            mode = next((row.margin_mode for row in found.positions if _key(row) == key), "cross")
+            symbol, side, mode = key.split("|")
             at_ms = str(_latest_ms(found, key) or found.snapshot.at_ms)
             flat = wire.PositionRow(symbol=symbol, qty="0", update_ms=at_ms, position_side=side, margin_mode=mode)
             events.append(parse.position(flat, account, now_ms, "rest"))
@@ -292,8 +296,9 @@ def _changes(found: _Findings) -> list[UserRecord]:
 
 def _latest_ms(found: _Findings, key: str) -> int:
     """When the position last changed, as far as fills tell: the exchange stamps both alike."""
-    times = [row.at_ms for row in found.fills.values() if f"{row.symbol}|{row.position_side or 'net'}" == key]
-    return max(times, default=found.mark.symbols.get(key.partition("|")[0], 0))
+    symbol, side = side_of(key).split("|")
+    fills = [row for row in found.fills.values() if (row.symbol, row.position_side or "net") == (symbol, side)]
+    return max((row.at_ms for row in fills), default=found.mark.symbols.get(symbol, 0))
 
 
 def _surely_flat(found: _Findings, key: str) -> bool:

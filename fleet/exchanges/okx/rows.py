@@ -53,7 +53,7 @@ class _Envelope(msgspec.Struct):
 
 
 def fill(row: wire.FillRow, account_id: str, now_ms: int) -> Fill:
-    trade = ids.trade_id(row.trade_id, row.at_ms, row.qty, row.price)
+    trade = ids.trade_id(row.trade_id, row.bill_id)
     return Fill(
         id=ids.fill_id(account_id, row.symbol, trade, row.order_id), exchange=EXCHANGE, market=MARKET, symbol=row.symbol,
         ts_event=row.at_ms, ts_recv=now_ms, source="rest", account_id=account_id, trade_id=trade, order_id=row.order_id,

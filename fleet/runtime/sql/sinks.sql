@@ -52,18 +52,20 @@ FROM (VALUES %s) AS page (
 ON CONFLICT DO NOTHING;
 
 -- name: positions
--- Latest state per position. Of one instant the socket's word counts: REST may lag and tell an older state under a newer time.
+-- Latest state per position (0040_position_modes.sql says what names one). Of one instant the socket's word counts: REST may
+-- lag and tell an older state under a newer time.
 INSERT INTO positions AS stored (
-    account_id, exchange, market, symbol, position_side, id, qty, entry_price, unrealized_pnl, margin_mode, source,
-    ts_event, ts_recv, kafka_offset)
-SELECT DISTINCT ON (account_id, exchange, market, symbol, position_side)
-    account_id::uuid, exchange, market, symbol, position_side, id, qty::numeric, entry_price::numeric,
+    account_id, exchange, market, symbol, position_side, mode_key, id, qty, entry_price, unrealized_pnl, margin_mode,
+    source, ts_event, ts_recv, kafka_offset)
+SELECT DISTINCT ON (account_id, exchange, market, symbol, position_side, mode_key)
+    account_id::uuid, exchange, market, symbol, position_side, mode_key, id, qty::numeric, entry_price::numeric,
     unrealized_pnl::numeric, margin_mode, source, ts_event, ts_recv, kafka_offset
 FROM (VALUES %s) AS page (
     id, account_id, exchange, market, symbol, ts_event, ts_recv, source, kafka_offset, position_side, qty, entry_price,
-    unrealized_pnl, margin_mode)
-ORDER BY account_id, exchange, market, symbol, position_side, ts_event DESC, source = 'stream' DESC, kafka_offset DESC
-ON CONFLICT (account_id, exchange, market, symbol, position_side) DO UPDATE SET
+    unrealized_pnl, margin_mode, mode_key)
+ORDER BY account_id, exchange, market, symbol, position_side, mode_key, ts_event DESC, source = 'stream' DESC,
+    kafka_offset DESC
+ON CONFLICT (account_id, exchange, market, symbol, position_side, mode_key) DO UPDATE SET
     id = EXCLUDED.id, qty = EXCLUDED.qty, entry_price = EXCLUDED.entry_price, unrealized_pnl = EXCLUDED.unrealized_pnl,
     margin_mode = EXCLUDED.margin_mode, source = EXCLUDED.source, ts_event = EXCLUDED.ts_event,
     ts_recv = EXCLUDED.ts_recv, kafka_offset = EXCLUDED.kafka_offset

@@ -24,7 +24,7 @@ from fleet.runtime.postgres import Postgres
 from fleet.runtime.redis_store import RedisStore
 from fleet.runtime.settings import Settings
 from tests.campaigns.loss.faults import Faults, schedule
-from tests.campaigns.loss.judge import Books, Verdict, compare, number, of_ledger
+from tests.campaigns.loss.judge import Books, Verdict, add_position, compare, number, of_ledger
 from tests.campaigns.loss.report import Gaps, Report, silences
 
 TICK_S = 0.2
@@ -185,7 +185,7 @@ class Campaign:
         for r in rows["orders"]:
             books.orders[*_owner(r), r["symbol"], r["order_id"]] = (r["status"], number(r["filled_qty"]))
         for r in rows["positions"]:
-            books.positions[*_owner(r), r["symbol"], r["position_side"]] = (number(r["qty"]),)
+            add_position(books, (*_owner(r), r["symbol"], r["position_side"]), number(r["qty"]))
         for r in rows["balances"]:
             books.balances[*_owner(r), r["asset"]] = (number(r["wallet"]),)
         return books

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core.events import MODES_APART
 from fleet.core.recovery import TERMINAL
 
 Key = tuple[str, ...]  # exchange:market, account id, then what names the thing there
@@ -80,6 +81,7 @@ def _state(
 def of_events(records: Iterable[Mapping[str, Any]]) -> Books:
     """Published user events, in order, as the Postgres sink ranks them (0003_sinks.sql)."""
     books, ranks = Books(), dict[Key, tuple[object, ...]]()
+    held: dict[Key, Facts] = {}  # by margin mode where that tells positions apart
     for e in records:
         kind, owner = e["type"], (f"{e['exchange']}:{e['market']}", str(e["account_id"]))
         if kind == "fill":
@@ -94,14 +96,23 @@ def of_events(records: Iterable[Mapping[str, Any]]) -> Books:
             facts: Facts = (e["status"], number(e["filled_qty"]))
             rank = (e["status"] in TERMINAL, number(e["filled_qty"]), e["ts_event"])
         elif kind == "position":
-            target, key, facts = books.positions, (*owner, e["symbol"], e["position_side"]), (number(e["qty"]),)
+            mode = e["margin_mode"] if e["exchange"] in MODES_APART else ""
+            target, key, facts = held, (*owner, e["symbol"], e["position_side"], mode), (number(e["qty"]),)
         elif kind == "balance":
             target, key, facts = books.balances, (*owner, e["asset"]), (number(e["wallet"]),)
         else:
             continue
         if (kind, *key) not in ranks or rank >= ranks[kind, *key]:
             ranks[kind, *key], target[key] = rank, facts
+    for key, (qty,) in held.items():
+        add_position(books, key[:-1], number(qty))
     return books
+
+
+def add_position(books: Books, key: Key, qty: Decimal) -> None:
+    """The ledger's positions have no margin mode: those of both modes add up to one of it."""
+    (before,) = books.positions.get(key, (Decimal(0),))
+    books.positions[key] = (number(before) + qty,)
 
 
 class Difference(msgspec.Struct):

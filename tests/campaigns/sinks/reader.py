@@ -24,7 +24,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "orders": (*OWNER, "symbol", "order_id"),
     "order_history": ("id",),
     "fills": (*OWNER, "symbol", "trade_id", "order_id"),
-    "positions": (*OWNER, "symbol", "position_side"),
+    "positions": (*OWNER, "symbol", "position_side", "mode_key"),
     "balances": (*OWNER, "asset"),
     "account_events": ("id",),
 }
@@ -87,6 +87,8 @@ def replay(records: Iterable[KafkaRecord]) -> Tables:
 
 def _user(tables: Tables, ranks: dict[tuple[str, Row], Row], event: dict[str, Any], offset: int) -> None:
     event["kafka_offset"] = offset
+    if event["type"] == "position":
+        event["mode_key"] = event["margin_mode"] if event["exchange"] == "okx" else ""
     for table in USER_TABLES[event["type"]]:
         key = tuple(event[name] for name in KEYS[table])
         rank = _rank(table, event)

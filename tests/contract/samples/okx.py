@@ -84,8 +84,10 @@ USER = [
            [("Fill", {"fee": "-0.01", "position_side": "net", "liquidity": "taker", "symbol": "BTC-USDT", "side": "sell"}), ("Order", {})]),
     Sample("market order closing: filled again, without a fill", order_frame(**FILLED | {"fillSz": "0", "tradeId": "", "fillFee": "0", "uTime": str(AT + 9)}),
            [("Order", {"status": "filled"})]),
-    Sample("liquidation: no trade id", order_frame(**FILLED | {"tradeId": "0", "category": "full_liquidation", "fillTime": "", "fillFee": ""}),
-           [("Fill", {"trade_id": f"liq-{AT}-2-83500.5", "fee": "0", "ts_event": AT}), ("Order", {})]),
+    Sample("fill without a time and a fee", order_frame(**FILLED | {"fillTime": "", "fillFee": ""}),
+           [("Fill", {"fee": "0", "ts_event": AT}), ("Order", {})]),
+    Sample("liquidation: its fill has no trade id and is REST's", order_frame(**FILLED | {"tradeId": "0", "category": "full_liquidation"}),
+           [("Order", {"status": "filled", "filled_qty": "2"})]),
     Sample("an order state of the future", order_frame(state="parked"), [("Unknown", {"type": "order state parked"})]),
     Sample("two orders, one of them broken", push("orders", {"instId": 5}, ORDER, instType="ANY"), [("Malformed", {}), ("Order", {})]),
     Sample("position", push("positions", POSITION, instType="ANY"),
@@ -233,7 +235,7 @@ PAIRS = [
             "/api/v5/trade/fills": answer(FILL_ROW | {"tradeId": "-77", "execType": "T"}),
             "/api/v5/trade/orders-history": answer(ORDER | FILLED | {"tradeId": "0"}),
         },
-        ("Fill", "Order"),
+        ("Order",),  # its fill is told by REST alone
     ),
 ]
 
