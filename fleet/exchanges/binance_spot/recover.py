@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from fleet.core.exchange import Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import Snapshot, Watermark, missed, untold_fills_ms
+from fleet.core.recovery import Snapshot, Watermark, missed
 from fleet.exchanges.binance_spot import recover_events, recover_fills, recover_orders, wire
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.limits import LIMITS
@@ -57,12 +57,10 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         yield from recover_orders.ended_orders(found)
     yield from recover_fills.allocations(found)
     history = recover_events.history(found)
-    placed_ms = {str(number): row.created_ms for (_, number), row in found.orders.items()}
-    judged = [event for event in history if event.symbol in found.read]
-    untold_ms = 0 if found.lost else untold_fills_ms(mark, judged, placed_ms, found.since_ms, account.created_at_ms)
+    complete = complete or found.explains()
+    untold_ms = 0 if found.lost else recover_fills.untold_ms(found, history, account.created_at_ms, explained=complete)
     events = missed(history + recover_events.changes(found), set())
     snapshot = Snapshot(found.snapshot.at_ms, {}, found.snapshot.wallets, tuple(found.closed))
-    complete = complete or found.explains()
     unasked = mark.scope == "full" and bool(
         recover_orders.used_last(mark, ASKED_SYMBOLS) - recover_orders.in_use(found)
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from fleet.core.errors import ExchangeRefused
-from fleet.core.recovery import Snapshot
+from fleet.core.events import UserRecord
+from fleet.core.recovery import Snapshot, untold_fills_ms
 from fleet.core.replies import decode
 from fleet.exchanges.binance_spot import assets, rows, wire
 from fleet.exchanges.binance_spot.findings import Dialogue, Findings
@@ -129,3 +130,14 @@ def _allocated(found: Findings) -> set[str]:
         and (row.used_sor or row.created_ms >= found.since_ms)
         and Decimal(row.filled) > found.mark.filled_qty(symbol, number) + read.get((symbol, number), Decimal(0))
     }
+
+
+def untold_ms(found: Findings, history: list[UserRecord], born_ms: int, *, explained: bool) -> int:
+    """Since when the trades are behind: an order was filled for more than its trades, or the wallets show that assets were given
+    for others (not just put in or taken out), the last of them at `account.update_ms`. 0 = neither."""
+    placed_ms = {str(number): row.created_ms for (_, number), row in found.orders.items()}
+    read = [event for event in history if event.symbol in found.read]
+    by_order_ms = untold_fills_ms(found.mark, read, placed_ms, found.since_ms, born_ms)
+    amounts = [] if explained or found.mark.base is None else [Decimal(a) for a in found.open_assets().values()]
+    exchanged = any(amount > 0 for amount in amounts) and any(amount < 0 for amount in amounts)
+    return min(filter(None, [by_order_ms, found.account.update_ms if exchanged else 0]), default=0)
