@@ -1,0 +1,265 @@
+"""REST that tells fills later than the account shows them: no fill is explained away. The real read-backs and progress of one
+Binance account each, driven job by job under a clock of its own, against the venues of the plans' tests."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from fleet.core.exchange import HttpCall, HttpReply
+from fleet.core.model import Credentials
+from fleet.core.recovery import Watermark
+from fleet.exchanges import exchanges
+from fleet.runtime.metrics import Metrics
+from tests.unit import test_binance_spot_recover as spot
+from tests.unit.test_binance_recover import SPEC, T0, Venue, items
+from workers.progress import Progress
+from workers.publish import Publisher
+from workers.readback import ReadBack, Reading
+from workers.rest_queue import RestQueue
+
+HOUR_MS, PERIOD_MS = 3_600_000, 1_200_000
+
+
+class LaggingUsdm(Venue):
+    """Trades, and orders where asked for, are told `lag_ms` late; the account at once."""
+
+    lag_ms, orders_lag = 0, True
+
+    def reply(self, call: HttpCall) -> bytes:
+        trades, orders = self.trades, self.orders
+        self.trades = [t for t in trades if t["time"] <= self.now_ms - self.lag_ms]
+        if self.orders_lag:
+            self.orders = [o for o in orders if o["updateTime"] <= self.now_ms - self.lag_ms]
+        try:
+            return json.dumps(self.answer(call)).encode()
+        finally:
+            self.trades, self.orders = trades, orders
+
+
+class LaggingSpot(spot.Exchange):
+    lag_ms = 0
+    now_ms = spot.NOW
+
+    def reply(self, call: HttpCall) -> bytes:
+        trades, orders = self.trades, self.orders
+        self.trades = [t for t in trades if t["time"] <= self.now_ms - self.lag_ms]
+        self.orders = {n: o for n, o in orders.items() if o["updateTime"] <= self.now_ms - self.lag_ms}
+        try:
+            if call.path.endswith("account"):
+                self.trades, self.orders = trades, orders
+            return self.answer(call)
+        finally:
+            self.trades, self.orders = trades, orders
+
+
+class Rest:
+    def __init__(self, venue: LaggingUsdm | LaggingSpot, name: str) -> None:
+        self.venue, self.exchange = venue, exchanges()[name]
+
+    def now_ms(self) -> int:
+        return self.venue.now_ms
+
+    def call(self, call: HttpCall, credentials: Credentials, cancelled: Callable[[], bool], **_: object) -> HttpReply:
+        return HttpReply(200, {}, self.venue.reply(call), at_ms=self.venue.now_ms)
+
+
+class Kafka:
+    """Acknowledges when told to."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.waiting: list[Callable[[], None]] = []
+
+    def offer(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        headers: object,
+        acked: Callable[[], None] | None = None,
+        refused: object = None,
+        valid: object = None,
+    ) -> bool:
+        self.records.append(json.loads(value))
+        self.waiting += [acked] if acked else []
+        return True
+
+    def acknowledge(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for acked in waiting:
+            acked()
+
+
+class Gate:
+    def valid(self) -> bool:
+        return True
+
+
+class Jobs:
+    """The queue of REST jobs, run by the test: the clock jumps over every wait."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[float, Callable[[], None]]] = []
+
+    def submit(self, job: Callable[[], None], delay_s: float = 0.0, deadline_s: float = 0.0) -> None:
+        self.jobs.append((delay_s, job))
+
+
+class Life:
+    """One account's stream as far as read-backs know it, in one process."""
+
+    credentials, known_here = Credentials("k", "s"), False
+
+    def __init__(self, venue: LaggingUsdm | LaggingSpot, mark: Watermark) -> None:
+        usdm = isinstance(venue, LaggingUsdm)
+        self.spec = SPEC if usdm else spot.SPEC
+        self.venue, self.rest = venue, Rest(venue, "binance_usdm" if usdm else "binance_spot")
+        self.kafka, self.jobs = Kafka(), Jobs()
+        publisher = cast(Publisher, self.kafka)
+        self.progress = Progress(self.spec, mark, 1, "h:0", "i", publisher, Gate(), Metrics())
+        self.back = ReadBack(margin_s=10.0, second_read_s=8.0, random=lambda: 0.1, stop=threading.Event(), threads=1)
+        self.back._queue = cast(RestQueue, self.jobs)
+
+    def rejected(self, verdict: object) -> None:
+        raise AssertionError(verdict)
+
+    def proven(self, reading: Reading) -> None:
+        self.known_here = True
+
+    def read(self, subscribed_ms: int, **how: Any) -> None:
+        """A read-back to its end, and what a gap left unasked."""
+        self.back.request(self, subscribed_ms, **how)  # type: ignore[arg-type]
+        for _ in range(20):
+            if not self.jobs.jobs:
+                break
+            delay_s, job = self.jobs.jobs.pop(0)
+            self.venue.now_ms += int(delay_s * 1000)
+            job()
+            self.kafka.acknowledge()
+        assert not self.jobs.jobs, "the read-back does not end"
+
+    def audits(self, count: int) -> None:
+        began_ms = self.venue.now_ms
+        for n in range(1, count + 1):
+            self.venue.now_ms = began_ms + n * PERIOD_MS
+            self.read(began_ms, audit="proof" if n % 4 else "full")
+
+    def fills(self) -> list[str]:
+        return [r["trade_id"] for r in self.kafka.records if r["type"] == "fill"]
+
+    def closed(self) -> list[bool]:
+        """Of each closed gap: was all of it recovered?"""
+        return [r["data"]["recoverable"] for r in self.kafka.records if r.get("event") == "gap_closed"]
+
+
+def proven_usdm() -> Life:
+    """An account that was proven when it had nothing."""
+    venue = LaggingUsdm()
+    life = Life(venue, Watermark(proven_ms=T0))
+    venue.now_ms = T0 + 1
+    life.read(T0)
+    return life
+
+
+def test_a_new_life_does_not_book_a_fill_twice_and_explain_the_next_one_away() -> None:
+    """One lot filled and told, kill -9, one more equal lot in the gap, which REST tells late."""
+    first = proven_usdm()
+    venue = cast(LaggingUsdm, first.venue)
+    at_ms = T0 + 60_000
+    first.progress.live(items(venue.trade("BTCUSDT", "BUY", "1", at_ms)))
+    first.kafka.acknowledge()
+    venue.trade("BTCUSDT", "BUY", "1", at_ms + 10_000)
+    venue.now_ms, venue.lag_ms, venue.orders_lag = at_ms + 12_000, 5_000, False
+    second = Life(venue, msgspec.json.decode(first.progress.watermark_json(), type=Watermark))
+    second.progress.open_gap(at_ms + 3_000, "moved")
+    second.progress.taken_over(venue.now_ms)
+    second.read(venue.now_ms)
+    assert set(second.fills()) == {"1", "2"} and second.closed() == [True]
+    assert second.progress.mark.filled_qty("BTCUSDT", "1") == 1
+
+
+@pytest.mark.parametrize("lag_ms", [10_000, 15_000, 25_000])
+def test_an_audit_waits_for_a_fill_that_the_account_shows(lag_ms: int) -> None:
+    """The living socket told the position and dropped the order's push."""
+    life = proven_usdm()
+    venue = cast(LaggingUsdm, life.venue)
+    at_ms = T0 + 2 * HOUR_MS
+    venue.lag_ms = lag_ms
+    life.progress.live(items(venue.trade("BTCUSDT", "BUY", "1", at_ms)[:1]))
+    life.kafka.acknowledge()
+    venue.now_ms = at_ms + 6_000
+    life.read(T0, audit="proof")
+    assert life.fills() == ["1"] and life.closed() == []
+
+
+def test_an_audit_says_so_when_the_exchange_never_tells_it() -> None:
+    life = proven_usdm()
+    venue = cast(LaggingUsdm, life.venue)
+    venue.lag_ms = HOUR_MS
+    venue.trade("BTCUSDT", "BUY", "1", T0 + HOUR_MS)
+    venue.now_ms = T0 + HOUR_MS + 20_000
+    life.read(T0, audit="proof")
+    assert life.fills() == [] and life.closed() == [False]
+
+
+@pytest.mark.parametrize("lag_ms", [4_000, 9_000, 12_000])
+@pytest.mark.parametrize("orders_lag", [True, False])
+def test_a_new_account_s_first_fill_is_not_taken_for_its_beginning(lag_ms: int, orders_lag: bool) -> None:
+    venue = LaggingUsdm()
+    venue.lag_ms, venue.orders_lag = lag_ms, orders_lag
+    life = Life(venue, Watermark(proven_ms=T0))
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 2_000)
+    venue.now_ms = T0 + 3_000
+    life.read(venue.now_ms)
+    assert life.fills() == ["1"]
+
+
+def test_a_position_from_before_the_account_was_ours_is_no_missing_fill() -> None:
+    venue = LaggingUsdm()
+    venue.trade("BTCUSDT", "BUY", "1", T0 - HOUR_MS)
+    venue.now_ms = T0 + 3_000
+    life = Life(venue, Watermark(proven_ms=T0))
+    life.read(venue.now_ms)
+    assert life.closed() == [] and life.progress.mark.positions == {"BTCUSDT|both": "1"}
+    assert venue.now_ms < T0 + 20_000, "nothing was waited for"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_spot_gap_waits_for_a_trade_that_the_wallets_show(known: bool) -> None:
+    """Of a symbol that traded before, and of one that never did."""
+    venue = LaggingSpot()
+    life = Life(venue, Watermark(proven_ms=spot.NOW - HOUR_MS))
+    venue.now_ms = spot.NOW - HOUR_MS + 10_000
+    life.read(venue.now_ms)
+    if known:
+        venue.trade("BTCUSDT", "BUY", "0.1", "100", spot.NOW - 120_000)
+        venue.now_ms = spot.NOW - 60_000
+        life.read(venue.now_ms, audit="full")
+    before = life.fills()
+    assert len(before) == known
+    venue.trade("BTCUSDT", "BUY", "0.2", "100", spot.NOW - 2_000)
+    venue.now_ms, venue.lag_ms = spot.NOW, 12_000
+    life.progress.open_gap(spot.NOW - 10_000, "cut")
+    life.progress.taken_over(spot.NOW)
+    life.read(spot.NOW)
+    assert len(life.fills()) == len(before) + 1 and life.closed() == [True]
+
+
+def test_a_deposit_is_not_taken_for_a_trade() -> None:
+    venue = LaggingSpot()
+    life = Life(venue, Watermark(proven_ms=spot.NOW - HOUR_MS))
+    venue.now_ms = spot.NOW - HOUR_MS + 10_000
+    life.read(venue.now_ms)
+    venue.wallets["USDT"] = venue.wallets.get("USDT", Decimal(0)) + 50
+    venue.now_ms = spot.NOW
+    life.progress.open_gap(spot.NOW - 10_000, "cut")
+    life.progress.taken_over(spot.NOW)
+    life.read(spot.NOW)
+    assert life.closed() == [True] and venue.now_ms < spot.NOW + 10_000
