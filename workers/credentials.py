@@ -44,11 +44,14 @@ class CredentialDesk:
         with self._lock:
             self._struck.pop(spec.id, None)
 
-    def confirm(self, spec: AccountSpec, credentials: Credentials, rest: VenueRest) -> bool:
+    def confirm(
+        self, spec: AccountSpec, credentials: Credentials, rest: VenueRest, cancelled: Callable[[], bool]
+    ) -> bool:
         """The second strike: ask the exchange with a signed call. True = the row is now inactive, the stream ends. False = go
-        on trying (they work, or the exchange, the database or the address may be what is wrong)."""
+        on trying (they work, or the exchange, the database or the address may be what is wrong). The call may have to wait for a
+        ban's end, and is given up when `cancelled`."""
         try:
-            rest.call(rest.exchange.probe, credentials)
+            rest.call(rest.exchange.probe, credentials, cancelled)
         except ConnectionFailed:
             return False
         except ExchangeRefused as error:

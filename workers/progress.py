@@ -65,7 +65,7 @@ class Progress:
         self.full_ms = 0  # exchange time up to which a full read has looked, in this process
         self.dirty = True
         self.overflowed = False
-        self._revoked = False  # written by the heartbeat's thread, once
+        self._revoked = False  # once and for all, by whichever thread
         self.last_event_ms = mark.last_event_ms
         self.last_live_ms = 0  # exchange time of the newest event a socket delivered
         self._key = spec.id.encode()
@@ -84,6 +84,7 @@ class Progress:
         self._held: list[UserRecord] | None = None
         self._sequence = 0
         self._unacked: dict[int, None] = {}  # sequence numbers of offered records, oldest first
+        self._telling = 0  # stream events offered and not acknowledged: the watermark does not wait for them
         self._proof: tuple[int, Snapshot, int] | None = None  # (sequence it waits for, snapshot, proven_ms)
         self._asked: int | None = None  # sequence that an answered question for unasked orders waits for
 
@@ -284,7 +285,7 @@ class Progress:
 
     def flushed(self) -> bool:
         """True once Kafka acknowledged everything offered so far."""
-        return not self._unacked
+        return not self._unacked and not self._telling
 
     def watermark_json(self) -> str:
         with self._lock:
@@ -375,8 +376,10 @@ class Progress:
         return not self._revoked and self._gate.valid()
 
     def abandon(self) -> None:
-        """The stream ends here; whoever owns the account next goes on from the watermark."""
+        """The stream ends here, and nothing more goes out under its token; whoever owns the account next goes on from the
+        watermark."""
         with self._lock:
+            self._revoked = True
             if self.gaps:
                 self._metrics.open_gaps(self.spec.exchange).dec()
                 self.gaps = []
@@ -408,8 +411,16 @@ class Progress:
         with self._lock:
             while self._owed:
                 if not self._may_publish() or not self._publisher.offer(
-                    TOPIC_STREAMS, self._key, self._owed[0], self._headers, valid=self._counts
+                    TOPIC_STREAMS, self._key, self._owed[0], self._headers, self._told, self._untold, self._counts
                 ):
                     return False
                 self._owed.popleft()
+                self._telling += 1
             return True
+
+    def _told(self) -> None:
+        with self._lock:
+            self._telling -= 1
+
+    def _untold(self, why: str) -> None:
+        self._told()

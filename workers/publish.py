@@ -144,6 +144,10 @@ class Publisher:
     def clear(self) -> None:
         """Forget what Kafka has not acknowledged: the incarnation that read it may publish no more."""
         self._generation += 1
+        self.recall()
+
+    def recall(self) -> None:
+        """Take back what the Kafka client holds: records whose token counts no more go nowhere, the others are sent again."""
         if self._producer is not None:
             self._producer.abort()
 
@@ -194,7 +198,8 @@ class Publisher:
         now_s = time.monotonic()
         if not self._retrying and now_s >= self._retry_s:
             self._retry_s = now_s + RETRY_PAUSE_S
-            again = list(self._failed)
+            again = sorted((self._failed.popleft() for _ in range(len(self._failed))), key=lambda r: r.offered_s)
+            self._failed.extendleft(reversed(again))  # a client that is given up reports them in any order
             self._retrying, self._failing = len(again), {record.topic for record in again}
         if self._retrying:
             self._retrying -= 1

@@ -306,7 +306,9 @@ class AccountStream:
             self._worker.desk.strike(self.spec, verdict)
             self._stop.wait(STRIKE_DELAY_S)
             self.rest.resync()  # some venues call a wrong timestamp a failed login
-            if not self._stop.is_set() and self._worker.desk.confirm(self.spec, self.credentials, self.rest):
+            if not self._stop.is_set() and self._worker.desk.confirm(
+                self.spec, self.credentials, self.rest, self.stopping
+            ):
                 self.progress.event("deactivated", f"credentials: code {verdict.code}")
                 self._stop.set()
         elif verdict.outcome is Outcome.CLOCK:
@@ -507,17 +509,23 @@ class AccountStream:
             self.progress.open_gap(self._alive_ms, reason)
 
     def _end(self) -> None:
-        """Told to stop: hand everything read to Kafka, save the watermark."""
+        """Told to stop: hand everything read to Kafka, save the watermark. What Kafka has not taken by then is left to the next
+        owner, who reads it back: published later it would come after what that one publishes."""
         if not self._loaded:
             return
         self._move(StreamState.DRAINING)
         self._close_socket()
+        self._cancel_reads()
         if self.progress.holding:
             self.progress.release()
         deadline_s = time.monotonic() + FLUSH_ON_STOP_S
         while not self.progress.flushed() and time.monotonic() < deadline_s:
             time.sleep(0.01)
-        self.progress.note_alive()
+        if self.progress.flushed():
+            self.progress.note_alive()
+        else:
+            self.progress.revoke()
+            self._worker.publisher.recall()
         try:
             self._worker.accounts.save_last(self.token, self.progress)
         except FleetError as error:

@@ -64,7 +64,7 @@ class NoDesk:
     def strike(self, spec: AccountSpec, verdict: object) -> None:
         self.struck.append(spec.id)
 
-    def confirm(self, spec: AccountSpec, credentials: Credentials, rest: VenueRest) -> bool:
+    def confirm(self, spec: AccountSpec, credentials: Credentials, rest: VenueRest, cancelled: object) -> bool:
         return True
 
 

@@ -17,6 +17,7 @@ import pytest
 from fleet import exchanges
 from fleet.core.backoff import Patience
 from fleet.core.breaker import Breaker
+from fleet.core.errors import StoreUnavailable
 from fleet.core.exchange import Exchange, Rate
 from fleet.core.model import AccountSpec, Credentials, StreamState
 from fleet.core.recovery import Watermark
@@ -70,7 +71,9 @@ class ListKafka:
         return True
 
     def abort(self) -> None:
-        self.kept.clear()
+        kept, self.kept = self.kept, []
+        for _, done in kept:
+            done(StoreUnavailable("aborted"))
 
     def close(self, timeout_s: float) -> None:
         self.come_back()
@@ -339,6 +342,24 @@ def test_kafka_away_until_the_buffer_is_full_loses_nothing(simulator: Simulator)
         until(lambda: bench.stream.progress.gap is None, 10.0)
     finally:
         bench.close()
+
+
+def test_what_kafka_did_not_take_by_the_end_is_left_to_the_next_owner(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account is moved while Kafka is away: its records under the old token may not come after those of the new one."""
+    monkeypatch.setattr("workers.stream.FLUSH_ON_STOP_S", 0.5)
+    bench.live()
+    bench.kafka.away = True
+    told = len(bench.kafka.records)
+    bench.order(fills=3)
+    until(lambda: len(bench.kafka.kept) >= 3, 10.0, "records that wait at the client")
+    bench.stream.stop()
+    assert bench.stream.join(5.0) and not bench.stream.progress.flushed()
+    bench.kafka.come_back()
+    until(lambda: bench.publisher.pending_bytes() == 0, 5.0, "the publisher to forget them")
+    assert bench.kafka.records[told:] == []
+    assert bench.stream.progress.mark.filled_qty("BTCUSDT", "1") == 0, "the watermark did not move"
 
 
 def test_a_long_outage_suspends_the_stream_and_never_ends_it(bench: Bench) -> None:

@@ -18,7 +18,7 @@ class Rest:
 
     exchange = exchanges()["binance_usdm"]
 
-    def call(self, call: HttpCall, credentials: Credentials) -> None:
+    def call(self, call: HttpCall, credentials: Credentials, cancelled: object) -> None:
         raise ExchangeRefused("probe", DEAD)
 
 
@@ -56,6 +56,6 @@ def test_a_crowd_is_counted_by_venue(usdm: int, spot: int, streams: int, deactiv
     struck = [spec("usdm", n) for n in range(usdm)]
     for account in [*struck, *(spec("spot", n) for n in range(spot))]:
         desk.strike(account, DEAD)
-    ended = [desk.confirm(account, Credentials("k", "s"), Rest()) for account in struck]  # type: ignore[arg-type]
+    ended = [desk.confirm(account, Credentials("k", "s"), Rest(), lambda: False) for account in struck]  # type: ignore[arg-type]
     assert ended.count(True) == len(rows.deactivated) == deactivated
     assert set(asked) <= {"usdm"}

@@ -109,7 +109,10 @@ def test_an_event_that_kafka_never_takes_is_an_unrecoverable_gap_and_holds_nothi
     assert (opened["event"], closed["event"]) == ("gap_opened", "gap_closed")
     assert closed["data"]["recoverable"] is False and "fill1 refused by Kafka: too large" in closed["data"]["reason"]
     publisher.ack(1)
-    assert made.mark.proven_ms == 4_000 and made.flushed()
+    assert made.mark.proven_ms == 4_000 and not made.flushed()
+    publisher.ack(2)
+    publisher.ack(3)
+    assert made.flushed()
     made.open_gap(6_000, "cut")
     made.live([fill(3)])
     refuse = publisher.refusals[-1]
