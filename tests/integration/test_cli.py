@@ -364,7 +364,7 @@ def place(cli: Cli, account: str) -> WorkerView:
     owner = Ownership("h:0", "inc1", token_of(1, 1), "run", now_ms, 1)
     assert store.lead("tester", 1, 30.0) == "OK"
     store.rebuild(store.leader(), Generation("g1", True), {account: owner})
-    store.register(worker, beat_ms=now_ms)
+    store.register(worker)
     status = StreamStatus(account, owner.token, StreamState.LIVE, 1_795_564_800_000, 2, False)
     store.report("h:0", "inc1", [status], full=True)
     store.close()
