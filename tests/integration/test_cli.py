@@ -260,10 +260,23 @@ def test_until_redis_is_rebuilt_the_views_are_of_the_copy(cli: Cli, lost: str) -
         assert (row["state"], row["rebuilding"]) == ("unknown", True)
         assert "being rebuilt" in cli.run(*words).stderr
     assert (row["slot"], row["token"], row["gap"]) == (slot, 7, None)
-    for words in (("rotate",), ("top", "--json")):
+    for words in (("drain", "other:0"), ("rotate",), ("top", "--json")):
         assert "being rebuilt" in cli.fails(1, *words)
     whole(cli)
     assert "rebuilding" not in cli.json("account", account)
+
+
+@pytest.mark.parametrize("words", [("drain", "h:0"), ("rotate",), ("rebalance",)])
+@pytest.mark.parametrize("lost", ["all of it", "all of it, and rebuilt"])
+def test_a_wish_that_redis_lost_is_not_done(
+    cli: Cli, words: tuple[str, ...], lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(cli, cli.add(f"{words[0]}: {lost}"))
+    monkeypatch.setattr(control.time, "sleep", lambda _: lose(cli, lost))
+    done = cli.run(*words)
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1, done.stdout
+    assert done.stderr == "fleet: the wish was lost (Redis lost its data); give it again\n"
+    whole(cli)
 
 
 def test_an_account_in_quarantine_says_so_everywhere(cli: Cli) -> None:
