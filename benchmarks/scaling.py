@@ -78,7 +78,7 @@ def planner(accounts: int, workers: int) -> dict[str, Any]:
 def ticks(workers: int) -> list[dict[str, Any]]:
     """The parts of a leader's tick. Each tick: `observe`. After a write to `own`: `read_own` and `plan`."""
     views = {
-        f"h{n}:0": wire.pack_worker(WorkerView(f"h{n}:0", "i1", 7, wire.UP, f"h{n}", 1, 1250, 1000.0, 3), beat_ms=1)
+        f"h{n}:0": wire.pack_worker(WorkerView(f"h{n}:0", "i1", 7, wire.UP, f"h{n}", 1, 1250, 1000.0, 3))
         for n in range(workers)
     }
     rows = []

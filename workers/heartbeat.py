@@ -148,7 +148,7 @@ class Heartbeat:
             self.gate.deadline = 0.0
             try:
                 self._seq += 1
-                self._redis().heartbeat(self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips)
+                self._redis().heartbeat(self._view(), egress_ips=self._settings.egress_ips)
                 self._log.info("worker gone", action="gone", shard=self._slot, incarnation=self.incarnation)
             except StoreUnavailable as error:
                 self._log.warning(
@@ -204,7 +204,7 @@ class Heartbeat:
     def _ask(self) -> Answer:
         self._seq += 1
         try:
-            beat = self._redis().heartbeat(self._view(), beat_ms=_now_ms(), egress_ips=self._settings.egress_ips)
+            beat = self._redis().heartbeat(self._view(), egress_ips=self._settings.egress_ips)
         except StoreUnavailable:
             return Answer.NONE
         if beat.drain != self.draining_asked:
@@ -286,9 +286,8 @@ class Heartbeat:
         try:
             answer = self._redis().register(
                 self._view(),
-                beat_ms=_now_ms(),
                 egress_ips=self._settings.egress_ips,
-                life=self._life,
+                life=self._life or _now_ms(),
                 lock=self._lock_id,
                 watched=beat if over else "",
             )

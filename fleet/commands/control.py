@@ -1,11 +1,15 @@
 """`fleet drain`, `rebalance`, `rotate`: an operator's wishes, carried out by the leader and the workers. In: what is wanted; out: a
 mark in Redis, and how far it got, line by line, until it is done or nothing has moved for STALLED_S.
+
+A wish lives in Redis alone, so a Redis that loses its data loses it; each look makes sure that it still stands. What an emptied
+Redis shows (no owners, no workers, no wish) is never taken for a wish that is done.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import click
 
@@ -15,11 +19,21 @@ from fleet.core import wire
 from fleet.core.errors import StoreUnavailable
 from fleet.core.placement import OVER
 from fleet.runtime.fleet_view import FleetView
-from fleet.runtime.redis_store import RedisStore
+from fleet.runtime.redis_store import Observation, RedisStore, check_rebuilt
 
 LOOK_S = 0.5
 STALLED_S = 15.0
+LOST = "the wish was lost (Redis lost its data); give it again"
+ENDED = "the wish no longer stands: it was withdrawn or replaced, Redis went back to older data, or the worker's process is new"
 wait_option = click.option("--wait/--no-wait", default=True, help="Show progress until it is done.  [default: wait]")
+
+
+class Wish(NamedTuple):
+    """What is followed. `under`: the data that it was written into. `stands`: is it still there? `left`: how much is left of it."""
+
+    under: wire.Generation | None
+    stands: Callable[[Observation], bool]
+    left: Callable[[Observation], int | tuple[int, str]]
 
 
 @click.command()
@@ -30,11 +44,15 @@ wait_option = click.option("--wait/--no-wait", default=True, help="Show progress
 def drain(slot: str, undo: bool, wait: bool) -> None:
     """Move a worker's accounts to the others, a few at a time. It keeps running, empty."""
     here = session()
-    store = open_redis(here, "a drain")
+    store, view = open_redis(here, "a drain"), fleet_view(here)
+    under = store.observe().generation
     if not store.set_drain(slot, not undo):
+        check_rebuilt(under)  # a worker that Redis has not heard of again yet
         raise Stopped(f"no shard {slot}; `fleet shards` lists them", 1)
-    if not undo and wait:
-        _follow(lambda: _owned(store, slot), f"accounts left on {slot}", lambda: _why_they_stay(here, store, slot))
+    if undo or not wait:
+        return
+    wish = Wish(under, lambda seen: slot in seen.workers and seen.workers[slot].drain, lambda _: _owned(view, slot))
+    _follow(store, wish, f"accounts left on {slot}", lambda: _why_they_stay(here, store, slot))
 
 
 @click.command()
@@ -46,13 +64,13 @@ def rebalance(wait: bool) -> None:
     store = open_redis(here, "a rebalance")
     if not store.leader():
         raise Stopped(NO_LEADER, 1)
+    under = store.observe().generation
     store.ask_rebalance()
     if not wait:
         return
     view = fleet_view(here)
-    _follow(
-        lambda: (int(store.observe().rebalance), _spread(view)), "accounts", lambda: _why_they_stay(here, store, "")
-    )
+    wish = Wish(under, lambda seen: seen.rebalance, lambda seen: (int(seen.rebalance), _spread(view)))
+    _follow(store, wish, "accounts", lambda: _why_they_stay(here, store, ""))
     click.echo(f"no worker has over {OVER - 1:.0%} more than the mean")
 
 
@@ -64,16 +82,18 @@ def rotate(slots: tuple[str, ...], wait: bool) -> None:
     """Replace every private socket by a new one, make before break, a few at a time. All workers if none is named."""
     here = session()
     store = open_redis(here, "a rotation")
+    under = store.observe().generation
     up = [row["slot"] for row in fleet_view(here).shards() if row["state"] in (wire.UP, wire.DRAINING)]
     unknown = sorted(set(slots) - set(up))
     if unknown or not up:
         raise Stopped(f"no running shard {unknown[0]}" if unknown else "no worker is running", 1)
-    wish = f"{time.time_ns() // 1_000_000:x}"
+    name = f"{time.time_ns() // 1_000_000:x}"
     wanted = slots or tuple(up)
     for slot in wanted:
-        store.ask_rotation(slot, wish)
+        store.ask_rotation(slot, name)
     if wait:
-        _follow(lambda: _to_rotate(store, wanted, wish), "sockets left", lambda: "a worker does not act on it")
+        wish = Wish(under, lambda seen: _all_know(seen, wanted, name), lambda seen: _to_rotate(seen, wanted, name))
+        _follow(store, wish, "sockets left", lambda: "a worker does not act on it")
 
 
 def _why_they_stay(here: Session, store: RedisStore, slot: str) -> str:
@@ -91,19 +111,25 @@ def _why_they_stay(here: Session, store: RedisStore, slot: str) -> str:
     return reasons or "see the coordinator's log"
 
 
-def _owned(store: RedisStore, slot: str) -> int:
-    return sum(1 for owner in store.owners()[0].values() if owner.slot == slot)
+def _owned(view: FleetView, slot: str) -> int:
+    return sum(1 for owner in view.owners().values() if owner.slot == slot)
 
 
 def _spread(view: FleetView) -> str:
     return ", ".join(f"{row['slot']} {row['accounts']}" for row in view.shards())
 
 
-def _to_rotate(store: RedisStore, slots: tuple[str, ...], wish: str) -> int:
+def _all_know(seen: Observation, slots: tuple[str, ...], wish: str) -> bool:
+    """Does every worker that there still is have the wish? Where none is left that is not known."""
+    known = [seen.workers[slot].rotate for slot in slots if slot in seen.workers]
+    return bool(known) and set(known) == {wish}
+
+
+def _to_rotate(seen: Observation, slots: tuple[str, ...], wish: str) -> int:
     """Sockets left; a worker that has not heard of the wish yet counts with all its accounts. One that is gone has none left."""
-    workers, left = store.observe().workers, 0
+    left = 0
     for slot in slots:
-        record = workers.get(slot)
+        record = seen.workers.get(slot)
         if record is None or record.view.state == wire.GONE:
             continue
         heard, _, count = record.view.rotation.partition("|")
@@ -111,16 +137,25 @@ def _to_rotate(store: RedisStore, slots: tuple[str, ...], wish: str) -> int:
     return left
 
 
-def _follow(left: Callable[[], int | tuple[int, str]], what: str, stalled: Callable[[], str]) -> None:
-    """One line per change, until nothing is left. Raises Stopped once nothing has changed for STALLED_S, Redis away included."""
+def _follow(store: RedisStore, wish: Wish, what: str, stalled: Callable[[], str]) -> None:
+    """One line per change, until nothing is left. Raises Stopped once the wish is gone, or nothing has changed for STALLED_S, Redis
+    away or being rebuilt included."""
     before: object = None
-    changed_s = time.monotonic()
+    changed_s, under = time.monotonic(), wish.under
     while True:
         try:
-            now = left()
+            seen = store.observe()
+            stands = wish.stands(seen)
+            if stands:
+                under = seen.generation  # a rebuild of data that were only doubted keeps it
+            elif not _same_data(seen.generation, under):
+                raise Stopped(LOST, 1)
+            check_rebuilt(seen.generation)
+            now = wish.left(seen)
         except StoreUnavailable as error:
             if time.monotonic() - changed_s > STALLED_S:
-                raise Stopped(f"{error}; the wish is kept, how far it got is not known", 1) from error
+                kept = "the wish is kept unless Redis loses its data"
+                raise Stopped(f"{error}; {kept}, how far it got is not known", 1) from error
             time.sleep(LOOK_S)
             continue
         count, shown = now if isinstance(now, tuple) else (now, str(now))
@@ -129,6 +164,12 @@ def _follow(left: Callable[[], int | tuple[int, str]], what: str, stalled: Calla
             click.echo(f"{shown} {what}" if not isinstance(now, tuple) else f"{what}: {shown}")
         if count == 0:
             return
+        if not stands:
+            raise Stopped(ENDED, 1)
         if time.monotonic() - changed_s > STALLED_S:
             raise Stopped(f"nothing has moved for {STALLED_S:.0f} s; {stalled()}", 1)
         time.sleep(LOOK_S)
+
+
+def _same_data(now: wire.Generation | None, before: wire.Generation | None) -> bool:
+    return now is not None and before is not None and now.id == before.id

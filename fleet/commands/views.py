@@ -1,7 +1,8 @@
 """`fleet shards`, `shard SLOT`, `account ID`, `budget`: what runs where. Reads Redis, and Postgres for an account's row.
 
-While Redis is away, owners are shown as Postgres' copy has them; a line on standard error says which source was read, how old it
-is and what is not known, and the exit code is 1. What is true but not asked for (nobody leads) is a line there too, exit code 0.
+While Redis is away, or has lost its data and they are not rebuilt yet, owners are shown as Postgres' copy has them; a line on
+standard error says which source was read, how old it is and what is not known, and the exit code is 1. Rows that are shown during a
+rebuild have `rebuilding` in their JSON. What is true but not asked for (nobody leads) is a line there too, exit code 0.
 Accounts in quarantine run nowhere: in the JSON of `fleet shards` they are a last row of their own, without a slot.
 """
 
@@ -15,7 +16,7 @@ import click
 from fleet.commands.accounts import AccountId
 from fleet.commands.output import emit, iso, moment
 from fleet.commands.session import Session, Stopped, env_file_option, json_option, session
-from fleet.core.errors import FleetError, StoreUnavailable
+from fleet.core.errors import BeingRebuilt, FleetError, StoreUnavailable
 from fleet.runtime.account_rows import AccountRows
 from fleet.runtime.durable_view import DurableView
 from fleet.runtime.fleet_view import FleetView
@@ -28,6 +29,7 @@ ACCOUNT_FIELDS = (
     "id", "exchange", "market", "slot", "token", "state", "since", "last_event_at", "reconnects", "gap", "egress_ip",
     "reason",
 )  # fmt: skip
+REBUILDING = "rebuilding"  # true in the rows that are shown meanwhile, and in no other
 SOME = 3  # accounts named in a line
 NO_LEADER = "no coordinator leads: streams go on, nothing is assigned or moved"
 
@@ -56,7 +58,8 @@ def shards(as_json: bool) -> None:
     except StoreUnavailable as error:
         durable, old = _durable(here, error)
         held, note = _quarantined(here)
-        emit(durable.shards() + (_held_row(held) if as_json else []), as_json, SHARD_COLUMNS)
+        rows = _marked(durable.shards(), error)
+        emit(rows + (_held_row(held) if as_json else []), as_json, SHARD_COLUMNS)
         _note(note)
         raise Stopped(old(), 1) from error
     held, note = _quarantined(here)
@@ -78,7 +81,7 @@ def shard(slot: str, as_json: bool) -> None:
         rows = fleet_view(here).shard(slot)
     except StoreUnavailable as error:
         durable, old = _durable(here, error)
-        emit([stream(row) for row in durable.shard(slot)], as_json, STREAM_COLUMNS)
+        emit(_marked([stream(row) for row in durable.shard(slot)], error), as_json, STREAM_COLUMNS)
         raise Stopped(old(), 1) from error
     if rows is None:
         raise Stopped(f"no shard {slot}; `fleet shards` lists them", 1)
@@ -102,14 +105,14 @@ def account(account_id: str, as_json: bool) -> None:
         if trouble:
             raise Stopped(f"{trouble[0]}; {error}", 1) from error
         durable, old = _durable(here, error)
-        shown = stream(durable.account(account_id))
+        [shown] = _marked([stream(durable.account(account_id))], error)
         trouble.append(old())
     if shown["slot"] is None and row["is_active"] is False:
         shown |= {"state": "inactive", "gap": False, "reason": row["deactivated_reason"]}
     elif shown["slot"] is None and row["quarantine"]:
         shown |= {"state": "quarantined", "reason": row["quarantine"]}
     both = {**row, **shown}
-    emit({key: both[key] for key in ACCOUNT_FIELDS}, as_json)
+    emit({key: both[key] for key in (*ACCOUNT_FIELDS, REBUILDING) if key in both}, as_json)
     if trouble:
         raise Stopped(trouble[0], 1)
 
@@ -174,6 +177,11 @@ def _held_row(held: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
     row = dict.fromkeys(SHARD_COLUMNS) | {"state": "quarantined", "accounts": len(held), "live": 0}
     return [row | {"quarantined": accounts}] if held else []
+
+
+def _marked(rows: list[dict[str, Any]], error: StoreUnavailable) -> list[dict[str, Any]]:
+    """Rows of Postgres' copy, with a field that says so where the reason is a rebuild."""
+    return [row | {REBUILDING: True} for row in rows] if isinstance(error, BeingRebuilt) else rows
 
 
 def _durable(here: Session, error: StoreUnavailable) -> tuple[DurableView, Callable[[], str]]:

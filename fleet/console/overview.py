@@ -13,7 +13,7 @@ from typing import Any
 
 from fleet.core.errors import FleetError
 from fleet.core.names import Keys
-from fleet.runtime.fleet_view import LIVE, FleetView, stream_row
+from fleet.runtime.fleet_view import LIVE, FleetView
 from fleet.runtime.postgres import Postgres, queries
 from fleet.runtime.redis_store import RedisStore
 from fleet.runtime.settings import Settings
@@ -62,7 +62,7 @@ class Overview:
     def _from_redis(self, problems: list[str]) -> dict[str, Any]:
         empty: dict[str, Any] = {"leader": "", "shards": [], "states": {}, "not_live": []}
         try:
-            malformed = self._redis.observe().malformed
+            seen = self._redis.observe()
             leader = self._redis.leader().partition("|")[0]
             owners, unreadable = self._redis.owners()
             reports = {slot: self._redis.reports(slot) for slot in {owner.slot for owner in owners.values()}}
@@ -70,9 +70,12 @@ class Overview:
         except FleetError as error:
             problems.append(f"Redis: {error}")
             return empty
-        problems += [f"Redis: record of worker {slot} is unreadable" for slot in malformed]
+        problems += [f"Redis: record of worker {slot} is unreadable" for slot in seen.malformed]
         problems += [f"Redis: ownership record of {account} is unreadable" for account in unreadable[:5]]
-        rows = [stream_row(account, own, reports[own.slot].get(account)) for account, own in sorted(owners.items())]
+        rows = [
+            self._view.stream(account, own, reports[own.slot].get(account), seen)
+            for account, own in sorted(owners.items())
+        ]
         return {
             "leader": leader,
             "shards": shards,

@@ -26,6 +26,10 @@ class StoreUnavailable(FleetError):
     retryable = True
 
 
+class BeingRebuilt(StoreUnavailable):
+    """Redis answers, but has lost its data, and what it holds of ownership is not whole before a leader has restored it (R10)."""
+
+
 class WireError(FleetError):
     """Bytes from Redis or Kafka do not have the form `fleet.core.wire` writes."""
 

@@ -41,9 +41,9 @@ class Generation(msgspec.Struct, frozen=True):
 class WorkerRecord(msgspec.Struct, frozen=True):
     """The whole worker hash: the view, and what leader and operators wrote beside it.
 
-    `version` counts changes of its desired view, `fenced` is the incarnation that was fenced ("" = none), `drain` an
-    operator's wish, `beat_ms` the worker's wall clock at its last beat (for display only: nothing is decided by it),
-    `reported` the incarnation that uploaded its streams since the data of this generation began.
+    `version` counts changes of its desired view, `fenced` is the incarnation that was fenced ("" = none), `drain` and `rotate`
+    are operators' wishes, `beat_ms` is Redis' clock at its last beat (for display only: nothing is decided by it), `reported`
+    the incarnation that uploaded its streams since the data of this generation began.
     """
 
     view: WorkerView
@@ -53,6 +53,7 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     beat_ms: int = 0
     egress_ips: tuple[str, ...] = ()
     reported: str = ""
+    rotate: str = ""
 
 
 def check_name(name: str) -> str:
@@ -111,8 +112,8 @@ def parse_report(account_id: str, text: str) -> StreamStatus:
         raise WireError(f"not a report of {account_id}: {text[:120]!r}") from error
 
 
-def pack_worker(view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = ()) -> dict[str, str]:
-    """The fields a worker writes about itself; `inc` and `seq` are the scripts' own arguments."""
+def pack_worker(view: WorkerView, *, egress_ips: tuple[str, ...] = ()) -> dict[str, str]:
+    """The fields a worker writes about itself; `inc` and `seq` are the scripts' own arguments, the time is Redis'."""
     fields = {
         "state": view.state,
         "host": view.host,
@@ -120,7 +121,6 @@ def pack_worker(view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] =
         "capacity": str(view.capacity),
         "load": f"{view.load:.6g}",
         "applied": str(view.applied),
-        "beat_ms": str(beat_ms),
         "ips": ",".join(egress_ips),
     }
     return {**fields, "rotation": view.rotation} if view.rotation else fields
@@ -151,6 +151,7 @@ def parse_worker(slot: str, fields: Mapping[str, str]) -> WorkerRecord:
             beat_ms=int(fields.get("beat_ms", "0")),
             egress_ips=ips,
             reported=fields.get("reported", ""),
+            rotate=fields.get("rotate", ""),
         )
     except ValueError as error:
         raise WireError(f"not a worker record: {slot}") from error

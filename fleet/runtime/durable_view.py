@@ -1,4 +1,4 @@
-"""Where accounts ran as Postgres has it, for an operator while Redis is away: owners, but not how their streams stand.
+"""Where accounts ran as Postgres has it, for an operator while Redis is away or being rebuilt: owners, but not how streams stand.
 
 In: one Postgres connection. Out: dicts with the fields of contracts.md, "Commands", their states "unknown". Used by the CLI.
 """
@@ -10,10 +10,8 @@ from typing import Any
 
 from fleet.core.model import Ownership
 from fleet.core.wire import RUN
-from fleet.runtime.fleet_view import stream_row
+from fleet.runtime.fleet_view import UNKNOWN, stream_row
 from fleet.runtime.postgres import Postgres, queries
-
-UNKNOWN = "unknown"
 
 
 class DurableView:

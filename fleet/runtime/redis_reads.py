@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from fleet.core import wire
-from fleet.core.errors import WireError
+from fleet.core.errors import BeingRebuilt, WireError
 from fleet.core.model import Ownership, StreamStatus
 from fleet.runtime.redis_calls import RedisCalls, count_of
 
@@ -27,6 +27,7 @@ class Observation(msgspec.Struct, frozen=True):
     workers: dict[str, wire.WorkerRecord]
     malformed: list[str]
     rebalance: bool = False  # an operator asks for it
+    now_ms: int = 0  # by Redis' clock, which the time of a beat is told by
 
 
 class OwnPart(msgspec.Struct, frozen=True):
@@ -38,6 +39,12 @@ class OwnPart(msgspec.Struct, frozen=True):
     records: dict[str, Ownership]
     malformed: list[str]
     cursor: int = 0  # of the next page; 0 = there is none
+
+
+def check_rebuilt(generation: wire.Generation | None) -> None:
+    """Raises BeingRebuilt where that is missing or not ready: what stood beside it may be a part of the truth, or none of it."""
+    if generation is None or not generation.ready:
+        raise BeingRebuilt("redis has lost its data, or never had any: being rebuilt, by whoever leads")
 
 
 class Reads(RedisCalls):
@@ -57,7 +64,8 @@ class Reads(RedisCalls):
                 pipe.get(keys.version)
                 pipe.get(keys.rebalance)
                 pipe.smembers(keys.workers)
-                generation, version, rebalance, slots = pipe.execute()
+                pipe.time()
+                generation, version, rebalance, slots, (seconds, micros) = pipe.execute()
                 names = sorted(slots)
                 for slot in names:
                     pipe.hgetall(keys.worker(slot))
@@ -69,8 +77,9 @@ class Reads(RedisCalls):
                 except WireError:
                     malformed.append(slot)
             return Observation(
-                wire.parse_generation(generation), count_of(version), workers, malformed, bool(rebalance)
-            )
+                wire.parse_generation(generation), count_of(version), workers, malformed, bool(rebalance),
+                seconds * 1000 + micros // 1000,
+            )  # fmt: skip
 
         observation: Observation = self._call(read)
         return observation

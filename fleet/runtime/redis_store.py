@@ -14,12 +14,12 @@ from fleet.runtime.redis_connection import connect
 from fleet.runtime.redis_leader import Change, LeaderCalls, NotLeader
 from fleet.runtime.redis_operator import BucketCalls, OperatorCalls
 from fleet.runtime.redis_poke import Poke
-from fleet.runtime.redis_reads import Observation, OwnPart, Reads
+from fleet.runtime.redis_reads import Observation, OwnPart, Reads, check_rebuilt
 from fleet.runtime.redis_worker import Beat, View, WorkerCalls
 
 __all__ = [
     "BATCH", "SCRIPTS", "SHAS", "Beat", "Budget", "Change", "NotLeader", "Observation", "OwnPart", "Poke", "RedisStore", "View",
-    "connect",
+    "check_rebuilt", "connect",
 ]  # fmt: skip
 
 

@@ -54,31 +54,31 @@ class WorkerCalls(RedisCalls):
         self,
         view: WorkerView,
         *,
-        beat_ms: int,
         egress_ips: tuple[str, ...] = (),
         life: int = 0,
         lock: str = "",
         watched: str = "",
     ) -> Registration:
-        """`life`: the number that this incarnation has been given, 0 before its first registration. `lock` names the slot lock
+        """`life`: the number that this incarnation has been given; before its first registration the least that it may have
+        (Unix milliseconds, so that it rises through losses of data too). `lock` names the slot lock
         that is held; `watched` is the beat of another one's process that has stood for longer than its lease."""
         keys = self.keys
         wire.check_name(view.slot)
-        fields = flat(wire.pack_worker(view, beat_ms=beat_ms, egress_ips=egress_ips))
+        fields = flat(wire.pack_worker(view, egress_ips=egress_ips))
         reply = self._run(
             "register",
             [keys.workers, keys.worker(view.slot), keys.desired(view.slot), keys.report(view.slot)],
-            [view.slot, wire.check_name(view.incarnation), view.seq, life or beat_ms, lock, watched, *fields],
+            [view.slot, wire.check_name(view.incarnation), view.seq, life, lock, watched, *fields],
         )
         if reply[0] == "HELD":
             return Registration("HELD", beat=reply[1])
         return Registration(standing_of(reply), count_of(reply[1]) if len(reply) > 1 else 0)
 
-    def heartbeat(self, view: WorkerView, *, beat_ms: int, egress_ips: tuple[str, ...] = ()) -> Beat:
+    def heartbeat(self, view: WorkerView, *, egress_ips: tuple[str, ...] = ()) -> Beat:
         reply = self._run(
             "heartbeat",
             [self.keys.worker(view.slot), self.keys.gen],
-            [view.incarnation, view.seq, *flat(wire.pack_worker(view, beat_ms=beat_ms, egress_ips=egress_ips))],
+            [view.incarnation, view.seq, *flat(wire.pack_worker(view, egress_ips=egress_ips))],
         )
         standing = standing_of(reply)
         generation = wire.parse_generation(reply[1]) if len(reply) > 1 else None

@@ -87,6 +87,7 @@ def cli(services: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> I
         cli = Cli(env, directory)
         cli.ok("migrate")
         cli.ok("keyring", "new", str(directory / "keyring"))
+        whole(cli)
         yield cli
 
 
@@ -188,7 +189,7 @@ def test_views_show_what_redis_and_postgres_say(cli: Cli) -> None:
     assert row["last_event_at"] == "2026-11-25T00:00:00.000Z"
     assert "no shard" in cli.fails(1, "shard", "nowhere:0")
     assert "no shard" in cli.fails(1, "drain", "nowhere:0")
-    store = RedisStore(cli.env["FLEET_REDIS_URL"], Keys(cli.env["FLEET_NAME"]), timeout_s=2.0)
+    store = redis_of(cli)
     for words, wish in ((("--no-wait",), True), (("--undo",), False)):
         cli.ok("drain", worker.slot, *words)
         assert store.observe().workers[worker.slot].drain is wish
@@ -225,12 +226,57 @@ def test_without_redis_the_views_say_where_they_have_it_from(cli: Cli) -> None:
 def test_without_a_leader_the_views_say_so_and_a_drain_names_it(cli: Cli) -> None:
     account = cli.add("leaderless")
     worker = place(cli, account)
-    done = cli.run("shards", "--json", FLEET_NAME=f"t{uuid.uuid4().hex[:8]}")
-    assert (done.returncode, json.loads(done.stdout)) == (0, []) and "no coordinator leads" in done.stderr
-    store = RedisStore(cli.env["FLEET_REDIS_URL"], Keys(cli.env["FLEET_NAME"]), timeout_s=2.0)
+    store = redis_of(cli)
+    store.resign(store.leader())
+    done = cli.run("shards", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)[0]["slot"] == worker.slot
+    assert "no coordinator leads" in done.stderr
     why = control._why_they_stay(SimpleNamespace(), store, worker.slot)  # type: ignore[arg-type]
     assert "no" in why and "the wish is kept" in why
     store.close()
+
+
+@pytest.mark.parametrize("lost", ["all of it", "the generation", "being rebuilt"])
+def test_until_redis_is_rebuilt_the_views_are_of_the_copy(cli: Cli, lost: str) -> None:
+    account, slot = cli.add(f"lost: {lost}"), "h:0"
+    pg = Postgres(cli.env["FLEET_POSTGRES_DSN"], application="test")
+    pg.execute(
+        "INSERT INTO fleet_assignment (account_id, slot, incarnation, token) VALUES (%s, %s, 'inc1', 7)",
+        (account, slot),
+    )
+    pg.close()
+    place(cli, account)
+    lose(cli, lost)
+    for words in (("shards",), ("shard", slot), ("account", account)):
+        done = cli.run(*words, "--json")
+        assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+        assert "being rebuilt" in done.stderr and "copy in postgres" in done.stderr
+        found = json.loads(done.stdout)
+        [row] = (
+            [found]
+            if isinstance(found, dict)
+            else [r for r in found if r.get("id", account) == account and r["slot"] == slot]
+        )
+        assert (row["state"], row["rebuilding"]) == ("unknown", True)
+        assert "being rebuilt" in cli.run(*words).stderr
+    assert (row["slot"], row["token"], row["gap"]) == (slot, 7, None)
+    for words in (("drain", "other:0"), ("rotate",), ("top", "--json")):
+        assert "being rebuilt" in cli.fails(1, *words)
+    whole(cli)
+    assert "rebuilding" not in cli.json("account", account)
+
+
+@pytest.mark.parametrize("words", [("drain", "h:0"), ("rotate",), ("rebalance",)])
+@pytest.mark.parametrize("lost", ["all of it", "all of it, and rebuilt"])
+def test_a_wish_that_redis_lost_is_not_done(
+    cli: Cli, words: tuple[str, ...], lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(cli, cli.add(f"{words[0]}: {lost}"))
+    monkeypatch.setattr(control.time, "sleep", lambda _: lose(cli, lost))
+    done = cli.run(*words)
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1, done.stdout
+    assert done.stderr == "fleet: the wish was lost (Redis lost its data); give it again\n"
+    whole(cli)
 
 
 def test_an_account_in_quarantine_says_so_everywhere(cli: Cli) -> None:
@@ -356,15 +402,43 @@ def ciphertext(cli: Cli, account: str) -> dict[str, Any]:
         pg.close()
 
 
+def redis_of(cli: Cli) -> RedisStore:
+    return RedisStore(cli.env["FLEET_REDIS_URL"], Keys(cli.env["FLEET_NAME"]), timeout_s=2.0)
+
+
+def whole(cli: Cli) -> None:
+    """Somebody leads, and the data in Redis are whole."""
+    store = redis_of(cli)
+    assert store.lead("tester", 1, 30.0) == "OK"
+    store.rebuild(store.leader(), Generation("g1", True), {})
+    store.close()
+
+
+def lose(cli: Cli, what: str) -> None:
+    """What is left after FLUSHALL, a worker's distrust, the first step of a rebuild; of this fleet alone."""
+    store = redis_of(cli)
+    raw: Any = store._client
+    if what.startswith("all of it"):
+        raw.delete(*raw.scan_iter(store.keys.prefix.replace("{", "[{]") + "*"))
+    raw.delete(store.keys.gen)
+    if what == "being rebuilt":
+        store.rebuild(store.leader(), Generation("g2", False), {})
+    elif what == "all of it, and rebuilt":
+        assert store.lead("tester", 1, 30.0) == "OK"
+        store.rebuild(store.leader(), Generation("g2", True), {})
+        store.register(WorkerView("h:0", "inc1", 1, "up", "h", 17, 1000, 1.0, 0))
+    store.close()
+
+
 def place(cli: Cli, account: str) -> WorkerView:
     """A worker that is up and streams `account`, as the two sides of Redis would write it."""
-    store = RedisStore(cli.env["FLEET_REDIS_URL"], Keys(cli.env["FLEET_NAME"]), timeout_s=2.0)
+    store = redis_of(cli)
     now_ms = int(time.time() * 1000)
     worker = WorkerView("h:0", "inc1", 1, "up", "h", 17, 1000, 1.0, 0)
     owner = Ownership("h:0", "inc1", token_of(1, 1), "run", now_ms, 1)
     assert store.lead("tester", 1, 30.0) == "OK"
     store.rebuild(store.leader(), Generation("g1", True), {account: owner})
-    store.register(worker, beat_ms=now_ms)
+    store.register(worker)
     status = StreamStatus(account, owner.token, StreamState.LIVE, 1_795_564_800_000, 2, False)
     store.report("h:0", "inc1", [status], full=True)
     store.close()

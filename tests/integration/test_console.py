@@ -200,7 +200,7 @@ def test_shards_accounts_gaps_and_moves_come_from_the_stores(fleet_env: dict[str
     store = RedisStore(fleet_env["FLEET_REDIS_URL"], Keys(fleet_env["FLEET_NAME"]))
     view = WorkerView("host-a:0", "inc-1", 1, "up", "host-a", 4711, 100, 1.0, 0)
     now_ms = int(time.time() * 1000)
-    assert store.register(view, beat_ms=now_ms).standing == "OK"
+    assert store.register(view).standing == "OK"
     assert store.lead("leader-1", 1, 30.0) == "OK"
     own = Ownership("host-a:0", "inc-1", 7, "run", now_ms)
     store.rebuild(store.leader(), Generation("g1", True), {ACCOUNT: own})

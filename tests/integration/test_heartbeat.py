@@ -153,7 +153,7 @@ def test_fenced_stops_everything_and_registers_empty(
     registered(worker)
     assert worker.heartbeat.incarnation != former
     assert worker.shard.incarnation == worker.heartbeat.incarnation
-    assert leader.store.heartbeat(dead_view(former), beat_ms=0).standing == "FENCED"
+    assert leader.store.heartbeat(dead_view(former)).standing == "FENCED"
     token = leader.write("a", worker)
     wait_for(lambda: worker.running == {"a": token}, what="runs under the new incarnation")
 
@@ -197,7 +197,7 @@ def test_a_copy_from_before_a_restart_is_data_loss_not_a_verdict(
 ) -> None:
     """A failover may bring back the slot's record of the life before this one (proof seed 8246)."""
     leader = Leader(settings)
-    assert leader.store.register(dead_view("predecessor"), beat_ms=1).standing == "OK"
+    assert leader.store.register(dead_view("predecessor")).standing == "OK"
     raw, key = redis.Redis.from_url(settings.redis_url), Keys(settings.fleet).worker("h:0")
     older = raw.dump(key)
     worker = registered(start(settings))

@@ -61,7 +61,7 @@ def refused(call: Callable[[], object]) -> float:
 
 
 def beat(store: RedisStore, seq: int) -> object:
-    return store.heartbeat(view(seq=seq), beat_ms=seq).standing
+    return store.heartbeat(view(seq=seq)).standing
 
 
 # ── both forms ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -79,7 +79,7 @@ def test_every_script_and_reader_runs_in_each_form(formation: Formation) -> None
     """Scripts that the model does not have, and what several keys are read for in one trip."""
     store = fresh(formation.url)
     leader, generation = led(store)
-    assert store.register(view(), beat_ms=1).standing == "OK"
+    assert store.register(view()).standing == "OK"
     assert store.apply(leader, generation, [Change("a", None, owned(1))]) == [True]
     store.set_unplaced(leader, {"b": "full"})
     assert store.unplaced() == ({"b": "full"}, {"full": 1})
@@ -104,7 +104,7 @@ def test_a_poke_arrives_in_each_form(formation: Formation) -> None:
     began = time.monotonic()
     assert poke.wait(5.0) and time.monotonic() - began < 4.0
     leader, generation = led(store)  # a script publishes as well
-    assert store.register(view(), beat_ms=1).standing == "OK"
+    assert store.register(view()).standing == "OK"
     assert store.apply(leader, generation, [Change("a", None, owned(1))]) == [True]
     assert poke.wait(5.0)
     poke.close()
@@ -181,7 +181,7 @@ def _caught_up(replicated: Replicated) -> bool:
 
 def test_a_master_that_became_a_replica_and_silent_sentinels_are_no_usable_answer(replicated: Replicated) -> None:
     store = fresh(replicated.url)
-    assert store.register(view(), beat_ms=1).standing == "OK"
+    assert store.register(view()).standing == "OK"
     master, replica = replicated.servers
     for sentinel in replicated.sentinels[1:]:
         sentinel.pause()
@@ -218,7 +218,7 @@ def _works(store: RedisStore, seq: int) -> bool:
 
 def test_too_few_replicas_and_wrong_passwords_are_no_usable_answer(replicated: Replicated) -> None:
     store = fresh(replicated.url)
-    assert store.register(view(), beat_ms=1).standing == "OK"
+    assert store.register(view()).standing == "OK"
     redis.Redis(port=replicated.servers[0].port).config_set("min-replicas-to-write", "3")
     with pytest.raises(StoreUnavailable, match="NOREPLICAS"):
         beat(store, 1)
@@ -240,7 +240,7 @@ def test_too_few_replicas_and_wrong_passwords_are_no_usable_answer(replicated: R
 def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
     store = fresh(cluster.url)
     leader, generation = led(store)
-    assert store.register(view(), beat_ms=1).standing == "OK"
+    assert store.register(view()).standing == "OK"
     assert store.apply(leader, generation, [Change("a", None, owned(1))]) == [True]
     poke = Poke(cluster.url, store.keys, "h:0")
     assert poke.wait(2.0)

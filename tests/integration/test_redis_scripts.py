@@ -63,7 +63,7 @@ def owned(n: int, slot: str = "h:0", inc: str = "i1", state: str = "run") -> Own
 
 # ── against the model ────────────────────────────────────────────────────────────────────────────────────────────
 slots = st.sampled_from(["h:0", "h:1"])
-incs = st.sampled_from(["i1", "i2", "i3"])
+incs = st.sampled_from(["i1", "i2", "i2-1"])  # two lives of one process among them
 names = st.sampled_from(["a", "b", "c"])
 tokens = st.integers(1, 6)
 leaders = st.tuples(st.sampled_from(["c1", "c2"]), st.integers(1, 4))
@@ -111,17 +111,24 @@ class Scripts(RuleBasedStateMachine):
         holder, seq = self.raw.hmget(self.store.keys.worker(slot), "inc", "seq")  # type: ignore[misc]
         beat = f"{holder}|{seq or '0'}" if watched else ""
         for _ in range(1 + twice):
-            got = self.store.register(view(slot, inc, self.model.w[slot].seq), beat_ms=1, lock=lock, watched=beat)
+            got = self.store.register(view(slot, inc, self.model.w[slot].seq), lock=lock, watched=beat)
             assert (got.standing, got.life) == expected
         if expected[0] == "OK" and self.raw.hget(self.store.keys.worker(slot), "seq") is not None:
             self.model.w[slot].seq = int(self.raw.hget(self.store.keys.worker(slot), "seq") or 0)  # type: ignore[arg-type]
 
     @rule(slot=slots, inc=incs, seq=st.integers(0, 9))
     def heartbeat(self, slot: str, inc: str, seq: int) -> None:
-        beat = self.store.heartbeat(view(slot, inc, seq), beat_ms=1)
+        beat = self.store.heartbeat(view(slot, inc, seq))
         gen = (beat.generation.id, beat.generation.ready) if beat.generation else None
         seen = (beat.standing, gen, beat.version, beat.drain, beat.holder)
         assert seen == self.model.heartbeat(slot, inc, seq)
+
+    @rule(slot=slots, wish=st.booleans())
+    def drain(self, slot: str, wish: bool) -> None:
+        known = bool(self.model.w.get(slot, Hash()).inc)
+        assert self.store.set_drain(slot, wish) == known
+        if known:
+            self.model.w[slot].drain = wish
 
     @rule(slot=slots, inc=incs)
     def pull(self, slot: str, inc: str) -> None:
@@ -391,7 +398,7 @@ def test_windowed_buckets_do_what_the_model_does(url: str) -> None:
 # ── one by one ───────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_batch_is_at_most_500_and_500_are_quick(store: RedisStore) -> None:
     leader, generation = led(store)
-    store.register(view(), beat_ms=1)
+    store.register(view())
     changes = [Change(f"account-{n}", None, owned(n)) for n in range(BATCH)]
     started = time.perf_counter()
     assert all(store.apply(leader, generation, changes))
@@ -415,7 +422,7 @@ def test_who_is_unplaced_is_told_by_the_leader_alone(store: RedisStore) -> None:
 
 def test_a_worker_hears_of_its_accounts_addresses_and_an_older_one_of_none(store: RedisStore) -> None:
     leader, generation = led(store)
-    store.register(view(), beat_ms=1)
+    store.register(view())
     records = {"a": msgspec.structs.replace(owned(1), egress_ip="127.0.0.2"), "b": owned(2)}
     assert all(store.apply(leader, generation, [Change(a, None, record) for a, record in records.items()]))
     desired = store.pull("h:0", "i1", None, -1).desired
@@ -428,7 +435,7 @@ def test_a_worker_hears_of_its_accounts_addresses_and_an_older_one_of_none(store
 
 def test_a_stale_leader_is_refused(store: RedisStore) -> None:
     leader, generation = led(store, term=1)
-    store.register(view(), beat_ms=1)
+    store.register(view())
     store.resign(leader)
     assert store.lead("other", 2, 60) == "OK"
     with pytest.raises(NotLeader):
@@ -453,37 +460,37 @@ def test_the_lease_expires(store: RedisStore) -> None:
 
 
 def test_script_flush_and_a_restart_are_not_noticed(store: RedisStore, url: str) -> None:
-    store.register(view(), beat_ms=1)
+    store.register(view())
     redis.Redis.from_url(url).script_flush()
-    assert store.heartbeat(view(seq=1), beat_ms=2).standing == "OK"
+    assert store.heartbeat(view(seq=1)).standing == "OK"
 
 
 def test_data_loss_is_unknown_not_fenced(own_services: Callable[..., Services]) -> None:
     store = fresh(own_services("redis").redis.url)
-    store.register(view(), beat_ms=1)
+    store.register(view())
     store._client.flushall()
-    assert store.heartbeat(view(seq=1), beat_ms=2).standing == "UNKNOWN"
+    assert store.heartbeat(view(seq=1)).standing == "UNKNOWN"
     assert store.pull("h:0", "i1", None, 0).standing == "UNKNOWN"
-    assert store.register(view(), beat_ms=1).standing == "OK"
+    assert store.register(view()).standing == "OK"
     store.close()
 
 
 def test_a_frozen_redis_costs_half_a_second_a_call(own_services: Callable[..., Services]) -> None:
     server = own_services("redis").redis
     store = fresh(server.url)
-    store.register(view(), beat_ms=1)
+    store.register(view())
     server.pause()
     for _ in range(3):
         started = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            store.heartbeat(view(seq=1), beat_ms=2)
+            store.heartbeat(view(seq=1))
         assert 0.3 < time.monotonic() - started < 4.0
     server.resume()
-    assert store.heartbeat(view(seq=2), beat_ms=2).standing == "OK"
+    assert store.heartbeat(view(seq=2)).standing == "OK"
     server.stop()
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
-        store.heartbeat(view(seq=3), beat_ms=2)
+        store.heartbeat(view(seq=3))
     assert time.monotonic() - started < 3.0
     store.close()
 
@@ -502,11 +509,31 @@ def test_a_poke_wakes_and_its_loss_only_costs_the_wait(store: RedisStore, url: s
 
 def test_drain_is_an_operators_wish(store: RedisStore) -> None:
     assert not store.set_drain("h:0", True)
-    store.register(view(), beat_ms=1)
+    store.register(view())
     assert store.set_drain("h:0", True)
-    assert store.heartbeat(view(seq=1), beat_ms=2).drain
+    assert store.heartbeat(view(seq=1)).drain
     assert store.set_drain("h:0", False)
-    assert not store.heartbeat(view(seq=2), beat_ms=2).drain
+    assert not store.heartbeat(view(seq=2)).drain
+
+
+def test_a_drain_ends_with_the_process_not_with_its_lease(store: RedisStore) -> None:
+    store.register(view(inc="p1-0"))
+    store.set_drain("h:0", True)
+    store.register(view(inc="p1-1"))  # it lost its lease, and began anew
+    assert store.heartbeat(view(inc="p1-1", seq=1)).drain
+    store.register(view(inc="p2-0"))
+    assert not store.heartbeat(view(inc="p2-0", seq=1)).drain
+
+
+def test_beats_are_told_by_redis_clock(store: RedisStore) -> None:
+    """Whatever the clock of the host shows; one that was overtaken is not a newer one."""
+    raw, key = store._client, store.keys.worker("h:0")
+    for beat in (lambda: store.register(view(seq=3)), lambda: store.heartbeat(view(seq=4))):
+        before = store.observe().now_ms
+        beat()  # type: ignore[no-untyped-call]
+        assert before <= store.observe().workers["h:0"].beat_ms <= store.observe().now_ms
+    raw.hset(key, "beat_ms", "7")
+    assert store.heartbeat(view(seq=2)).standing == "OK" and store.observe().workers["h:0"].beat_ms == 7
 
 
 def test_the_shared_bucket(store: RedisStore) -> None:
@@ -602,11 +629,11 @@ def test_budget_lives_on_its_share_while_redis_is_away(own_services: Callable[..
 def test_a_counter_that_is_no_number_is_no_usable_answer(services: SharedServices) -> None:
     """Somebody wrote to our keys by hand: neither the worker's lease thread nor the leader's loop may die of it."""
     store = fresh(services.redis.url)
-    assert store.register(view("h:0", "i1", 1), beat_ms=1).standing == "OK"
+    assert store.register(view("h:0", "i1", 1)).standing == "OK"
     raw = connect(services.redis.url, 2.0, store.keys.gen)
     raw.hset(store.keys.worker("h:0"), "version", "abc")
     with pytest.raises(StoreUnavailable, match="not a number"):
-        store.heartbeat(view("h:0", "i1", 2), beat_ms=1)
+        store.heartbeat(view("h:0", "i1", 2))
     with pytest.raises(StoreUnavailable, match="not a number"):
         store.pull("h:0", "i1", None, -1)
     raw.set(store.keys.version, "abc")

@@ -15,7 +15,7 @@ import msgspec
 from coordinator.lease import Leadership
 from coordinator.quarantine import Quarantine
 from coordinator.rebuild import Rebuild
-from fleet.core import lease, observe, plan
+from fleet.core import lease, observe, plan, wire
 from fleet.core.lease import Answer, Order
 from fleet.core.model import token_of
 from tests.proof import redis_db
@@ -103,7 +103,7 @@ def _tokens_without_term() -> list[tuple[Any, str, Any]]:
 
 
 def _clocks_trusted() -> list[tuple[Any, str, Any]]:
-    """R3: silence is the leader's wall clock minus what the worker wrote, instead of a counter that stands still."""
+    """R3: silence is the leader's wall clock minus what the worker wrote of its own, instead of a counter that stands still."""
     see = observe.see
 
     def trusting(memory: Any, workers: Any, owners: Any, now: float) -> Any:
@@ -118,7 +118,12 @@ def _clocks_trusted() -> list[tuple[Any, str, Any]]:
             for slot, s in found.items()
         }
 
-    return [(observe, "see", trusting)]
+    pack = wire.pack_worker
+
+    def telling(*args: Any, **more: Any) -> dict[str, str]:
+        return pack(*args, **more) | {"beat_ms": str(heartbeat._now_ms())}
+
+    return [(observe, "see", trusting), (wire, "pack_worker", telling)]
 
 
 def _pause_ignored() -> list[tuple[Any, str, Any]]:

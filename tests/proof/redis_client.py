@@ -5,6 +5,7 @@ In: the calls RedisStore makes (scripts, a few reads, pipelines). Out: their rep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from fleet.runtime import redis_store
 from tests.proof import network
 from tests.proof.network import Refusal, Server, Silence
 from tests.proof.redis_db import SCRIPTS, Db, Value
-from tests.proof.virtual import Process, Task, World
+from tests.proof.virtual import Process, Task, VirtualTime, World
 
 NAMES = {sha: name for name, sha in redis_store.SHAS.items()}
 
@@ -27,7 +28,7 @@ class RedisServer(Server):
     def __init__(self, world: World) -> None:
         super().__init__(world, "redis")
         self.wall = 0.0
-        self.db = Db(lambda: (world.now + self.wall) * 1000)
+        self.db = Db(lambda: (VirtualTime.EPOCH + world.now + self.wall) * 1000)
         self.db.publish = self._publish
         self.scripts: set[str] = set()
         self.lost_data = False
@@ -150,6 +151,9 @@ class FakePipeline:
 
     def pttl(self, key: str) -> None:
         self._reads.append(lambda db: db.pttl(key))
+
+    def time(self) -> None:
+        self._reads.append(lambda db: divmod(math.floor(db.now_ms() * 1000), 1_000_000))
 
     def smembers(self, key: str) -> None:
         self._reads.append(lambda db: db.smembers(key))

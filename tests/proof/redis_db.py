@@ -10,6 +10,8 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 
+from fleet.core.model import process_of
+
 Value = str | dict[str, str] | set[str]
 Script = Callable[["Db", Sequence[str], Sequence[str]], list[str]]
 
@@ -82,6 +84,10 @@ class Db:
         if not value:
             self.data.pop(key, None)
 
+    def beat(self, key: str) -> None:
+        """The time of a beat, as TIME tells it."""
+        self.hset(key, "beat_ms", f"{math.floor(self.now_ms())}")
+
     def hincrby(self, key: str, field: str, n: int) -> None:
         self.hset(key, field, str(int(self.hget(key, field) or 0) + n))
 
@@ -145,11 +151,13 @@ def register(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
                 return ["HELD", beat]
         if inc is not None:
             db.delete(d)
-            db.hdel(w, "drain")
+            if process_of(inc) != process_of(incarnation):
+                db.hdel(w, "drain")
         db.delete(r)
         db.hincrby(w, "version", 1)
         number = str(max(int(db.hget(w, "life") or 0) + 1, int(life)))
         db.hset(w, "inc", incarnation, "seq", seq, "life", number, "lock", lock)
+    db.beat(w)
     db.hset(w, *argv[6:])
     db.sadd(workers, slot)
     return ["OK", db.hget(w, "life") or "0"]
@@ -164,6 +172,7 @@ def heartbeat(db: Db, keys: Sequence[str], argv: Sequence[str]) -> list[str]:
         return [answer]
     former = db.hget(w, "seq") or "0"
     if int(argv[1]) >= int(former):
+        db.beat(w)
         db.hset(w, "seq", argv[1], *argv[2:])
     return [
         "OK",

@@ -72,6 +72,11 @@ def _unordered(name: str, reply: Sequence[str]) -> Any:
     return list(reply)
 
 
+def _timeless(value: Any) -> Any:
+    """The model's clock stands still: of the time of a beat only that there is one can be the same."""
+    return value | {"beat_ms": ""} if isinstance(value, dict) and "beat_ms" in value else value
+
+
 class ModelIsRedis(Scripts):
     """Scripts, with this model beside it."""
 
@@ -90,9 +95,9 @@ class ModelIsRedis(Scripts):
         for name in names:
             kind = raw.type(name)
             found = {"hash": raw.hgetall, "set": raw.smembers, "string": raw.get}[kind](name)
-            assert found == self.db.data[name], name
+            assert _timeless(found) == _timeless(self.db.data[name]), name
             if kind == "hash":
-                assert _paged(raw.hscan, name) == _paged(self.db.hscan, name) == found
+                assert _paged(raw.hscan, name) == found and _paged(self.db.hscan, name) == self.db.data[name]
 
 
 def test_the_model_does_what_redis_does(services: SharedServices) -> None:

@@ -85,7 +85,7 @@ class Churn:
     def _restart(self, slot: str) -> None:
         self._lives[slot] += 1
         view = WorkerView(slot, self._incarnation(slot), 0, wire.UP, "h", 1, 1000, 0.0, 0)
-        assert self._store.register(view, beat_ms=1).standing == "OK"
+        assert self._store.register(view).standing == "OK"
 
     def _record(self, slot: str) -> Ownership:
         self._token += 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fleet.core.model import process_of
+
 Own = tuple[str, str, int, str, int, int, str]  # slot, incarnation, token, state, since_ms, revision, egress_ip
 
 
@@ -60,7 +62,7 @@ class Model:
             record.lock = lock
             if record.inc:
                 self.d.pop(slot, None)
-                record.drain = False
+                record.drain = record.drain and process_of(record.inc) == process_of(inc)
             self.r.pop(slot, None)
             record.version += 1
             record.inc, record.life = inc, record.life + 1

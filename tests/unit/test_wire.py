@@ -73,9 +73,8 @@ def test_report(status: StreamStatus) -> None:
 
 @given(views, clock_ms, st.lists(st.sampled_from(["10.0.0.1", "::1", "127.0.0.2"]), unique=True))
 def test_worker(view: WorkerView, beat_ms: int, ips: list[str]) -> None:
-    fields = {"inc": view.incarnation, "seq": str(view.seq)} | wire.pack_worker(
-        view, beat_ms=beat_ms, egress_ips=tuple(ips)
-    )
+    scripts = {"inc": view.incarnation, "seq": str(view.seq), "beat_ms": str(beat_ms)}
+    fields = scripts | wire.pack_worker(view, egress_ips=tuple(ips))
     record = wire.parse_worker(view.slot, fields)
     assert (record.view, record.beat_ms, record.egress_ips) == (view, beat_ms, tuple(ips))
 
