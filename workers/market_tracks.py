@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fleet.core.events import Kline, MarketRecord, Trade
 from fleet.core.exchange import CANDLE_SETTLE_MS, CandleHistory, CandleQuery, TradeHistory, TradeQuery
-from fleet.core.series import Series, Span
+from fleet.core.series import Series, Span, interval_ms
 from workers.market_reader import Answer
 
 TRADE_GRACE_S = 0.25  # events that only changed places on their way
@@ -30,6 +30,7 @@ DOUBTS = 3  # jumps in which the venue never had anything, in a row: its ids do 
 PATIENCE_S = 60.0  # such a symbol's jumps are looked into this often, and nothing waits for that
 BOUNDARY_S = 3.0  # a candle of which nothing was heard this long after its end is asked for
 UNTRADED_S = 600.0  # after one that does not exist, the next is asked for this much later at the earliest
+MONTH_MS = 31 * 86_400_000  # the longest
 LATE_S = 120.0  # what was published late counts as unpublished for so long (it may not be in Kafka yet)
 
 
@@ -399,20 +400,20 @@ class CandleTrack(CountedTrack):
     def __init__(self, name: Name, market: str, history: CandleHistory) -> None:
         super().__init__(name, market)
         self.history = history
-        self.length_ms = 60_000
+        # From the name: a track that resumes has to know before its first candle comes.
+        self.length_ms = interval_ms(name.interval) or MONTH_MS
+        self.most = MAX_CANDLES * self.length_ms
         self._boundary_from_s = 0.0
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
         if event.close_time < event.open_time:
             return [event]  # nonsense has no length
-        self.length_ms = event.close_time - event.open_time + 1
-        self.most = MAX_CANDLES * self.length_ms
         return super().accept(event, now_s)
 
     def settle(self, now_s: float) -> list[MarketRecord]:
         """Also: has a candle ended of which nothing was heard? (A month's length differs: its successor tells.)"""
         last = self.series.last
-        if last is None or self.gap is not None or self.name.interval == "1M" or now_s < self._boundary_from_s:
+        if last is None or self.gap is not None or self.length_ms == MONTH_MS or now_s < self._boundary_from_s:
             return super().settle(now_s)
         if time.time() * 1000 > last + self.length_ms + BOUNDARY_S * 1000:
             self.reason = "boundary"

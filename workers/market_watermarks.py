@@ -21,6 +21,7 @@ from workers.market_tracks import Mark, Name
 
 SAVE_S = 1.0
 RETRY_S = 5.0
+TOUCH_S = 3600.0  # marks that stay as they are (a weekly candle, a symbol without trades) are saved again this often
 
 Venue = tuple[str, str]
 """exchange and market, as events say it."""
@@ -40,6 +41,7 @@ class Watermarks:
         self._postgres, self._publisher, self._sources = postgres, publisher, sources
         self._sql = queries("market_watermarks")
         self._saved: dict[tuple[Venue, Name], Mark] = {}
+        self._touch_at_s = 0.0
         self._loaded = threading.Event()
         self._stop = threading.Event()
         self._troubled = False
@@ -89,7 +91,8 @@ class Watermarks:
         self._loaded.set()
 
     def _save(self) -> None:
-        """Acknowledged first, then missing: what is found missing after the first look can only lower a mark."""
+        """Acknowledged first, then missing: what is found missing after the first look can only lower a mark. Now and then all
+        marks of this process' series, so that the age of a row says how long nobody has looked after its series."""
         now = self._publisher.acked()
         now_s = time.monotonic()
         for source in self._sources:
@@ -99,11 +102,19 @@ class Watermarks:
                     now[source.venue][name] = Mark(floor.id, floor.at_ms or acked.at_ms)
         found = {(venue, name): mark for venue, marks in now.items() for name, mark in marks.items()}
         changed = {key: mark for key, mark in found.items() if self._saved.get(key) != mark}
+        touch = now_s >= self._touch_at_s
+        if touch:
+            changed = {key: mark for key, mark in self._saved.items() if self._owned(*key)} | changed
         if changed:
             rows = [(*venue, n.symbol, n.kind, n.interval, m.id, m.at_ms) for (venue, n), m in changed.items()]
             with self._postgres.transaction() as tx:
                 tx.execute_values(self._sql["save"], rows)
             self._saved |= changed
+        if touch:
+            self._touch_at_s = now_s + TOUCH_S
+
+    def _owned(self, venue: Venue, name: Name) -> bool:
+        return any(source.venue == venue and source.backfill.owns(name) for source in self._sources)
 
 
 def _before(floor: Mark, acked: Mark) -> bool:

@@ -21,10 +21,10 @@ from typing import Any
 import msgspec
 
 from fleet.core.errors import LeaseLost
-from fleet.core.events import StreamEvent, UserRecord
+from fleet.core.events import Order, StreamEvent, UserRecord
 from fleet.core.model import AccountSpec, format_token
 from fleet.core.names import HEADER_INCARNATION, HEADER_SHARD, HEADER_TOKEN, TOPIC_OF_TYPE, TOPIC_STREAMS
-from fleet.core.recovery import Scope, Snapshot, Watermark, in_order, missed
+from fleet.core.recovery import TERMINAL, Scope, Snapshot, Watermark, in_order, missed
 from fleet.core.tally import Tally
 from fleet.runtime.metrics import Metrics
 from workers.publish import Gate, Publisher
@@ -198,12 +198,16 @@ class Progress:
         copy.scope, copy.proven_ms = scope, max(0, since_ms - margin_ms)
         return copy
 
-    def recovered(self, events: list[UserRecord]) -> list[UserRecord]:
+    def recovered(self, events: list[UserRecord], canceled: Iterable[Order] = ()) -> list[UserRecord]:
         """Publish what a read-back found and this process has not published yet, merged by exchange time with the held live
-        events; what both tell is the socket's. → the found."""
+        events; what both tell is the socket's. `canceled`: ends of orders that the exchange has forgotten; of one whose end the
+        socket told since the question, its word is enough. → the found."""
         with self._lock:
             held = self._held or []
             told = {event.id for event in held}
+            ended = {event.order_id for event in held if isinstance(event, Order) and event.status in TERMINAL}
+            open_ = self.mark.open_orders.keys() - ended
+            events = [*events, *(order for order in canceled if order.order_id in open_)]
             fresh = [event for event in missed(events, self._known) if event.id not in told]
             found = [event for event in self._publish(in_order([*fresh, *held])) if event.source == "rest"]
             if self.gaps:

@@ -231,7 +231,7 @@ class ReadBack:
         started_ms = min(started_ms, found.snapshot.at_ms)
         reading.reads += 1
         reading.attempt = 0
-        published = progress.recovered(found.events)
+        published = progress.recovered(found.events, found.canceled)
         if progress.overflowed:
             return  # Kafka's buffer is full again: the stream asks anew once there is room
         reading.recovered += len(published)

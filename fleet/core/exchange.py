@@ -16,7 +16,8 @@ from typing import Literal
 import msgspec
 
 from fleet.core.book import Rules
-from fleet.core.events import Depth, Kline, MarketRecord, Trade, UserRecord
+from fleet.core.errors import ExchangeRefused
+from fleet.core.events import Depth, Kline, MarketRecord, Order, Trade, UserRecord
 from fleet.core.model import AccountSpec, Credentials, KeyKind
 from fleet.core.recovery import Snapshot, Watermark
 from fleet.core.sharing import Sharing
@@ -85,6 +86,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.outcome}({self.code})" if self.code else str(self.outcome)
+
+
+def code_of(refused: ExchangeRefused) -> str:
+    """The exchange's own code of a refusal, "" where there is none."""
+    return refused.verdict.code if isinstance(refused.verdict, Verdict) else ""
 
 
 # ── What a private or public socket said that is not an event ────────────────────────────────────────────────────
@@ -199,6 +205,8 @@ class Recovered(msgspec.Struct, frozen=True):
     """Result of one read-back: what was missed (in order of ts_event), the snapshot it was judged by, and what cannot be had.
     `explained` False: the fills read do not lead to the snapshot. It may be ahead of them (REST lags), and is no base then.
     `untold_ms`: exchange time of a fill that position or order show and no call tells yet, 0 = none such.
+    `canceled`: the end of orders that were known as open and that the exchange has forgotten (`core.recovery.forgotten_orders`); it
+    holds unless the socket told another meanwhile.
     `unasked`: a full read that did not ask, wherever it could, for orders that came and went; a read of scope `orders` does."""
 
     events: list[UserRecord]
@@ -207,6 +215,7 @@ class Recovered(msgspec.Struct, frozen=True):
     explained: bool = True
     unasked: bool = False
     untold_ms: int = 0
+    canceled: Sequence[Order] = ()
 
 
 RecoveryPlan = Generator[HttpCall, HttpReply, Recovered]

@@ -14,13 +14,13 @@ against the quote asset), the venue tells `explains` by `legs` which two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from decimal import Decimal
 from typing import Literal
 
 import msgspec
 
-from fleet.core.events import Balance, Fill, Order, Position, UserRecord
+from fleet.core.events import Balance, Fill, Order, Position, Side, UserRecord
 
 TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
 MAX_OPEN_ORDERS = 5000
@@ -71,6 +71,28 @@ class Booking(msgspec.Struct, frozen=True, array_like=True):
     trade: str = ""
 
 
+class Resting(msgspec.Struct, frozen=True, array_like=True):
+    """What an open order's last event told, but for its id, symbol and status. Kept because an exchange forgets orders that ended
+    unfilled: what it does not tell any more is then said in these terms."""
+
+    exchange: str
+    market: str
+    client_order_id: str
+    side: Side
+    position_side: str
+    order_type: str
+    time_in_force: str
+    price: str
+    stop_price: str
+    qty: str
+    filled_qty: str
+    avg_price: str
+    reduce_only: bool
+
+
+_RESTING = Resting.__struct_fields__
+
+
 class Watermark(msgspec.Struct):
     """State of proof of one account. Mutable; owned by its stream's publishing side. Stored as JSON in stream_watermarks."""
 
@@ -87,6 +109,7 @@ class Watermark(msgspec.Struct):
     positions: dict[str, str] = {}  # `position_key` -> last known signed qty, flat ones absent
     wallets: dict[str, str] = {}  # asset -> last known wallet balance, zero ones absent
     open_orders: dict[str, str] = {}  # order id -> symbol, those not known to be finished
+    resting: dict[str, Resting] = {}  # order id -> the same orders, but for those that an older version noted
     last_event_ms: int = 0
     alive_ms: int = 0  # our clock: the stream was last known to be alive and without a gap
     unasked_ms: int = (
@@ -102,9 +125,10 @@ class Watermark(msgspec.Struct):
         elif isinstance(event, Order):
             self.symbols[event.symbol] = max(self.symbols.get(event.symbol, 0), event.ts_event)
             if event.status in TERMINAL:
-                self.open_orders.pop(event.order_id, None)
-            elif len(self.open_orders) < MAX_OPEN_ORDERS:
+                self._ended(event.order_id)
+            elif event.order_id in self.open_orders or len(self.open_orders) < MAX_OPEN_ORDERS:
                 self.open_orders[event.order_id] = event.symbol
+                self.resting[event.order_id] = Resting(*(getattr(event, name) for name in _RESTING))
         elif isinstance(event, Position):
             key = position_key(event.symbol, event.position_side, event.mode_key)
             if Decimal(event.qty or "0") == 0:
@@ -113,6 +137,10 @@ class Watermark(msgspec.Struct):
                 self.positions[key] = event.qty
         elif isinstance(event, Balance):
             self._balance(event)
+
+    def _ended(self, order_id: str) -> None:
+        self.open_orders.pop(order_id, None)
+        self.resting.pop(order_id, None)
 
     def _balance(self, balance: Balance) -> None:
         if Decimal(balance.wallet or "0") == 0:
@@ -220,7 +248,7 @@ class Watermark(msgspec.Struct):
             _add(self.positions, key, Decimal(moved.pop(side_of(key), "0")))
         self.wallets = dict(now.wallets)
         for order_id in now.closed_orders:
-            self.open_orders.pop(order_id, None)
+            self._ended(order_id)
 
 
 def _names(fill: Fill) -> tuple[str, str]:
@@ -260,6 +288,30 @@ def in_order(events: list[UserRecord]) -> list[UserRecord]:
     """By exchange time, orders after their fills at equal times; otherwise as they come."""
     rank = {"Fill": 0, "Order": 1, "Position": 2, "Balance": 3}
     return sorted(events, key=lambda e: (e.ts_event, rank.get(type(e).__name__, 4)))
+
+
+def forgotten_orders(
+    mark: Watermark, forgotten: Iterable[str], events: Iterable[UserRecord], account_id: str, now_ms: int
+) -> tuple[list[Order], list[str]]:
+    """How orders ended that were known as open and of which the exchange knows nothing any more, by what is remembered of them;
+    and, as text, those of which that cannot be said. `events`: what the read told.
+
+    An exchange forgets orders that ended unfilled long before those with a fill. So where no fill came since the last state of
+    the order, it was cancelled (or expired: nobody can tell). One with such a fill is older than any history. The id has no
+    time: one order is forgotten once, however often that is read."""
+    filled = {event.order_id for event in events if isinstance(event, Fill)}
+    canceled, untold = [], []
+    for order_id in sorted(set(forgotten)):
+        symbol, known = mark.open_orders[order_id], mark.resting.get(order_id)
+        if known is None or order_id in filled or mark.filled_qty(symbol, order_id) > Decimal(known.filled_qty or "0"):
+            untold.append(f"order {order_id} of {symbol}: ended, the exchange does not tell how")
+            continue
+        ident = f"{known.exchange}:{known.market}:{account_id}:order:{symbol}:{order_id}:canceled:forgotten"
+        canceled.append(Order(
+            id=ident, symbol=symbol, ts_event=now_ms, ts_recv=now_ms, source="rest", account_id=account_id, order_id=order_id,
+            status="canceled", **msgspec.structs.asdict(known),
+        ))  # fmt: skip
+    return canceled, untold
 
 
 def untold_fills_ms(

@@ -9,6 +9,14 @@ from __future__ import annotations
 Span = tuple[int, int]
 """First and last number, both included."""
 
+_STEPS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+def interval_ms(interval: str) -> int:
+    """How long a candle of `interval` (1m, 4h, …) is. 0 for 1M, as months differ, and for what is no interval."""
+    count = interval[:-1]
+    return int(count) * _STEPS_MS.get(interval[-1:], 0) if count.isdecimal() else 0
+
 
 class Series:
     """Everything up to `last` is told or listed in `missing` (in order, disjoint); nothing beyond it is known yet."""

@@ -436,12 +436,41 @@ def test_an_order_the_exchange_forgot_is_forgotten_once_its_symbol_is_quiet() ->
     mark.open_orders = {"77": "BTCUSDT"}
     mark.symbols = {"BTCUSDT": T0}
     assert venue.read(mark, T0 + 1000).snapshot.closed_orders == ()
-    assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == ("77",)
+    found = venue.read(mark, T0 + 100_000)
+    assert found.snapshot.closed_orders == ("77",)
+    assert found.unrecoverable == "order 77 of BTCUSDT: ended, the exchange does not tell how"
+    mark.scope = "fills"
+    assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == (), "REST may lag: the full read says it"
+    mark.scope = "full"
     venue.order("BTCUSDT", "BUY", "1", T0 - 50, "NEW")
     mark.open_orders = {"1": "BTCUSDT"}
     venue.refuse["/fapi/v1/openOrders"] = -1121
     found = venue.read(mark, T0 + 100_000)
     assert found.snapshot.closed_orders == () and "open orders of BTCUSDT: permanent(-1121)" in found.unrecoverable
+
+
+def test_orders_that_the_exchange_forgot_are_told_as_canceled() -> None:
+    venue = Venue()
+    row = venue.order("BTCUSDT", "BUY", "1", T0 - 4 * DAY)
+    mark = based(venue)
+    mark.symbols["BTCUSDT"] = T0
+    stop = algo(venue, "BTCUSDT", T0 - 4 * DAY)
+    for event in venue.read(mark, T0 + 1).events:
+        mark.advance(event)
+    name = f"algo-{stop['algoId']}"
+    assert mark.open_orders.keys() == {"1", name}
+    venue.orders.remove(row)
+    venue.conditional.remove(stop)
+    found = venue.read(mark, T0 + 100_000)
+    assert [(e.order_id, e.client_order_id, e.status, e.ts_event) for e in found.canceled] == [
+        ("1", row["clientOrderId"], "canceled", T0 + 100_000),
+        (name, stop["clientAlgoId"], "canceled", T0 + 100_000),
+    ]
+    assert (found.unrecoverable, found.snapshot.closed_orders) == ("", ("1", name))
+    venue.refuse["/fapi/v1/order"] = -1121
+    found = venue.read(mark, T0 + 100_000)
+    assert [e.order_id for e in found.canceled] == [name]
+    assert found.unrecoverable == "order 1 of BTCUSDT: permanent(-1121)"
 
 
 def test_fill_of_an_order_older_than_the_watermark_brings_the_order() -> None:

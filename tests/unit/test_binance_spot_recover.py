@@ -15,7 +15,7 @@ from fleet.core.events import Balance, Fill, Order
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Watermark
-from fleet.exchanges.binance_spot import pages, recover_orders, rows
+from fleet.exchanges.binance_spot import pages, recover_orders, rows, wire
 from fleet.exchanges.binance_spot.recover import recover
 
 NOW = 1_790_000_000_000
@@ -82,6 +82,7 @@ class Exchange:
     allocations: list[dict[str, Any]] = field(default_factory=list)
     orders: dict[int, dict[str, Any]] = field(default_factory=dict)
     updated_ms: int = NOW - 9 * DAY
+    gone: str = "-2013"  # what it says of an order that it does not know
     stale: list[bytes] = field(default_factory=list)  # replies of the account call to give first
     refuse: set[str] = field(default_factory=set)  # "path" or "path symbol" to refuse
     calls: list[HttpCall] = field(default_factory=list)
@@ -166,7 +167,7 @@ class Exchange:
         if name == "order":
             order = self.orders.get(int(where["orderId"]))
             if order is None:
-                raise refused("-2013")
+                raise refused(self.gone)
             return msgspec.json.encode(order)
         if name == "myAllocations":
             first, since_ms = int(where.get("fromAllocationId", 0)), int(where.get("startTime", 0))
@@ -571,8 +572,22 @@ def test_an_order_that_the_exchange_forgot_is_not_kept_as_open() -> None:
     exchange.read(mark)
     assert mark.open_orders == {"77": "BTCUSDT"}  # perhaps REST does not show it yet
     mark.symbols["BTCUSDT"] = NOW - DAY
-    exchange.read(mark)
+    found = exchange.read(mark)
     assert mark.open_orders == {}
+    assert found.unrecoverable == "order 77 of BTCUSDT: permanent(-2013)"  # no order that was open ends like that
+
+
+def test_an_order_that_the_exchange_archived_is_told_as_canceled() -> None:
+    exchange = Exchange(gone="-2026")
+    mark = proven(exchange)
+    number = exchange.order("BTCUSDT", "BUY", "1", "100", NOW - 100 * DAY, "NEW")
+    event = rows.order(msgspec.convert(exchange.orders[number], wire.OrderRow), "acc", NOW)
+    assert event is not None
+    mark.advance(event)
+    del exchange.orders[number]
+    found = exchange.read(mark)
+    assert [(e.order_id, e.status, e.ts_event) for e in found.canceled] == [(str(number), "canceled", NOW)]
+    assert (found.unrecoverable, mark.open_orders) == ("", {})
 
 
 def test_the_order_of_a_fill_may_be_older_than_the_gap() -> None:

@@ -125,6 +125,23 @@ def test_an_order_that_nobody_knows_is_forgotten_only_after_a_while() -> None:
         proven(open_orders={"77": "BTCUSDT"}), lambda path, p: refused("110001") if "orderId" in p else []
     )
     assert not_there.snapshot.closed_orders == ("77",)
+    assert not_there.unrecoverable == "order 77 of BTCUSDT: ended, the exchange does not tell how"
+    denied, _ = read(proven(open_orders={"77": "BTCUSDT"}), lambda path, p: refused("10005") if "orderId" in p else [])
+    assert (denied.snapshot.closed_orders, denied.unrecoverable) == (("77",), "order 77 of BTCUSDT: permanent(10005)")
+    early, _ = read(proven(open_orders={"77": "BTCUSDT"}, scope="fills"), nothing)
+    assert early.snapshot.closed_orders == (), "REST may lag: the full read says it"
+
+
+def test_an_order_that_nobody_knows_is_told_as_canceled() -> None:
+    open_row = rest_row(ORDER, orderStatus="New", cumExecQty="0", updatedTime="1")
+    first, _ = read(
+        Watermark(proven_ms=NOW - 60_000), lambda path, p: [open_row] if path == "/v5/order/realtime" else []
+    )
+    mark = proven()
+    mark.advance(next(event for event in first.events if isinstance(event, Order)))
+    found, _ = read(mark, nothing)
+    assert [(e.order_id, e.status, e.ts_event) for e in found.canceled] == [(UUID, "canceled", NOW)]
+    assert (found.unrecoverable, found.snapshot.closed_orders) == ("", (UUID,))
 
 
 def test_an_order_still_open_stays_open() -> None:

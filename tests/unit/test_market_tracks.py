@@ -315,6 +315,27 @@ def test_a_candle_of_which_nothing_is_heard_is_asked_for_when_its_time_is_over()
     assert told(track.answer(answer(candle(-2)), 2.0)) == ["k-2True"]
 
 
+def test_a_resumed_track_knows_before_the_first_candle_when_one_is_over() -> None:
+    assert USDM.candle_history is not None
+    for minutes, query in (
+        (10, None),
+        (61, CandleQuery("BTCUSDT", "usdm", "1h", NOW_MS - 61 * MINUTE + 1, NOW_MS - MINUTE)),
+    ):
+        track = CandleTrack(Name("kline", "BTCUSDT", "1h"), "usdm", USDM.candle_history)
+        end_ms = NOW_MS - minutes * MINUTE
+        track.resume(Mark(str(end_ms), end_ms), 1.0)
+        assert track.settle(2.0) == []
+        assert track.question(2.0) == query
+
+
+def test_a_month_is_over_when_its_successor_tells() -> None:
+    assert USDM.candle_history is not None
+    track = CandleTrack(Name("kline", "BTCUSDT", "1M"), "usdm", USDM.candle_history)
+    track.resume(Mark("1", 1), 1.0)
+    assert track.settle(2.0) == []
+    assert track.question(2.0) is None
+
+
 def test_a_candle_that_is_not_over_at_the_exchange_is_waited_for() -> None:
     track = candles()
     feed(track, candle(-3), now_s=1.0)

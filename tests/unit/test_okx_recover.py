@@ -267,8 +267,27 @@ def test_what_became_of_open_orders() -> None:
     }
     found, calls = read(mark, answers)
     assert set(found.snapshot.closed_orders) == {"2", "5"}  # 3 may only lag; 5 was forgotten by the exchange
+    assert found.unrecoverable == "order 5 of SOL-USDT: ended, the exchange does not tell how"  # nothing is known of it
     assert [(e.order_id, e.status) for e in of(found, Order)] == [("2", "canceled")]
     assert paths(calls).count("/api/v5/trade/order") == 4
+
+
+def test_an_order_that_the_exchange_forgot_is_told_as_canceled() -> None:
+    mark = based(wallets={"USDT": "5"})
+    (event,) = of(read(Watermark(proven_ms=NOW - DAY), {rows.PENDING: data(order("5", "live", NOW - DAY))})[0], Order)
+    mark.advance(event)
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")),
+        "/api/v5/trade/order": REFUSED,
+    }
+    found, _ = read(mark, answers)
+    assert [(e.order_id, e.status, e.source, e.ts_event) for e in found.canceled] == [("5", "canceled", "rest", NOW)]
+    assert (found.unrecoverable, found.snapshot.closed_orders) == ("", ("5",))
+    answers["/api/v5/trade/order"] = ExchangeRefused("x", Verdict(Outcome.PERMANENT, "51001"))
+    found, _ = read(mark, answers)
+    assert (list(found.canceled), found.unrecoverable) == ([], f"order 5 of {SWAP}: permanent(51001)")
+    mark.scope = "fills"
+    assert read(mark, answers)[0].snapshot.closed_orders == (), "REST may lag: the full read says it"
 
 
 def test_a_first_read_tells_open_orders_of_any_age_and_unknown_states() -> None:

@@ -98,6 +98,28 @@ def test_recovered_events_are_merged_in_order_with_the_held_live_ones_and_only_t
     assert not made.holding
 
 
+def test_the_end_of_a_forgotten_order_is_told_where_the_socket_told_none() -> None:
+    def state(n: int, status: str, source: str = "rest") -> Order:
+        return Order(
+            id=f"order{n}{status}{source}", exchange="binance", market="usdm", symbol="BTCUSDT", ts_event=3_000 + n, ts_recv=0,
+            source=source, account_id="a1", order_id=str(n), client_order_id="", side="buy", position_side="both",  # type: ignore[arg-type]
+            order_type="limit", time_in_force="gtc", status=status, price="1", stop_price="0", qty="1", filled_qty="0",  # type: ignore[arg-type]
+            avg_price="0", reduce_only=False,
+        )  # fmt: skip
+
+    mark = Watermark(proven_ms=1_000)
+    for n in (1, 2):
+        mark.advance(state(n, "new"))
+    made, publisher, _ = progress(mark)
+    made.hold()
+    made.live([state(2, "canceled", "stream")])
+    found = made.recovered(
+        [], [state(n, "canceled") for n in (1, 2, 3)]
+    )  # 3 ended, and Kafka has that, since the question
+    assert [event.id for event in found] == ["order1canceledrest"]
+    assert publisher.ids() == ["order1canceledrest", "order2canceledstream"]
+
+
 def test_an_event_that_kafka_never_takes_is_an_unrecoverable_gap_and_holds_nothing_up() -> None:
     made, publisher, _ = progress()
     made.live([fill(1), fill(2)])

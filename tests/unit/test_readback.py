@@ -65,7 +65,7 @@ class FakeProgress:
         self.scopes.append(scope)
         return Watermark(proven_ms=5_000 - margin_ms, scope=scope)
 
-    def recovered(self, events: list[object]) -> list[object]:
+    def recovered(self, events: list[object], canceled: object) -> list[object]:
         self.log.append("recovered")
         return []
 

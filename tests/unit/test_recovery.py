@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fleet.core import recovery
 from fleet.core.events import AccountEvent, Balance, Fill, Order, Position
-from fleet.core.recovery import KEPT, Snapshot, Watermark, balance_changes, missed, untold_fills_ms
+from fleet.core.recovery import KEPT, Snapshot, Watermark, balance_changes, forgotten_orders, missed, untold_fills_ms
 
 
 def common(at_ms: int, symbol: str = "S", name: str = "i") -> dict[str, Any]:
@@ -104,12 +104,47 @@ def test_positions_and_orders_are_tracked() -> None:
     assert mark.last_event_ms == 9
 
 
+def test_an_order_that_the_exchange_forgot_ended_without_a_further_fill() -> None:
+    mark = Watermark(proven_ms=0)
+    mark.advance(order(1, "7", "new"))
+    mark.advance(msgspec.structs.replace(order(2, "7", "partially_filled"), filled_qty="0.5", client_order_id="c"))
+    mark = msgspec.json.decode(msgspec.json.encode(mark), type=Watermark)
+    ends, untold = forgotten_orders(mark, ["7", "7"], [], "a", 99)
+    assert untold == []
+    (end,) = ends
+    assert end == msgspec.structs.replace(
+        order(99, "7", "canceled"), id="x:m:a:order:S:7:canceled:forgotten", source="rest", ts_recv=99,
+        filled_qty="0.5", client_order_id="c",
+    )  # fmt: skip
+    mark.advance(end)
+    assert (mark.open_orders, mark.resting) == ({}, {})
+
+
+def test_how_a_forgotten_order_ended_is_not_made_up() -> None:
+    words = ["order 1 of S: ended, the exchange does not tell how"]
+    old = msgspec.json.decode(
+        b'{"proven_ms":0,"open_orders":{"1":"S"}}', type=Watermark
+    )  # what an older version stored
+    assert forgotten_orders(old, ["1"], [], "a", 99) == ([], words)
+    mark = Watermark(proven_ms=0)
+    mark.advance(order(1, "1", "new"))
+    assert forgotten_orders(mark, ["1"], [fill(5)], "a", 99) == ([], words), (
+        "older than the history, and filled in the gap"
+    )
+    mark.advance(fill(5))
+    assert forgotten_orders(mark, ["1"], [], "a", 99) == ([], words), "the fill came, the state after it did not"
+    mark.prove(Snapshot(9, {}, {}, ("1",)), 9)
+    assert (mark.open_orders, mark.resting) == ({}, {})
+
+
 def test_open_orders_are_bounded(monkeypatch: Any) -> None:
     monkeypatch.setattr(recovery, "MAX_OPEN_ORDERS", 2)
     mark = Watermark(proven_ms=0)
     for n in range(5):
         mark.advance(order(n, str(n), "new"))
-    assert len(mark.open_orders) == 2
+    assert len(mark.open_orders) == len(mark.resting) == 2
+    mark.advance(msgspec.structs.replace(order(9, "1", "partially_filled"), filled_qty="0.5"))
+    assert mark.resting["1"].filled_qty == "0.5"
 
 
 def test_a_proof_keeps_what_happened_after_its_snapshot() -> None:

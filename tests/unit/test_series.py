@@ -5,7 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.core.series import Series
+from fleet.core.series import Series, interval_ms
+
+
+def test_a_candle_is_as_long_as_its_name_says() -> None:
+    assert [interval_ms(name) for name in ("1s", "15m", "4h", "1d", "3d", "1w")] == [
+        1000, 900_000, 14_400_000, 86_400_000, 259_200_000, 604_800_000,
+    ]  # fmt: skip
+    assert [interval_ms(name) for name in ("1M", "", "m", "1x", "-1m")] == [0] * 5
 
 
 def test_what_follows_is_new_and_what_was_told_is_not() -> None:

@@ -31,6 +31,7 @@ class Findings:
     frugal: bool = False  # a proof, and every wallet is explained
     unasked: set[str] = field(default_factory=set)  # symbols whose known orders a proof leaves to the next one
     closed: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)  # known as open, and archived
     lost: list[str] = field(default_factory=list)
 
     @property

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from fleet.core.exchange import Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import Snapshot, Watermark, missed
+from fleet.core.recovery import Snapshot, Watermark, forgotten_orders, missed
 from fleet.exchanges.binance_spot import recover_events, recover_fills, recover_orders, wire
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.limits import LIMITS
@@ -64,7 +64,9 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     unasked = mark.scope == "full" and bool(
         recover_orders.used_last(mark, ASKED_SYMBOLS) - recover_orders.in_use(found)
     )
-    return Recovered(events, snapshot, "; ".join(found.lost), complete, unasked, untold_ms)
+    canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
+    lost = "; ".join([*found.lost, *untold])
+    return Recovered(events, snapshot, lost, complete, unasked, untold_ms, canceled)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fleet.core.errors import ExchangeRefused
+from fleet.core.exchange import code_of
 from fleet.core.recovery import TERMINAL, Watermark
 from fleet.core.replies import decode
 from fleet.exchanges.binance_spot import rows, wire
@@ -13,6 +14,7 @@ from fleet.exchanges.binance_spot.pages import since
 from fleet.exchanges.binance_spot.parse import ORDER_STATUSES
 
 FORGOTTEN_MS = 60_000  # an order that the exchange does not know is forgotten only if its symbol was quiet this long
+ARCHIVED = "-2026"
 # An account that traded just now may have placed and cancelled orders without a trace.
 ACTIVE_MS, ACTIVE_SYMBOLS = 600_000, 3
 MAX_ORDERS = 5  # so many orders of a symbol one by one (4 each) cost as much as all of them (20)
@@ -36,9 +38,16 @@ def orders_of_fills(found: Findings) -> Dialogue[None]:
 def _order(found: Findings, symbol: str, order_id: str) -> Dialogue[None]:
     try:
         found.keep(decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
-    except ExchangeRefused:  # -2013 or -2026: ended unfilled long ago, or not visible yet
-        if found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS:
+    except (
+        ExchangeRefused
+    ) as refused:  # of a known order -2026: ended unfilled long ago. -2013: not visible yet, or nobody knows
+        quiet = found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
+        if quiet and order_id in found.mark.open_orders and found.mark.scope != "fills":
             found.closed.append(order_id)
+            if code_of(refused) == ARCHIVED:
+                found.forgotten.append(order_id)
+            else:
+                found.lost.append(f"order {order_id} of {symbol}: {refused.verdict}")
 
 
 def open_orders(found: Findings) -> Dialogue[None]:

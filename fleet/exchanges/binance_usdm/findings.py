@@ -6,7 +6,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from fleet.core.exchange import HttpCall, HttpReply
+from fleet.core.errors import ExchangeRefused
+from fleet.core.exchange import HttpCall, HttpReply, code_of
 from fleet.core.recovery import Snapshot, Watermark
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.limits import WINDOW_MS
@@ -17,6 +18,10 @@ Dialogue = Generator[HttpCall, HttpReply, T]
 ACTIVE_MS = 3_600_000  # an account that traded within this time may have placed and cancelled orders that left no trace
 RECENT_SYMBOLS = 3  # symbols whose open orders are looked at though nothing hints at any; and so many a proof looks at
 MAX_PAGES = 1000
+FORGOTTEN_MS = (
+    60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
+)
+NO_SUCH_ORDER = "-2013"
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Findings:
     read: set[str] = field(default_factory=set)  # symbols whose trades are in
     every_order: bool | None = None  # are all orders since the watermark in? None = not asked
     closed: list[str] = field(default_factory=list)
+    forgotten: set[str] = field(default_factory=set)  # known as open, and REST knows nothing of them
     lost: list[str] = field(default_factory=list)
 
     @property
@@ -45,8 +51,21 @@ class Findings:
     def keep(self, order: wire.OrderRow) -> None:
         """Of two answers about one order the newer counts."""
         key = (order.symbol, str(order.order_id))
+        self.forgotten.discard(str(order.order_id))
         if key not in self.orders or self.orders[key].update_ms <= order.update_ms:
             self.orders[key] = order
+
+    def refused(self, symbol: str, order_id: str, refused: ExchangeRefused) -> None:
+        """An order is not told. A known one ended then, unless REST lags: not in a read that starts that early, nor just after
+        its symbol told something."""
+        quiet = self.now_ms - self.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
+        if order_id not in self.mark.open_orders or not quiet or self.mark.scope == "fills":
+            return
+        if code_of(refused) == NO_SUCH_ORDER:
+            self.forgotten.add(order_id)
+        else:
+            self.closed.append(order_id)
+            self.lost.append(f"order {order_id} of {symbol}: {refused.verdict}")
 
     def trial(self) -> Watermark:
         """The watermark with the trades that were read in place of those known before, but for known ones that REST does not

@@ -24,7 +24,7 @@ from decimal import Decimal
 
 from fleet.core.exchange import Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import Snapshot, Watermark, missed
+from fleet.core.recovery import Snapshot, Watermark, forgotten_orders, missed
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import recover_events, recover_fills, recover_orders, rows, wire
 from fleet.exchanges.binance_usdm.findings import Dialogue, Findings
@@ -62,11 +62,14 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         yield from recover_orders.conditional_orders(found)
     changes = yield from recover_events.changes(found)
     history = recover_events.history(found)
-    snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
+    closed = (*found.closed, *sorted(found.forgotten))
+    snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, closed)
     explained = explained or found.explains()
     untold_ms = 0 if found.lost else recover_fills.untold_ms(found, history, account.created_at_ms, explained=explained)
+    canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
+    lost = "; ".join([*found.lost, *untold])
     events = missed(history + changes, set())
-    return Recovered(events, snapshot, "; ".join(found.lost), explained, mark.scope == "full", untold_ms)
+    return Recovered(events, snapshot, lost, explained, mark.scope == "full", untold_ms, canceled)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:

@@ -22,9 +22,6 @@ from fleet.exchanges.binance_usdm.limits import PAGE, WINDOW_MS
 from fleet.exchanges.binance_usdm.parse import ALGO_STATUSES, STATUSES
 
 MAX_ORDERS = 5  # so many orders of a symbol one by one (1 each) cost as much as a page of them (5)
-FORGOTTEN_MS = (
-    60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
-)
 
 
 def every_order(found: Findings) -> Dialogue[bool]:
@@ -114,9 +111,10 @@ def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.Order
 def _order(found: Findings, symbol: str, order_id: str) -> Dialogue[None]:
     try:
         found.keep(decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
-    except ExchangeRefused:  # -2013: cancelled unfilled more than three days ago, or not visible yet
-        if found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS:
-            found.closed.append(order_id)
+    except (
+        ExchangeRefused
+    ) as refused:  # -2013: placed more than three days ago and cancelled unfilled, or not visible yet
+        found.refused(symbol, order_id, refused)
 
 
 def open_orders(found: Findings) -> Dialogue[None]:
@@ -188,9 +186,8 @@ def conditional_orders(found: Findings) -> Dialogue[None]:
         for name in sorted(known.get(symbol, set()) - found.conditional.keys()):
             try:
                 row = decode((yield rows.algo_order_call(name.removeprefix(ALGO))), wire.AlgoRow, "conditional order")
-            except ExchangeRefused:
-                if found.now_ms - mark.symbols.get(symbol, 0) > FORGOTTEN_MS:
-                    found.closed.append(name)
+            except ExchangeRefused as refused:
+                found.refused(symbol, name, refused)
                 continue
             found.conditional[name] = row
             if ALGO_STATUSES.get(row.status) in TERMINAL:

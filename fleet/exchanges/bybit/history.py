@@ -24,6 +24,7 @@ from fleet.core.exchange import (
     TradeQuery,
 )
 from fleet.core.replies import closed
+from fleet.core.series import interval_ms
 from fleet.exchanges.bybit import ids, rows
 from fleet.exchanges.bybit.limits import DAY_MS, EXCHANGE
 from fleet.exchanges.bybit.subscribe import INTERVALS
@@ -105,13 +106,11 @@ def _candle(row: list[str], query: CandleQuery, now_ms: int) -> Kline:
 
 def close_ms(open_ms: int, interval: str) -> int:
     """Last millisecond of a candle: a month's opens on its first day."""
-    theirs = INTERVALS[interval]
-    if theirs == "M":
+    if interval == "1M":
         later = open_ms + 31 * DAY_MS  # the first to the fourth day of the next month
         day = int(email.utils.formatdate(later // 1000, usegmt=True).split()[1])
         return later - (day - 1) * DAY_MS - 1
-    length_ms = {"D": DAY_MS, "W": 7 * DAY_MS}.get(theirs) or int(theirs) * 60_000
-    return open_ms + length_ms - 1
+    return open_ms + interval_ms(interval) - 1
 
 
 TRADES = TradeHistory(ids="opaque", call=trades_call, rows=trades)

@@ -25,9 +25,9 @@ import msgspec
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
-from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
+from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan, code_of
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed, untold_fills_ms
+from fleet.core.recovery import TERMINAL, Snapshot, Watermark, forgotten_orders, missed, untold_fills_ms
 from fleet.exchanges.bybit import rows, wire
 from fleet.exchanges.bybit.limits import FILL_PAGE, LIMITS, ORDER_PAGE, POSITION_PAGE, WINDOW_MS
 from fleet.exchanges.bybit.parse import UNREADABLE
@@ -41,6 +41,7 @@ POSITIONS, WALLET = "/v5/position/list", "/v5/account/wallet-balance"
 SETTLE_COINS: Params = (("settleCoin", "USDT"), ("settleCoin", "USDC"))  # a linear list needs a symbol or one of these
 REST_LAG_MS = 5000
 FORGOTTEN_MS = 60_000  # an order that is in no list is forgotten only if its symbol was quiet this long (REST lags)
+NO_SUCH_ORDER = "110001"
 MAX_PAGES = 2000
 EVERY = ("linear", "spot", "inverse", "option")
 
@@ -59,6 +60,7 @@ class _Findings:
     orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)  # category, order id
     open: set[str] = field(default_factory=set)
     closed: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)  # known as open, and no list has them
     positions: dict[str, tuple[wire.PositionRow, str]] = field(default_factory=dict)  # "SYMBOL|side" -> row, category
     coins: dict[str, wire.CoinRow] = field(default_factory=dict)
     told_ms: int = 0  # server time of the wallet's reply
@@ -84,11 +86,13 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     known_wallets = yield from _wallet(found)
     history = _history(found)
     placed_ms = {row.order_id: int(row.created_time or 0) for row in found.orders.values()}
+    canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
     return Recovered(
         missed(history + _changes(found, known_positions, known_wallets), set()),
         _snapshot(found, known_positions, known_wallets),
-        "; ".join(found.lost),
+        "; ".join([*found.lost, *untold]),
         untold_ms=0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms),
+        canceled=canceled,
     )
 
 
@@ -214,24 +218,31 @@ def _single_orders(found: _Findings) -> Dialogue[None]:
         if row.exec_type in rows.TRADING and row.order_id:
             wanted[category, row.order_id] = row.symbol
     for (category, order_id), symbol in sorted(wanted.items()):
+        refusals: list[str] = []
         for path, more in ((OPEN, (("openOnly", "1"), ("symbol", symbol))), (HISTORY, ())):
             if (category, order_id) not in found.orders:
-                yield from _single_order(found, path, (("category", category), ("orderId", order_id), *more))
+                params = (("category", category), ("orderId", order_id), *more)
+                refusals += yield from _single_order(found, path, params)
         if order_id not in found.mark.open_orders or order_id in found.open:
             continue
         known = found.orders.get((category, order_id))
-        quiet = found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
-        if (known is None and quiet) or (known is not None and _ended(known)):
-            found.closed.append(order_id)  # unknown: cancelled unfilled more than a day ago
+        if known is not None:
+            found.closed += [order_id] if _ended(known) else []
+        elif found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS and found.mark.scope != "fills":
+            found.closed.append(order_id)
+            found.lost += [f"order {order_id} of {symbol}: {verdict}" for verdict in refusals[:1]]
+            found.forgotten += [] if refusals else [order_id]  # cancelled unfilled more than a day ago
 
 
-def _single_order(found: _Findings, path: str, params: Params) -> Dialogue[None]:
+def _single_order(found: _Findings, path: str, params: Params) -> Dialogue[list[str]]:
+    """→ why it could not be looked up."""
     (_, category), (_, order_id), *_ = params
     try:
         page, _ = yield from _answer(found, path, params, wire.Page[wire.OrderRow])
-    except ExchangeRefused:
-        return  # 110001 or the like: not there
+    except ExchangeRefused as refused:
+        return [] if code_of(refused) == NO_SUCH_ORDER else [str(refused.verdict)]
     _keep(found, category, [row for row in page.rows if row.order_id == order_id])
+    return []
 
 
 # ── Positions and wallet ─────────────────────────────────────────────────────────────────────────────────────────

@@ -44,6 +44,7 @@ from fleet.core.exchange import (
     UserItem,
     Verdict,
 )
+from fleet.core.series import interval_ms
 from fleet.exchanges.okx import ids, wire
 from fleet.exchanges.okx.limits import EXCHANGE, MARKET
 from fleet.exchanges.okx.session import LOGGED_IN_ALREADY, LOGIN, LOGIN_CODES, UNREADABLE, key_of, moment, verdict_of
@@ -65,7 +66,6 @@ ACCOUNT_CHANNELS = frozenset(
 UPGRADE = "64008"
 OVER_LIMIT = "channel-conn-count-error"
 _BAD = (*UNREADABLE, LookupError)
-_STEPS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _NAMED = re.compile(r"channel:(?P<channel>[\w-]+)(?:,\s*inst(?:Id|Type):(?P<what>[\w.-]+))?", re.ASCII)
 _MS = re.compile(r"[0-9]{1,15}")
 
@@ -175,7 +175,7 @@ def close_ms(open_ms: int, interval: str) -> int:
         year, month, _, _ = moment(open_ms)
         following = (year + month // 12, month % 12 + 1, 1, 0, 0, 0, 0, 1, -1, 0)
         return email.utils.mktime_tz(following) * 1000 - 1
-    return open_ms + int(interval[:-1]) * _STEPS_MS[interval[-1]] - 1
+    return open_ms + interval_ms(interval) - 1
 
 
 def _candle(row: list[str], symbol: str, interval: str, now_ms: int) -> Kline:

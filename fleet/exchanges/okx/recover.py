@@ -22,9 +22,18 @@ from typing import TypeVar
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
-from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan
+from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan, code_of
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import TERMINAL, Snapshot, Watermark, missed, position_key, side_of, untold_fills_ms
+from fleet.core.recovery import (
+    TERMINAL,
+    Snapshot,
+    Watermark,
+    forgotten_orders,
+    missed,
+    position_key,
+    side_of,
+    untold_fills_ms,
+)  # fmt: skip
 from fleet.exchanges.okx import parse, rows, wire
 from fleet.exchanges.okx.limits import DAY_MS, LIMITS, PAGE, RECENT_FILLS_MS, RECENT_ORDERS_MS
 from fleet.exchanges.okx.subscribe import product_of
@@ -42,6 +51,7 @@ ACTIVE_MS = 3_600_000  # an account that traded within this time may have placed
 FORGOTTEN_MS = (
     60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
 )
+NO_SUCH_ORDER = "51603"
 
 
 @dataclass
@@ -58,6 +68,7 @@ class _Findings:
     fills: dict[tuple[str, str], wire.FillRow] = field(default_factory=dict)  # (order, bill) -> row
     orders: dict[str, wire.OrderRow] = field(default_factory=dict)
     closed: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)  # known as open, and REST knows nothing of them
     lost: list[str] = field(default_factory=list)
 
 
@@ -90,7 +101,9 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
     unasked = mark.scope == "full" and set(PRODUCTS) != set(_products(found))
     events = missed(history + _changes(found), set())
-    return Recovered(events, snapshot, "; ".join(found.lost), unasked=unasked, untold_ms=untold_ms)
+    canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
+    unrecoverable = "; ".join([*found.lost, *untold])
+    return Recovered(events, snapshot, unrecoverable, unasked=unasked, untold_ms=untold_ms, canceled=canceled)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
@@ -242,15 +255,25 @@ def _ended_orders(found: _Findings) -> Dialogue[None]:
         if order_id not in found.orders:
             try:
                 _take(found, rows.decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
-            except ExchangeRefused:  # 51603: cancelled unfilled more than two hours ago, or not visible yet
-                if (
-                    order_id in found.mark.open_orders
-                    and found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
-                ):
-                    found.closed.append(order_id)
+            except ExchangeRefused as refused:  # 51603: cancelled unfilled more than two hours ago, or not visible yet
+                if order_id in found.mark.open_orders:
+                    _refused_order(found, symbol, order_id, refused)
         row = found.orders.get(order_id)
         if row is not None and order_id in found.mark.open_orders and parse.STATES.get(row.state) in TERMINAL:
             found.closed.append(order_id)
+
+
+def _refused_order(found: _Findings, symbol: str, order_id: str, refused: ExchangeRefused) -> None:
+    """An order that was open ended then, unless REST lags: not in a read that starts that early, nor just after its symbol told
+    something."""
+    quiet = found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
+    if not quiet or found.mark.scope == "fills":
+        return
+    found.closed.append(order_id)
+    if code_of(refused) == NO_SUCH_ORDER:
+        found.forgotten.append(order_id)
+    else:
+        found.lost.append(f"order {order_id} of {symbol}: {refused.verdict}")
 
 
 # ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,8 @@
 -- How far public trades and candles are safely in Kafka; read and written by workers/market_watermarks.py.
 
 -- name: load
--- Those a process may resume from: what lies further back than a week no exchange has.
+-- Those a process may resume from: not where for a week no process had the series. Whoever has it saves its mark each hour, moved
+-- or not, so a symbol that is taken up again after long begins anew, and one that did not trade for long does not.
 SELECT exchange, market, symbol, kind, interval, last_id, at_ms
 FROM market_watermarks WHERE updated_at > now() - interval '7 days';
 
