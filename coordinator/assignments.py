@@ -67,9 +67,10 @@ class Assignments(Background):
             self._pending[account] = (record, token)
 
     def drop(self) -> None:
-        """No longer leading: what waits here may be over by now, and whoever leads compares and writes it anew."""
+        """No longer leading: what waits here may be over by now, and whoever leads compares, judges and writes it anew."""
         with self._condition:
             self._pending.clear()
+            self._fences.clear()
 
     def fence(self, fences: Mapping[str, str]) -> None:
         """The verdict also for workers that only see Postgres."""

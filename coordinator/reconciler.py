@@ -128,6 +128,7 @@ class Reconciler:
             self._compared, self._trusted, self._revoking = False, False, {}
             self._planned, self._known, self._mirror = (), None, {}
             self._observed.read_again()
+            self._verdicts.begin()
             self._quarantine.begin()
             self._leading.set()
         elif led and not leads:

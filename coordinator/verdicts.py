@@ -28,6 +28,10 @@ class Verdicts:
         self._held = False
         self._log = get("verdicts")
 
+    def begin(self) -> None:
+        """A new leadership: a verdict that the last one did not carry through is not a verdict on what the worker is now."""
+        self._cut, self._condemned, self._memory, self._held = {}, {}, {}, False
+
     def pass_on(self, now: float) -> dict[str, str]:
         """Slot → incarnation of the workers that were fenced. Raises StoreUnavailable or NotLeader."""
         self._condemned = {s: i for s, i in self._condemned.items() if self._observed.may_live(s, i)}
