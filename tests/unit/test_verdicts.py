@@ -4,7 +4,6 @@ clock of our own."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,7 +72,7 @@ class Postgres:
         self._answer()
         if "transaction_read_only" in sql:
             return [{"writable": True}]
-        asked = values["slots"] if "slots" in values else ()
+        asked = dict(values).get("slots", ())
         rows = [(slot, inc) for slot, inc in self.fenced.items() if slot in asked]
         return [{"slot": slot, "incarnation": inc, "fenced_inc": inc, "beat": 0} for slot, inc in rows]
 
@@ -124,10 +123,10 @@ class Fleet:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr(assignments_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    yield now
+    return now
 
 
 def test_a_silent_worker_is_condemned_and_then_fenced(clock: list[float]) -> None:
