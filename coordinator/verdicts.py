@@ -41,13 +41,13 @@ class Verdicts:
         early_s = timing.witness_lease_s + timing.silence_s + EARLY_S  # watched for so long when T_dead is over
         watching = {**self._condemned, **self._observed.quiet(now, timing.dead_after_s - early_s)}
         read = self._assignments.witness(watching)
-        if read is None or now - read[0] >= self._timing.silence_s:
+        if read is None or now - read.at >= self._timing.silence_s:
             return {}
-        read_at, rows = read
+        read_at, rows = read.at, read.rows
         if now - self._passed_at > self._timing.leader_gap_s:
             self._memory = {}
         self._passed_at = now
-        self._memory = observe.watch(self._memory, rows, watching, read_at)
+        self._memory = observe.watch(self._memory, rows, watching.keys() & read.slots, read_at)
         suspects = {**self._condemned, **self._observed.suspects(now)}
         up_since = self._assignments.up_since
         postgres_s = read_at - up_since if up_since is not None else 0.0

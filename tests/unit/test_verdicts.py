@@ -138,6 +138,21 @@ def test_a_silent_worker_is_condemned_and_then_fenced(clock: list[float]) -> Non
     assert fleet.redis.fenced == fleet.postgres.fenced == {"h:0": "h:0-inc"}
 
 
+def test_workers_that_are_late_do_not_put_off_the_verdict_on_one_that_is_dead(clock: list[float]) -> None:
+    """Among a thousand, others fall quiet and are heard of again in each tick: the witness was asked anew each time, and woke the
+    leader for nothing."""
+    slots = [f"h:{n}" for n in range(20)]
+    fleet = Fleet(clock, *slots)
+    fleet.go_on(3)
+    ticks = 0
+    while not fleet.redis.fenced and ticks < 60:
+        ticks += 1
+        fleet.beating = set(slots[1:][ticks % 5 :: 5])  # each of them every 2.5 s
+        fleet.go_on(TICK_S)
+    assert fleet.redis.fenced == {"h:0": "h:0-inc"} and ticks * TICK_S <= 9
+    assert fleet.woken <= 3  # the durable copy was read; the first rows; the fence was written
+
+
 def test_a_condemnation_ends_with_its_leadership(clock: list[float]) -> None:
     """Condemned while Postgres was about to go, heard of again under another leader, and well: an hour later it was fenced."""
     fleet = Fleet(clock, "h:0", "h:1")
