@@ -170,3 +170,13 @@ def test_a_condemnation_ends_with_its_leadership(clock: list[float]) -> None:
     fleet.leads = True
     assert fleet.fenced_after(30) is None
     assert fleet.postgres.fenced == {}
+
+
+def test_a_verdict_that_reached_the_witness_is_carried_through_by_the_next_leader(clock: list[float]) -> None:
+    """It was left alone until the next outage of Redis, in which the witness told it that it was fenced."""
+    fleet = Fleet(clock, "h:0", "h:1", "h:2")
+    fleet.postgres.fenced = {"h:0": "h:0-inc", "h:1": "a former life", "h:3": "h:3-inc"}
+    took_s = fleet.fenced_after(30)
+    assert took_s is not None and 5 <= took_s <= 7
+    fleet.go_on(30)
+    assert fleet.redis.fenced == {"h:0": "h:0-inc"}
