@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 PROBE_S = 1.0
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """Witness rows as they stood at `at`. `slots` were asked for; one of them that is not in `rows` has none."""
+
+    at: float
+    slots: frozenset[str]
+    rows: dict[str, WitnessRow]
+
+    def differs_in(self, other: Reading) -> bool:
+        """Is anybody fenced that was asked for in both, and fenced in one of them only?"""
+        both = self.slots & other.slots
+        return any(_fenced(self.rows.get(slot)) != _fenced(other.rows.get(slot)) for slot in both)
+
+
 class Assignments(Background):
     """Call `start()`; everything else is called by the reconciler and returns at once."""
 
@@ -37,8 +50,8 @@ class Assignments(Background):
         self._sql, self._witness_sql = queries("control", "coordinator.sql"), queries("witness")
         self._condition = threading.Condition()  # guards everything below
         self._pending: dict[str, tuple[Ownership | None, int]] = {}  # account -> (record or None, token of the change)
-        self._suspects: tuple[str, ...] = ()
-        self._witness: tuple[float, dict[str, WitnessRow]] | None = None
+        self._suspects: frozenset[str] = frozenset()
+        self._witness: Reading | None = None
         self._fences: dict[str, str] = {}
         self._incidents: list[tuple[str, dict[str, Any]]] = []  # statements on `fleet_quarantine`, in order
         self._restore = False
@@ -67,9 +80,10 @@ class Assignments(Background):
             self._pending[account] = (record, token)
 
     def drop(self) -> None:
-        """No longer leading: what waits here may be over by now, and whoever leads compares and writes it anew."""
+        """No longer leading: what waits here may be over by now, and whoever leads compares, judges and writes it anew."""
         with self._condition:
             self._pending.clear()
+            self._fences.clear()
 
     def fence(self, fences: Mapping[str, str]) -> None:
         """The verdict also for workers that only see Postgres."""
@@ -88,13 +102,12 @@ class Assignments(Background):
             self._incidents.append(("lift_quarantine", {"incident": incident}))
             self._condition.notify()
 
-    def witness(self, suspects: Iterable[str]) -> tuple[float, dict[str, WitnessRow]] | None:
-        """(read at, rows) of the last reading, None where there is none; `suspects` are read anew."""
+    def witness(self, suspects: Iterable[str]) -> Reading | None:
+        """The last reading, None where there is none; `suspects` are read anew. It may have been of others: among a thousand
+        workers somebody is late, or heard of again, in every tick, and the rest must not be asked for anew for that."""
         with self._condition:
-            wanted = tuple(sorted(suspects))
-            if wanted != self._suspects:
-                self._suspects, self._witness = wanted, None
-            if wanted:
+            self._suspects = frozenset(suspects)
+            if self._suspects:
                 self._condition.notify()
             return self._witness
 
@@ -148,9 +161,9 @@ class Assignments(Background):
         with self._condition:
             self._forget_written(pending, fences)
             del self._incidents[: len(incidents)]
-            if suspects and suspects == self._suspects:
-                before, self._witness = self._witness, (time.monotonic(), rows)
-                news = before is None or _fenced(before[1]) != _fenced(rows)
+            if suspects:
+                before, self._witness = self._witness, Reading(time.monotonic(), suspects, rows)
+                news = news or before is None or self._witness.differs_in(before)
             if restored is not None:
                 self._restored, self._restore = restored, False
         if news:
@@ -191,12 +204,12 @@ class Assignments(Background):
         tx.execute_values(self._sql["store_assignments"], kept)
         tx.execute_values(self._sql["delete_assignments"], gone)
 
-    def _read_witness(self, pg: Postgres, suspects: tuple[str, ...]) -> dict[str, WitnessRow]:
+    def _read_witness(self, pg: Postgres, suspects: frozenset[str]) -> dict[str, WitnessRow]:
         """Raises StoreUnavailable also where no worker could beat: that nobody did says nothing then (R9)."""
         if suspects and not pg.fetch(self._witness_sql["writable"])[0]["writable"]:
             raise StoreUnavailable("postgres: takes no writes, so it is no witness")
         rows = pg.fetch(
-            self._witness_sql["age"], {"slots": list(suspects)}
+            self._witness_sql["age"], {"slots": sorted(suspects)}
         )  # also without suspects: is Postgres there?
         return {
             str(row["slot"]): WitnessRow(str(row["incarnation"]), str(row["fenced_inc"] or ""), int(row["beat"]))
@@ -216,5 +229,5 @@ class Assignments(Background):
         return found
 
 
-def _fenced(rows: Mapping[str, WitnessRow]) -> dict[str, str]:
-    return {slot: row.fenced for slot, row in rows.items()}
+def _fenced(row: WitnessRow | None) -> str:
+    return row.fenced if row is not None else ""

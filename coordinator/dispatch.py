@@ -26,6 +26,7 @@ from fleet.runtime.redis_store import BATCH, Change, RedisStore
 
 T = TypeVar("T")
 PAUSED_S = 2.0  # no call takes that long
+WRITE_S = 0.5  # of a tick: carrying out a plan for 60,000 accounts takes longer than the lease lasts
 
 
 class Dispatch:
@@ -48,12 +49,17 @@ class Dispatch:
     def carry_out(
         self, plan: Plan, generation: Generation, accounts: Mapping[str, AccountSpec]
     ) -> Iterator[dict[str, Ownership]]:
-        """Stops first, starts later; yields each batch of assignments made. Raises StoreUnavailable or NotLeader part-way:
-        the next tick plans the rest."""
+        """Stops first, starts later; yields each batch of assignments made. Ends part-way after WRITE_S, or by StoreUnavailable
+        or NotLeader: the next tick plans the rest (R15)."""
+        until_s = time.monotonic() + WRITE_S
         for releases in _chunks(plan.releases):
             self._release(releases, generation)
+            if time.monotonic() >= until_s:
+                return
         for assigns in _chunks(plan.assigns):
             yield self._assign(assigns, generation, accounts)
+            if time.monotonic() >= until_s:
+                return
 
     def fence(self, slot: str, incarnation: str, reason: str) -> bool:
         """The verdict on one incarnation, in Redis and for the witness. Raises StoreUnavailable or NotLeader."""

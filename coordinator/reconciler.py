@@ -35,6 +35,7 @@ from fleet.runtime.settings import Settings
 SETTLE_S = 5.0  # a young leader, or fleet, waits this long for all of its host's workers before it deals accounts out
 JOIN_S = 1.0  # ... and a fleet that owns nothing yet, until nobody has joined for this long
 CALM_S = 60.0  # load is evened out only when nothing has happened to leader, stores and workers for this long
+PLACE = 10_000  # accounts without an owner that one plan places: more than a tick carries out
 ACK_WITHIN_S = 30.0  # a worker that does not release a moving account for this long is fenced (R7)
 FORGET_AFTER_S = 600.0
 FULL_PLAN_S = 5.0  # plan at least this often, changed or not (R15) ...
@@ -128,6 +129,7 @@ class Reconciler:
             self._compared, self._trusted, self._revoking = False, False, {}
             self._planned, self._known, self._mirror = (), None, {}
             self._observed.read_again()
+            self._verdicts.begin()
             self._quarantine.begin()
             self._leading.set()
         elif led and not leads:
@@ -239,6 +241,7 @@ class Reconciler:
         limits = Limits(
             connections_per_ip=self._connections_per_ip,
             rebalance=self._rebalance(now),
+            place=PLACE,
             stay=self._assignments.up_since is None,
             hold="waiting for workers to register" if settling else "",
             overdue=frozenset(a for a, since in self._revoking.items() if now - since >= ACK_WITHIN_S),

@@ -6,11 +6,13 @@ waits for nothing: a witness that was not read yet is asked for, and the verdict
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from coordinator.assignments import Assignments
 from coordinator.dispatch import Dispatch
 from coordinator.observed import Observed
 from fleet.core import observe
-from fleet.core.observe import Timing, Watched
+from fleet.core.observe import Timing, Watched, WitnessRow
 from fleet.runtime.logs import get
 
 EARLY_S = 0.75  # a reading takes a tick
@@ -26,7 +28,13 @@ class Verdicts:
         self._memory: dict[str, Watched] = {}  # of the witness rows of workers that have begun to be silent
         self._passed_at = 0.0
         self._held = False
+        self._inherited = False  # are the verdicts known that a former leader left half done?
         self._log = get("verdicts")
+
+    def begin(self) -> None:
+        """A new leadership: what the last one left half done is in the witness, or it never was a verdict."""
+        self._cut, self._condemned, self._memory = {}, {}, {}
+        self._held = self._inherited = False
 
     def pass_on(self, now: float) -> dict[str, str]:
         """Slot → incarnation of the workers that were fenced. Raises StoreUnavailable or NotLeader."""
@@ -35,15 +43,18 @@ class Verdicts:
             return {}
         timing = self._timing
         early_s = timing.witness_lease_s + timing.silence_s + EARLY_S  # watched for so long when T_dead is over
-        watching = {**self._condemned, **self._observed.quiet(now, timing.dead_after_s - early_s)}
+        for_s = timing.dead_after_s - early_s if self._inherited else 0.0
+        watching = {**self._condemned, **self._observed.quiet(now, for_s)}
         read = self._assignments.witness(watching)
-        if read is None or now - read[0] >= self._timing.silence_s:
+        if read is None or now - read.at >= self._timing.silence_s:
             return {}
-        read_at, rows = read
+        read_at, rows = read.at, read.rows
         if now - self._passed_at > self._timing.leader_gap_s:
             self._memory = {}
         self._passed_at = now
-        self._memory = observe.watch(self._memory, rows, watching, read_at)
+        if not self._inherited and watching.keys() <= read.slots:
+            self._inherit(watching, rows)
+        self._memory = observe.watch(self._memory, rows, watching.keys() & read.slots, read_at)
         suspects = {**self._condemned, **self._observed.suspects(now)}
         up_since = self._assignments.up_since
         postgres_s = read_at - up_since if up_since is not None else 0.0
@@ -55,6 +66,15 @@ class Verdicts:
             self._condemned.update(verdicts.condemn)  # carried through even if it is heard of in Redis meanwhile
             self._assignments.fence(verdicts.condemn)
         return {slot: inc for slot, inc in verdicts.fence.items() if self._dispatch.fence(slot, inc, "silent")}
+
+    def _inherit(self, alive: Mapping[str, str], rows: Mapping[str, WitnessRow]) -> None:
+        """Somebody who was fenced in the witness and not in Redis, and was heard of there again, would lose its streams in the
+        next outage of Redis, when nobody can give it new ones: it loses them now, when its next life has them within seconds."""
+        self._inherited = True
+        for slot, incarnation in alive.items():
+            if slot in rows and rows[slot].fenced == incarnation:
+                self._condemned[slot] = incarnation
+                self._log.warning("verdict of a former leader carried through", action="verdict", shard=slot)
 
     def _mass(self, now: float) -> bool:
         """R11: too many at once. When the first of them are back, the others are timed anew, as after any other failure of

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fleet.core import lease as rules
 from fleet.core import wire
@@ -48,6 +48,15 @@ class LeaseGate:
 
     def valid(self) -> bool:
         return time.clock_gettime(time.CLOCK_BOOTTIME) < self.deadline
+
+
+class Holder(NamedTuple):
+    """Another process that has our slot, under another lock: its last beat ("" = there is none), since when it stands as far as
+    we know, and whether the witness took no beats of it any more by then."""
+
+    beat: str = ""
+    since: float = 0.0
+    fenced: bool = False
 
 
 class Streams(Protocol):
@@ -104,7 +113,7 @@ class Heartbeat:
         self._seq = self._acknowledged = 0  # this beat, and the last one that Redis is known to have
         self.distrusted: Generation | None = None  # data that are older than what we have seen (R10): not to be obeyed
         self._life = 0  # number of this incarnation among the slot's lives; 0 = not registered yet
-        self._lock_id, self._held = lock, ("", 0.0)  # another one's last beat, if it has our slot, and since when
+        self._lock_id, self._holder = lock, Holder()
         self._state = wire.UP
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -198,6 +207,7 @@ class Heartbeat:
         gap_s = now - self._lease.seen_at
         if gap_s > self._times.gap_s:
             self._log.warning("worker was paused", action="paused", shard=self._slot, gap_s=round(gap_s, 3))
+            self._holder = Holder()  # who knows whether it could beat meanwhile
         self._lease = rules.observe(self._lease, now, self._times)
         return now
 
@@ -281,17 +291,17 @@ class Heartbeat:
         self._wake.set()
 
     def _register(self) -> bool:
-        beat, since = self._held
-        over = self._clock() - since > self._times.lease_s + SILENCE_S
+        watched = self._outwaited()
         try:
             answer = self._redis().register(
                 self._view(),
                 egress_ips=self._settings.egress_ips,
                 life=self._life or _now_ms(),
                 lock=self._lock_id,
-                watched=beat if over else "",
+                watched=watched,
             )
         except StoreUnavailable as error:
+            self._holder = Holder()  # it could not beat either
             if not self._silent:
                 self._silent = True
                 self._log.warning("cannot register", action="register", shard=self._slot, error=str(error))
@@ -302,7 +312,7 @@ class Heartbeat:
         if answer.standing == "HELD":
             self._wait_for_holder(answer.beat)
             return False
-        self._held = ("", 0.0)
+        self._holder = Holder()
         self._life = answer.life
         self.registered = True
         try:
@@ -314,13 +324,30 @@ class Heartbeat:
 
     def _wait_for_holder(self, beat: str) -> None:
         """R8 proves nothing about a process under another lock: it is timed by our own clock, as the leader does (R3)."""
-        known, _ = self._held
+        known = self._holder.beat
         if beat == known:
             return
-        self._held = (beat, self._clock())
+        self._holder = Holder(beat, self._clock())
         if not known:
             text = "slot is held elsewhere: waiting. If that is another host, give each its own FLEET_HOST"
             self._log.error(text, action="alert", shard=self._slot, holder=beat)
+
+    def _outwaited(self) -> str:
+        """The holder's beat, once its lease is over for certain. One that is cut off from Redis renews through the witness: so
+        when it has been silent for longer than a lease, it is fenced there, and has to be silent for as long again (R9).
+        Without Postgres it keeps the slot."""
+        holder = self._holder
+        if not holder.beat or self._clock() - holder.since <= self._times.lease_s + SILENCE_S:
+            return ""
+        if holder.fenced:
+            return holder.beat
+        incarnation, _, _ = holder.beat.rpartition("|")
+        if self._witness and any(said is Answer.OK for _, said in self._witness.answers(incarnation)):
+            self._holder = Holder(holder.beat, self._clock(), True)
+            self._log.warning("holder of the slot fenced in the witness", action="register", shard=self._slot)
+        elif self._witness:
+            self._witness.fence(incarnation)
+        return ""
 
     def _note(self, answer: Answer) -> None:
         """One line per change, none per beat."""

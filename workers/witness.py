@@ -9,7 +9,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from fleet.core.errors import FleetError
 from fleet.core.lease import Answer
@@ -18,11 +17,11 @@ from fleet.runtime.postgres import Postgres, queries
 
 
 class Witness:
-    """Beats in Postgres on request; `ask` and `answers` never block."""
+    """Beats, or fences another incarnation, in Postgres on request; `ask`, `fence` and `answers` never block."""
 
     def __init__(self, postgres: Callable[[], Postgres], slot: str, clock: Callable[[], float]) -> None:
         self._factory, self._slot, self._clock = postgres, slot, clock
-        self._questions: queue.Queue[str | None] = queue.Queue(maxsize=1)
+        self._questions: queue.Queue[tuple[str, str] | None] = queue.Queue(maxsize=1)
         self._answers: queue.SimpleQueue[tuple[float, str, Answer]] = queue.SimpleQueue()
         self._sql = queries("witness")
         self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
@@ -35,18 +34,23 @@ class Witness:
 
     def ask(self, incarnation: str) -> None:
         """Never blocks: while one question is on its way, further ones are dropped."""
-        self._put(incarnation)
+        self._put(("beat", incarnation))
+
+    def fence(self, incarnation: str) -> None:
+        """From the answer on, no beat of this incarnation of the slot is accepted."""
+        self._put(("fence", incarnation))
 
     def answers(self, incarnation: str) -> list[tuple[float, Answer]]:
-        """(asked_at, answer) of the questions answered since the last call; those of a former incarnation are dropped."""
+        """(asked_at, answer) of the questions about this incarnation that were answered since the last call; those about
+        another one are dropped."""
         found: list[tuple[float, Answer]] = []
         while not self._answers.empty():
-            asked_at, asked_by, answer = self._answers.get()
-            if asked_by == incarnation:
+            asked_at, asked_about, answer = self._answers.get()
+            if asked_about == incarnation:
                 found.append((asked_at, answer))
         return found
 
-    def _put(self, question: str | None) -> None:
+    def _put(self, question: tuple[str, str] | None) -> None:
         try:
             self._questions.put_nowait(question)
         except queue.Full:
@@ -55,14 +59,18 @@ class Witness:
     def _run(self) -> None:
         pg: Postgres | None = None
         silent = False
-        while (incarnation := self._questions.get()) is not None:
+        while (question := self._questions.get()) is not None:
             asked_at = self._clock()  # before the send (R4); a question may have waited for the one before it
+            statement, incarnation = question
+            values = {"slot": self._slot, "incarnation": incarnation}
             try:
                 pg = pg or self._factory()
-                rows: list[dict[str, Any]] = pg.fetch(
-                    self._sql["beat"], {"slot": self._slot, "incarnation": incarnation}
-                )
-                self._answers.put((asked_at, incarnation, Answer.OK if rows else Answer.FENCED))
+                if statement == "fence":
+                    pg.execute(self._sql["fence"], values)
+                    answer = Answer.OK
+                else:
+                    answer = Answer.OK if pg.fetch(self._sql["beat"], values) else Answer.FENCED
+                self._answers.put((asked_at, incarnation, answer))
                 silent = False
             except FleetError as error:
                 if not silent:

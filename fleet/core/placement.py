@@ -94,16 +94,18 @@ class Room:
 
 
 def place(
-    orphans: Iterable[Orphan], targets: Iterable[Target], room: Room | None = None
+    orphans: Iterable[Orphan], targets: Iterable[Target], room: Room | None = None, most: int | None = None
 ) -> tuple[dict[str, Place], dict[str, str]]:
     """(account → place, account → why it is unplaced). Deterministic: the order of the inputs does not matter. `room` is kept
-    up to date."""
+    up to date. Once `most` have a place, the others are left out of both."""
     room = room or Room()
     index = _Index(targets)
     index.close(room)
     placed: dict[str, Place] = {}
     unplaced: dict[str, str] = {}
     for orphan in sorted(orphans, key=lambda o: (-o.weight, o.account_id)):
+        if len(placed) == most:
+            break
         slot = index.lowest(orphan.account_id, orphan.venue)
         if slot is None:
             unplaced[orphan.account_id] = index.why() or room.why(orphan.venue)

@@ -86,12 +86,14 @@ class Plan(msgspec.Struct):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Hard limits and pace. `connections_per_ip` by venue: what one source address may hold. `hold` = leave orphans and new
-    accounts unplaced for now. `stay` = nobody moves who need not: Postgres is away, and a stream that stops could not be loaded
+    """Hard limits and pace. `connections_per_ip` by venue: what one source address may hold. `place` = how many orphans and new
+    accounts are placed (None = all): a million take half a minute, and the leader has its lease to renew. `hold` = leave them
+    unplaced for now. `stay` = nobody moves who need not: Postgres is away, and a stream that stops could not be loaded
     by its next owner."""
 
     connections_per_ip: dict[str, int] = {}
     rebalance: int = 0
+    place: int | None = None
     hold: str = ""
     stay: bool = False
     overdue: frozenset[str] = (
@@ -254,7 +256,7 @@ class _Draft:
             return
         unplaced.update(dict.fromkeys(self.orphans.keys() & self.waiting, PROBATION))
         orphans = [Orphan(a, self._venue(a)) for a in self.orphans if a not in self.waiting]
-        placed, left = placement.place(orphans, self._targets(), room)
+        placed, left = placement.place(orphans, self._targets(), room, self.limits.place)
         unplaced.update(left)
         for account_id, spot in placed.items():
             former = self.orphans[account_id]

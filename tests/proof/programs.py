@@ -14,7 +14,9 @@ from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from coordinator import __main__ as coordinator_main
+from coordinator import dispatch as dispatch_module
 from coordinator import own_reading, rebuild
+from coordinator import reconciler as reconciler_module
 from coordinator.dispatch import Dispatch
 from fleet.core.lifecycle import ENDED
 from fleet.core.model import StreamState, StreamStatus
@@ -122,6 +124,9 @@ def installed(fleet: Fleet) -> Iterator[None]:
     put(rebuild, "BATCH", 2)
     put(rebuild, "WRITE_S", 0.002)
     put(rebuild, "READ_S", 0.003)
+    put(reconciler_module, "PLACE", 5)
+    put(dispatch_module, "BATCH", 2)
+    put(dispatch_module, "WRITE_S", 0.002)
     put(redis_calls, "connect", lambda url, timeout_s, key, deadline: FakeRedis(fleet.redis, timeout_s))
     put(shard_module, "AccountStream", lambda account, token, worker: Stream(account, token, worker))
     main = coordinator_main

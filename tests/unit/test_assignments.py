@@ -75,5 +75,8 @@ def test_where_no_worker_could_beat_there_is_no_witness() -> None:
     assert assignments.witness(["h:0"]) is None
     standby.writable = True
     wait_for(lambda: assignments.witness(["h:0"]) is not None, 5, "a witness")
+    reading = assignments.witness(["h:0", "h:1"])
+    assert reading is not None and reading.slots == {"h:0"}  # what was read holds for who was asked for
+    wait_for(lambda: assignments.witness(["h:0", "h:1"]).slots == {"h:0", "h:1"}, 5, "both")  # type: ignore[union-attr]
     assignments.stop(5)
     assert assignments.up_since is not None

@@ -119,6 +119,19 @@ def test_an_account_without_an_address_has_one_all_the_same() -> None:
     assert fallback_address("x", ()) == ""
 
 
+def test_so_many_at_a_time() -> None:
+    """Those that fit nowhere do not count: they come first by name here, and would keep the others from being placed for ever."""
+    nowhere = [Orphan(f"a{n}", "closed") for n in range(5)]
+    rest, room = {o.account_id: o for o in orphans(7)}, Room({"closed": 0})
+    sizes = []
+    while rest:
+        placed, unplaced = place([*nowhere, *rest.values()], targets(3), room, 3)
+        sizes.append(len(placed))
+        assert unplaced.keys() == {o.account_id for o in nowhere}
+        rest = {a: o for a, o in rest.items() if a not in placed}
+    assert sizes == [3, 3, 1]
+
+
 def test_nobody_is_up() -> None:
     assert place(orphans(1), [])[1] == {"account-0": "no worker is up"}
 

@@ -359,3 +359,17 @@ def test_nobody_moves_for_convenience_while_postgres_is_away() -> None:
     assert plan(accounts(*names), own, workers, Limits(stay=True)).empty
     assert plan(accounts(*names), own, fleet(a=UP, b=UP), Limits(stay=True, rebalance=20)).empty
     assert reasons(plan(accounts(*names, "new"), own, workers, Limits(stay=True))) == {"new": "new b:0"}
+
+
+def test_so_many_accounts_are_placed_at_a_time() -> None:
+    """The leader renews its lease between plans only. Those that are left are neither given an owner nor called unplaced, and
+    load is not evened out before they are in."""
+    own: dict[str, Ownership] = {}
+    token, sizes = 1, []
+    limits = Limits(place=4, rebalance=5)
+    for _ in range(3):
+        result = plan(accounts(*"abcdefghij"), own, fleet(a=UP, b=UP), limits)
+        assert not result.unplaced and not result.releases
+        sizes.append(len(result.assigns))
+        own, token = done(own, result, token)
+    assert sizes == [4, 4, 2] and len(own) == 10

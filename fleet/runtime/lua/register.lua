@@ -1,6 +1,7 @@
 -- A worker says who it is. A new incarnation that holds the slot's flock proves the former one dead (R8): that of the same lock
 -- file. One under another lock (a second host by that name, another run directory) proves nothing: it takes the slot over only from
--- who has said goodbye, was fenced, or has not beaten since the beat that the newcomer has watched for longer than a lease.
+-- who has said goodbye, was fenced, or has not beaten since the beat that the newcomer has watched for longer than a lease after it
+-- had fenced it in the witness.
 -- Its life is numbered, upwards in any one history of the slot: by the wall clock, or one more than the former where that is less.
 -- KEYS workers, w, d, r    ARGV slot, incarnation, seq, life, lock ("" = of no known one), watched beat, field, value, ...
 -- An operator's wish to drain outlives a lease that was lost: it ends with the process, which an incarnation names before its "-".
