@@ -1,5 +1,6 @@
 """`fleet drain`, `rebalance`, `rotate`: an operator's wishes, carried out by the leader and the workers. In: what is wanted; out: a
-mark in Redis, and how far it got, line by line, until it is done or nothing has moved for STALLED_S.
+mark in Redis, and how far it got, line by line, until it is done, the leader says that it can do no more, or nothing has moved
+for STALLED_S.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fleet.runtime.redis_store import RedisStore
 
 LOOK_S = 0.5
 STALLED_S = 15.0
+STAYS_S = 3.0  # who has nowhere to go now may have in a moment: a worker that restarts, a leader that has yet to look
 wait_option = click.option("--wait/--no-wait", default=True, help="Show progress until it is done.  [default: wait]")
 
 
@@ -28,13 +30,18 @@ wait_option = click.option("--wait/--no-wait", default=True, help="Show progress
 @wait_option
 @env_file_option
 def drain(slot: str, undo: bool, wait: bool) -> None:
-    """Move a worker's accounts to the others, a few at a time. It keeps running, empty."""
+    """Move a worker's accounts to the others, a few at a time. It keeps running, empty; who has nowhere to go stays on it."""
     here = session()
     store = open_redis(here, "a drain")
     if not store.set_drain(slot, not undo):
         raise Stopped(f"no shard {slot}; `fleet shards` lists them", 1)
     if not undo and wait:
-        _follow(lambda: _owned(store, slot), f"accounts left on {slot}", lambda: _why_they_stay(here, store, slot))
+        _follow(
+            lambda: _owned(store, slot),
+            f"accounts left on {slot}",
+            lambda: _why_they_stay(here, store, slot),
+            lambda count: _told_to_stay(store, slot, count),
+        )
 
 
 @click.command()
@@ -53,6 +60,11 @@ def rebalance(wait: bool) -> None:
     _follow(
         lambda: (int(store.observe().rebalance), _spread(view)), "accounts", lambda: _why_they_stay(here, store, "")
     )
+    uneven = store.answer(wire.EVENED)
+    if uneven is None:
+        raise Stopped("the wish was forgotten before the load was even; ask again", 1)
+    if uneven:
+        raise Stopped(f"load stays uneven: {uneven}", 1)
     click.echo(f"no worker has over {OVER - 1:.0%} more than the mean")
 
 
@@ -74,6 +86,12 @@ def rotate(slots: tuple[str, ...], wait: bool) -> None:
         store.ask_rotation(slot, wish)
     if wait:
         _follow(lambda: _to_rotate(store, wanted, wish), "sockets left", lambda: "a worker does not act on it")
+
+
+def _told_to_stay(store: RedisStore, slot: str, count: int) -> str:
+    """The leader's word that nobody moves any more; "" while it has not said so. Raises StoreUnavailable."""
+    why = store.answer(wire.drained(slot))
+    return f"{count} account{'s' if count > 1 else ''} stay{'' if count > 1 else 's'} on {slot}: {why}" if why else ""
 
 
 def _why_they_stay(here: Session, store: RedisStore, slot: str) -> str:
@@ -111,13 +129,20 @@ def _to_rotate(store: RedisStore, slots: tuple[str, ...], wish: str) -> int:
     return left
 
 
-def _follow(left: Callable[[], int | tuple[int, str]], what: str, stalled: Callable[[], str]) -> None:
-    """One line per change, until nothing is left. Raises Stopped once nothing has changed for STALLED_S, Redis away included."""
+def _follow(
+    left: Callable[[], int | tuple[int, str]],
+    what: str,
+    stalled: Callable[[], str],
+    no_further: Callable[[int], str] = lambda count: "",
+) -> None:
+    """One line per change, until nothing is left. Raises Stopped once nothing has changed for STALLED_S, Redis away included,
+    or for STAYS_S while the leader says that it goes `no_further`."""
     before: object = None
     changed_s = time.monotonic()
     while True:
         try:
             now = left()
+            rest = no_further(now) if isinstance(now, int) else ""
         except StoreUnavailable as error:
             if time.monotonic() - changed_s > STALLED_S:
                 raise Stopped(f"{error}; the wish is kept, how far it got is not known", 1) from error
@@ -129,6 +154,8 @@ def _follow(left: Callable[[], int | tuple[int, str]], what: str, stalled: Calla
             click.echo(f"{shown} {what}" if not isinstance(now, tuple) else f"{what}: {shown}")
         if count == 0:
             return
+        if rest and time.monotonic() - changed_s > STAYS_S:
+            raise Stopped(f"{rest}; the wish is kept", 1)
         if time.monotonic() - changed_s > STALLED_S:
             raise Stopped(f"nothing has moved for {STALLED_S:.0f} s; {stalled()}", 1)
         time.sleep(LOOK_S)
