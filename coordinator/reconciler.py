@@ -20,6 +20,7 @@ from coordinator.observed import Observed
 from coordinator.quarantine import Quarantine
 from coordinator.rebuild import Rebuild
 from coordinator.verdicts import Verdicts
+from fleet.core import wire
 from fleet.core.errors import StoreUnavailable
 from fleet.core.model import AccountSpec, Ownership
 from fleet.core.names import HOT_RELOAD_NEW
@@ -86,7 +87,9 @@ class Reconciler:
         self._plan_again_at = 0.0
         self._known: dict[str, AccountSpec] | None = None  # active accounts as of the last plan
         self._unplaced: dict[str, str] = {}
-        self._shown: tuple[object, ...] = ()  # leader, generation and unplaced accounts as Redis has them
+        self._staying: dict[str, str] = {}  # drained slots whose accounts have nowhere to go, and why
+        self._evened: str | None = None  # how the last wish to even out the load ended; None = not yet
+        self._shown: tuple[object, ...] = ()  # leader, generation, unplaced accounts and answers as Redis has them
         self._budget = Allowance()
         self._silent = False
         self._log = get("reconciler")
@@ -127,7 +130,7 @@ class Reconciler:
             self._since = self._calm_since = now
             self._generation, self._rebuild, self._observed.version = None, None, 0
             self._compared, self._trusted, self._revoking = False, False, {}
-            self._planned, self._known, self._mirror = (), None, {}
+            self._planned, self._known, self._mirror, self._evened = (), None, {}, None
             self._observed.read_again()
             self._verdicts.begin()
             self._quarantine.begin()
@@ -269,8 +272,15 @@ class Reconciler:
         if not self._wished():
             self._budget.spend(moving)
         elif self._assignments.up_since and not (moving or result.assigns or result.in_flight or self._settling(now)):
+            self._evened = result.uneven
+            self._show()  # before the wish is gone: who waits for that reads the answer then
             self._store.withdraw_rebalance()
-            self._log.info("load is even", action="rebalance")
+            if result.uneven:
+                self._log.warning("load stays uneven", action="rebalance", reason=result.uneven)
+            else:
+                self._log.info("load is even", action="rebalance")
+        else:
+            self._evened = None
 
     def _report(self, snapshot: Snapshot | None, result: Plan) -> None:
         """What changed since the last plan, for people: hot reloads, unplaced accounts, one line per plan that acts."""
@@ -293,7 +303,11 @@ class Reconciler:
                 self._log.warning("account unplaced", action="alert", stream=account, reason=why)
         self._unplaced = result.unplaced
         self._metrics.accounts("unplaced").set(len(result.unplaced))
-        self._show_unplaced()
+        for slot, why in result.staying.items():
+            if self._staying.get(slot) != why:
+                self._log.warning("accounts stay on a drained worker", action="drain", shard=slot, reason=why)
+        self._staying = result.staying
+        self._show()
         self._metrics.accounts("owned").set(len(self._observed.own))
         if not result.empty:
             self._log.info(
@@ -304,11 +318,14 @@ class Reconciler:
                 unplaced=len(result.unplaced),
             )
 
-    def _show_unplaced(self) -> None:
-        """For `fleet account`, `fleet shards` and `fleet doctor`."""
-        state = (self._leadership.leader, self._generation, self._unplaced)
+    def _show(self) -> None:
+        """For `fleet account`, `fleet shards` and `fleet doctor`; for those who wait for a drain or a rebalance."""
+        answers = {wire.drained(slot): why for slot, why in self._staying.items()}
+        if self._evened is not None:
+            answers[wire.EVENED] = self._evened
+        state = (self._leadership.leader, self._generation, self._unplaced, answers)
         if state != self._shown:
-            self._store.set_unplaced(self._leadership.leader, self._unplaced)
+            self._store.set_unplaced(self._leadership.leader, self._unplaced, answers)
             self._shown = state
 
     def _state(self, snapshot: Snapshot | None, now: float) -> tuple[object, ...]:

@@ -1,5 +1,6 @@
 """`fleet drain`, `rebalance`, `rotate`: an operator's wishes, carried out by the leader and the workers. In: what is wanted; out: a
-mark in Redis, and how far it got, line by line, until it is done or nothing has moved for STALLED_S.
+mark in Redis, and how far it got, line by line, until it is done, the leader says that it can do no more, or nothing has moved
+for STALLED_S.
 
 A wish lives in Redis alone, so a Redis that loses its data loses it; each look makes sure that it still stands. What an emptied
 Redis shows (no owners, no workers, no wish) is never taken for a wish that is done.
@@ -23,17 +24,20 @@ from fleet.runtime.redis_store import Observation, RedisStore, check_rebuilt
 
 LOOK_S = 0.5
 STALLED_S = 15.0
+STAYS_S = 3.0  # who has nowhere to go now may have in a moment: a worker that restarts, a leader that has yet to look
 LOST = "the wish was lost (Redis lost its data); give it again"
 ENDED = "the wish no longer stands: it was withdrawn or replaced, Redis went back to older data, or the worker's process is new"
 wait_option = click.option("--wait/--no-wait", default=True, help="Show progress until it is done.  [default: wait]")
 
 
 class Wish(NamedTuple):
-    """What is followed. `under`: the data that it was written into. `stands`: is it still there? `left`: how much is left of it."""
+    """What is followed. `under`: the data that it was written into. `stands`: is it still there? `left`: how much is left of it.
+    `no_further`: of so much left the leader says, in these words, that it stays."""
 
     under: wire.Generation | None
     stands: Callable[[Observation], bool]
     left: Callable[[Observation], int | tuple[int, str]]
+    no_further: Callable[[int], str] = lambda count: ""
 
 
 @click.command()
@@ -42,7 +46,7 @@ class Wish(NamedTuple):
 @wait_option
 @env_file_option
 def drain(slot: str, undo: bool, wait: bool) -> None:
-    """Move a worker's accounts to the others, a few at a time. It keeps running, empty."""
+    """Move a worker's accounts to the others, a few at a time. It keeps running, empty; who has nowhere to go stays on it."""
     here = session()
     store, view = open_redis(here, "a drain"), fleet_view(here)
     under = store.observe().generation
@@ -51,7 +55,12 @@ def drain(slot: str, undo: bool, wait: bool) -> None:
         raise Stopped(f"no shard {slot}; `fleet shards` lists them", 1)
     if undo or not wait:
         return
-    wish = Wish(under, lambda seen: slot in seen.workers and seen.workers[slot].drain, lambda _: _owned(view, slot))
+    wish = Wish(
+        under,
+        lambda seen: slot in seen.workers and seen.workers[slot].drain,
+        lambda _: _owned(view, slot),
+        lambda count: _told_to_stay(store, slot, count),
+    )
     _follow(store, wish, f"accounts left on {slot}", lambda: _why_they_stay(here, store, slot))
 
 
@@ -71,6 +80,11 @@ def rebalance(wait: bool) -> None:
     view = fleet_view(here)
     wish = Wish(under, lambda seen: seen.rebalance, lambda seen: (int(seen.rebalance), _spread(view)))
     _follow(store, wish, "accounts", lambda: _why_they_stay(here, store, ""))
+    uneven = store.answer(wire.EVENED)
+    if uneven is None:
+        raise Stopped("the wish was forgotten before the load was even; ask again", 1)
+    if uneven:
+        raise Stopped(f"load stays uneven: {uneven}", 1)
     click.echo(f"no worker has over {OVER - 1:.0%} more than the mean")
 
 
@@ -94,6 +108,12 @@ def rotate(slots: tuple[str, ...], wait: bool) -> None:
     if wait:
         wish = Wish(under, lambda seen: _all_know(seen, wanted, name), lambda seen: _to_rotate(seen, wanted, name))
         _follow(store, wish, "sockets left", lambda: "a worker does not act on it")
+
+
+def _told_to_stay(store: RedisStore, slot: str, count: int) -> str:
+    """The leader's word that nobody moves any more; "" while it has not said so. Raises StoreUnavailable."""
+    why = store.answer(wire.drained(slot))
+    return f"{count} account{'s' if count > 1 else ''} stay{'' if count > 1 else 's'} on {slot}: {why}" if why else ""
 
 
 def _why_they_stay(here: Session, store: RedisStore, slot: str) -> str:
@@ -139,7 +159,7 @@ def _to_rotate(seen: Observation, slots: tuple[str, ...], wish: str) -> int:
 
 def _follow(store: RedisStore, wish: Wish, what: str, stalled: Callable[[], str]) -> None:
     """One line per change, until nothing is left. Raises Stopped once the wish is gone, or nothing has changed for STALLED_S, Redis
-    away or being rebuilt included."""
+    away or being rebuilt included, or for STAYS_S while the leader says that it goes `no_further`."""
     before: object = None
     changed_s, under = time.monotonic(), wish.under
     while True:
@@ -152,6 +172,7 @@ def _follow(store: RedisStore, wish: Wish, what: str, stalled: Callable[[], str]
                 raise Stopped(LOST, 1)
             check_rebuilt(seen.generation)
             now = wish.left(seen)
+            rest = wish.no_further(now) if isinstance(now, int) else ""
         except StoreUnavailable as error:
             if time.monotonic() - changed_s > STALLED_S:
                 kept = "the wish is kept unless Redis loses its data"
@@ -166,6 +187,8 @@ def _follow(store: RedisStore, wish: Wish, what: str, stalled: Callable[[], str]
             return
         if not stands:
             raise Stopped(ENDED, 1)
+        if rest and time.monotonic() - changed_s > STAYS_S:
+            raise Stopped(f"{rest}; the wish is kept", 1)
         if time.monotonic() - changed_s > STALLED_S:
             raise Stopped(f"nothing has moved for {STALLED_S:.0f} s; {stalled()}", 1)
         time.sleep(LOOK_S)

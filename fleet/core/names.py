@@ -60,7 +60,9 @@ class Keys:
         self.workers = self.prefix + "workers"
         self.own = self.prefix + "own"
         self.rebalance = self.prefix + "rebalance"  # an operator's wish; the leader withdraws it when it is done
-        self.unplaced = self.prefix + "unplaced"  # the leader's word: accounts that run nowhere, and why
+        self.unplaced = (
+            self.prefix + "unplaced"
+        )  # the leader's word: accounts that run nowhere, wishes that go no further
         self.version = self.prefix + "ver"  # counts writes to `own`: observers re-read it only when it moved
 
     def worker(self, slot: str) -> str:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
+from math import inf
 from zlib import crc32
 
 import msgspec
@@ -89,8 +90,12 @@ class Room:
             self.full.setdefault(venue, set()).add(chosen)
         return chosen
 
-    def why(self, venue: str) -> str:
-        return f"no address may hold another {venue} connection (limit {self._limits.get(venue, 0)} each)"
+    def left(self, address: str, venue: str) -> float:
+        """Connections that this address may have besides; negative where it holds more than it may."""
+        return self._limits.get(venue, inf) - self._held.get((address, venue), 0)
+
+    def why(self, venue: str, whose: str = "") -> str:
+        return f"no address{whose} may hold another {venue} connection (limit {self._limits.get(venue, 0)} each)"
 
 
 def place(
@@ -127,22 +132,33 @@ def fallback_address(account_id: str, addresses: Sequence[str]) -> str:
     return addresses[crc32(account_id.encode()) % len(addresses)] if addresses else ""
 
 
-def surplus(targets: Iterable[Target], allowance: int) -> dict[str, int]:
-    """How many accounts each overloaded worker gives up, `allowance` in all. {} while nobody is past OVER."""
+def surplus(targets: Iterable[Target]) -> dict[str, int]:
+    """How many accounts each overloaded worker has too many, the most loaded one first. {} while nobody is past OVER."""
     rows = [t for t in targets if t.capacity > 0]
     total, room = sum(t.used for t in rows), sum(t.capacity for t in rows)
-    give: dict[str, int] = {}
     if len(rows) < 2 or not total:
-        return give
+        return {}
     low = min(t.used / t.capacity for t in rows)
+    many: dict[str, int] = {}
     for target in sorted(rows, key=lambda t: (-t.used / t.capacity, t.slot)):
         mean = total * target.capacity / room
-        if allowance <= 0 or target.used <= OVER * mean or target.used - low * target.capacity < 2:
-            continue
-        n = min(allowance, max(1, int(target.used - DOWN_TO * mean)))
-        give[target.slot] = n
-        allowance -= n
-    return give
+        if target.used > OVER * mean and target.used - low * target.capacity >= 2:
+            many[target.slot] = max(1, int(target.used - DOWN_TO * mean))
+    return many
+
+
+def seats_to_even_out(source: Target, given: int, targets: Collection[Target]) -> Callable[[Target], int]:
+    """How many accounts a worker may take from `source`, which has given `given` away: below the mean only, and never so many
+    that it would have more than `source` is left with. So the load comes to rest."""
+    total, room = sum(t.used for t in targets), sum(t.capacity for t in targets)
+    left = source.used - given - 1
+
+    def seats(target: Target) -> int:
+        to_mean = -(-total * target.capacity // room)
+        as_source = left * target.capacity // source.capacity
+        return min(target.capacity, to_mean, as_source) - target.used
+
+    return seats
 
 
 def point(name: str) -> int:

@@ -9,7 +9,8 @@ again at any time; on a settled fleet it is empty (R15).
     active             slot restarted (R8)           assign to the same slot under a new token
     active, row newer  alive                         assign to the same slot under a new token (the stream restarts)
     active             dead                          assign elsewhere
-    active             asked to drain, or too loaded revoke; once released, it is assigned like a new one (R7)
+    active             asked to drain, or too loaded revoke if it is sure of a place elsewhere; once released, it is assigned
+                                                     like a new one (R7)
     not active         alive or silent               revoke; once released, nothing
     not active         dead                          drop the record
 """
@@ -17,6 +18,7 @@ again at any time; on a settled fleet it is empty (R15).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import msgspec
 
@@ -24,8 +26,10 @@ from fleet.core import placement
 from fleet.core.model import AccountSpec, Ownership, venue_name
 from fleet.core.observe import Standing
 from fleet.core.placement import Orphan, Room, Target, fallback_address
+from fleet.core.prospects import Prospects
 from fleet.core.wire import REVOKE, RUN
 
+BOUND = "what could move is about to stop, or on probation"
 PROBATION = "on probation: its worker died twice while starting it"
 HOST = "@"  # before a host's name: its only address, which has no name of its own
 ALIVE = (Standing.UP, Standing.LEAVING, Standing.DRAIN)
@@ -71,7 +75,8 @@ class Release(msgspec.Struct, frozen=True):
 
 class Plan(msgspec.Struct):
     """Actions of one pass. `revoking` are accounts on the move that their owner, which lives, has not released; `overdue` are
-    the owners that had enough time for it: fence them (R7)."""
+    the owners that had enough time for it: fence them (R7). `staying`: drained slots whose accounts have nowhere to go, and
+    why. `uneven`: why load is not evened out though a worker has too much. Both are told once nobody is on the way."""
 
     releases: list[Release] = []
     assigns: list[Assign] = []
@@ -79,6 +84,8 @@ class Plan(msgspec.Struct):
     revoking: set[str] = set()
     overdue: dict[str, str] = {}
     in_flight: int = 0
+    staying: dict[str, str] = {}
+    uneven: str = ""
 
     @property
     def empty(self) -> bool:
@@ -116,10 +123,11 @@ def plan(
     draft.settle(own)
     if accounts is not None:
         draft.orphans.update((account_id, None) for account_id in accounts.keys() - own.keys() - quarantined)
-    if not limits.stay:
-        draft.drain()
     draft.place()
-    if not draft.orphans and not result.in_flight and limits.rebalance > 0 and not limits.stay:
+    if limits.stay or limits.hold:  # who is released now would wait for its next owner
+        return result
+    draft.drain()
+    if not result.assigns and not result.in_flight and limits.rebalance > 0:
         draft.rebalance(own)
     return result
 
@@ -140,6 +148,7 @@ class _Draft:
         self.quarantined, self.waiting, self.result = quarantined, waiting, result
         self.orphans: dict[str, Ownership | None] = {}
         self.draining: list[tuple[str, Ownership]] = []
+        self.under_way: list[tuple[str, Ownership]] = []  # revoked, and not released yet
         self.used = dict.fromkeys(workers, 0)
         self.healthy = {
             w.slot: w.incarnation for w in workers.values() if w.standing in (Standing.UP, Standing.LEAVING)
@@ -220,6 +229,7 @@ class _Draft:
         if record.state == REVOKE:
             if wanted:
                 self.result.in_flight += 1
+                self.under_way.append((account_id, record))
                 if standing in ALIVE:
                     self.result.revoking.add(account_id)
                     if account_id in self.limits.overdue:
@@ -231,17 +241,33 @@ class _Draft:
             self.draining.append((account_id, record))
 
     def drain(self) -> None:
-        """Empty the slots that an operator drains, a few at a time, as long as somebody else is up."""
-        if not self.draining or not any(w.standing is Standing.UP for w in self.workers.values()):
+        """Empty the slots that an operator drains, a few at a time. Who has nowhere to go stays and streams, also with new
+        credentials."""
+        if not self.draining:
             return
-        for account_id, record in sorted(self.draining)[: max(0, placement.IN_FLIGHT - self.result.in_flight)]:
-            self._release(account_id, record, revoke=True, reason="drain")
-            self.result.in_flight += 1
+        prospects = self._prospects("another worker")
+        refused: dict[tuple[str, str], str] = {}  # (venue, address) -> why
+        stay: dict[str, set[str]] = {}
+        for account_id, record in sorted(self.draining):
+            kind = (self._venue(account_id), self._address(account_id, record))
+            if self.result.in_flight < placement.IN_FLIGHT and kind not in refused:
+                if prospects.fit(*kind):
+                    prospects.promise(*kind)
+                    self._release(account_id, record, revoke=True, reason="drain")
+                    self.result.in_flight += 1
+                    continue
+                refused[kind] = prospects.why_not(*kind)
+            stay.setdefault(record.slot, set()).add(refused.get(kind, ""))
+            spec = self.accounts.get(account_id) if self.accounts is not None else None
+            if spec is not None and 0 <= record.revision != spec.revision:
+                self._assign(account_id, record, record.slot, "credentials", record.egress_ip)
+        if not (self.result.in_flight or self.result.assigns):
+            self.result.staying = {slot: "; ".join(sorted(reasons)) for slot, reasons in stay.items()}
 
     def place(self) -> None:
         if not (self.orphans or self.returning):
             return
-        room = self._room()
+        room = self.room
         for account_id, record in sorted(self.returning, key=self._who_keeps_first):
             worker = self.workers[record.slot]
             address = room.take(worker.dials_from, Orphan(account_id, self._venue(account_id)), record.egress_ip)
@@ -260,21 +286,56 @@ class _Draft:
         unplaced.update(left)
         for account_id, spot in placed.items():
             former = self.orphans[account_id]
+            self.used[spot.slot] += 1
             self._assign(account_id, former, spot.slot, "new" if former is None else "dead", spot.address)
 
     def _who_keeps_first(self, row: tuple[str, Ownership]) -> tuple[bool, str]:
         return row[1].egress_ip not in self.workers[row[1].slot].addresses, row[0]
 
     def rebalance(self, own: Mapping[str, Ownership]) -> None:
-        give = placement.surplus(self._targets(), min(self.limits.rebalance, placement.IN_FLIGHT))
-        if not give:
+        """Revoke from workers past their share who is sure of a place below the mean; the most loaded worker gives first."""
+        targets = {target.slot: target for target in self._targets() if target.capacity > 0}
+        many = placement.surplus(targets.values())
+        if not many:
             return
-        moving = {a.account_id for a in self.result.assigns} | {r.account_id for r in self.result.releases}
+        bound = self.result.unplaced.keys() | {r.account_id for r in self.result.releases}
+        there: dict[str, list[str]] = {slot: [] for slot in many}
         for account_id, record in own.items():
-            n = give.get(record.slot, 0)
-            if n and record.state == RUN and account_id not in moving:
-                give[record.slot] = n - 1
-                self._release(account_id, record, revoke=True, reason="rebalance")
+            if record.slot in there and record.state == RUN and account_id not in bound:
+                there[record.slot].append(account_id)
+        prospects = self._prospects("a worker below the mean")
+        refused: dict[
+            tuple[str, str], str
+        ] = {}  # (venue, address) -> why; what a more loaded worker may not give, none may
+        allowed = left = min(self.limits.rebalance, placement.IN_FLIGHT)
+        for slot, n in many.items():
+            given, most = 0, min(n, left)
+            for account_id in there[slot]:
+                if given == most:
+                    break
+                kind = (self._venue(account_id), self._address(account_id, own[account_id]))
+                if kind in refused:
+                    continue
+                seats = placement.seats_to_even_out(targets[slot], given, targets.values())
+                if prospects.fit(*kind, seats):
+                    prospects.promise(*kind)
+                    self._release(account_id, own[account_id], revoke=True, reason="rebalance")
+                    given += 1
+                else:
+                    refused[kind] = prospects.why_not(*kind, seats)
+            left -= given
+        if left == allowed:
+            self.result.uneven = "; ".join(sorted(set(refused.values()))) or BOUND
+
+    def _prospects(self, whose: str) -> Prospects:
+        """Of accounts that this plan does not move: whoever it places is counted, whoever waits or is under way comes first."""
+        unplaced = self.result.unplaced.keys()
+        prospects = Prospects(self._targets(), self.room, {self._venue(a) for a in unplaced - self.waiting}, whose)
+        for account_id in unplaced & self.waiting:
+            prospects.promise(self._venue(account_id), "")
+        for account_id, record in self.under_way:
+            prospects.promise(self._venue(account_id), self._address(account_id, record))
+        return prospects
 
     def _targets(self) -> list[Target]:
         return [
@@ -298,7 +359,9 @@ class _Draft:
             if len(worker.addresses) > 1 or not tight.isdisjoint(worker.dials_from)
         }
 
-    def _room(self) -> Room:
+    @cached_property
+    def room(self) -> Room:
+        """Made of what `settle` has counted, then kept up to date."""
         held: dict[tuple[str, str], int] = {}
         for (slot, ip, exchange, market), n in self.by_kind.items():
             pair = (ip or HOST + self.workers[slot].host, venue_name(exchange, market))
@@ -315,12 +378,16 @@ class _Draft:
 
     def _hold_place(self, account_id: str, record: Ownership, spec: AccountSpec | None) -> None:
         """Count it at its address only: there it is, or there it will be again."""
-        named = self.named.get(record.slot)
-        if spec is None or named is None:
+        if spec is None or record.slot not in self.named:
             return
-        ip = record.egress_ip or (fallback_address(account_id, self.workers[record.slot].addresses) if named else "")
-        kind = (record.slot, ip, spec.exchange, spec.market)
+        address = self._address(account_id, record)
+        kind = (record.slot, "" if address.startswith(HOST) else address, spec.exchange, spec.market)
         self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
+
+    def _address(self, account_id: str, record: Ownership) -> str:
+        """What its connection counts at: its record's address, else the one it must have chosen."""
+        worker = self.workers[record.slot]
+        return record.egress_ip or fallback_address(account_id, worker.addresses) or HOST + worker.host
 
     def _assign(self, account_id: str, former: Ownership | None, slot: str, reason: str, address: str) -> None:
         spec = self.accounts.get(account_id) if self.accounts is not None else None

@@ -7,6 +7,7 @@ an alert by whoever read it; one bad value never hides the others). Fields are s
     d:<slot>[account]   token|state          (the pull script appends the record's |egress_ip)
     r:<slot>[account]   token|status|last_event_ms|reconnects|gap
     unplaced[account]   why it runs nowhere; of many only some, and unplaced[*] = {"why": how many} of all
+    unplaced[*drain:<slot>]   why the rest of a drained slot stays      unplaced[*rebalance]   how the last wish ended
     gen   id|building or id|ready       leader   holder|term
 """
 
@@ -28,6 +29,7 @@ GONE = "gone"
 FENCED = "fenced"
 OWN_STATES = (RUN, REVOKE)
 ALL = "*"  # field of `unplaced` that holds the numbers by reason
+EVENED = "rebalance"  # a wish: its answer is why load stays uneven, "" once it is even
 UNPLACED_NAMED = 1000  # accounts that `unplaced` names, at most
 
 
@@ -157,12 +159,23 @@ def parse_worker(slot: str, fields: Mapping[str, str]) -> WorkerRecord:
         raise WireError(f"not a worker record: {slot}") from error
 
 
-def pack_unplaced(reasons: Mapping[str, str]) -> dict[str, str]:
-    """{} where every account has its place."""
-    if not reasons:
+def drained(slot: str) -> str:
+    """The name of a wish, as `answer_field` takes it: its answer is why accounts stay there."""
+    return f"drain:{slot}"
+
+
+def answer_field(wish: str) -> str:
+    """Field of `unplaced` with the leader's answer to a wish; no account's name begins like it."""
+    return ALL + wish
+
+
+def pack_unplaced(reasons: Mapping[str, str], answers: Mapping[str, str]) -> dict[str, str]:
+    """{} where every account has its place, and no wish (`drained`, EVENED) an answer."""
+    if not (reasons or answers):
         return {}
     named = {account: reasons[account] for account in sorted(reasons)[:UNPLACED_NAMED]}
-    return {**named, ALL: msgspec.json.encode(Counter(reasons.values())).decode()}
+    answered = {answer_field(wish): answer for wish, answer in answers.items()}
+    return {**named, **answered, ALL: msgspec.json.encode(Counter(reasons.values())).decode()}
 
 
 def parse_unplaced(fields: Mapping[str, str]) -> tuple[dict[str, str], dict[str, int]]:
@@ -171,7 +184,7 @@ def parse_unplaced(fields: Mapping[str, str]) -> tuple[dict[str, str], dict[str,
         numbers = msgspec.json.decode(fields[ALL], type=dict[str, int]) if fields else {}
     except (KeyError, msgspec.MsgspecError) as error:
         raise WireError("not a list of unplaced accounts") from error
-    return {account: why for account, why in fields.items() if account != ALL}, numbers
+    return {account: why for account, why in fields.items() if not account.startswith(ALL)}, numbers
 
 
 def pack_generation(generation: Generation) -> str:

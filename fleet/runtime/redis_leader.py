@@ -7,6 +7,7 @@ are not those of the plan. Part of `redis_store.RedisStore`; runs in coordinator
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -88,9 +89,11 @@ class LeaderCalls(RedisCalls):
         _check_leader(reply)
         return [done == "1" for done in reply[1:]]
 
-    def set_unplaced(self, leader: str, reasons: Mapping[str, str]) -> None:
-        """The leader's word on accounts that run nowhere. Raises NotLeader."""
-        fields = flat(wire.pack_unplaced(reasons))
+    def set_unplaced(
+        self, leader: str, reasons: Mapping[str, str], answers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """The leader's word on accounts that run nowhere, and on wishes that it can do no more for. Raises NotLeader."""
+        fields = flat(wire.pack_unplaced(reasons, answers))
         _check_leader(self._run("unplaced", [self.keys.leader, self.keys.unplaced], [leader, *fields]))
 
     def fence_worker(self, leader: str, slot: str, incarnation: str) -> bool:

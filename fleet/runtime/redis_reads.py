@@ -147,6 +147,11 @@ class Reads(RedisCalls):
         """(account → why it runs nowhere, of some; why → how many, of all), as the leader said last."""
         return wire.parse_unplaced(self._call(self._client.hgetall, self.keys.unplaced))
 
+    def answer(self, wish: str) -> str | None:
+        """What the leader says of a wish (`wire.drained`, `wire.EVENED`); None = nothing yet."""
+        text: str | None = self._call(self._client.hget, self.keys.unplaced, wire.answer_field(wish))
+        return text
+
 
 def _records(texts: Mapping[str, str]) -> tuple[dict[str, Ownership], list[str]]:
     records: dict[str, Ownership] = {}

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from fleet.core.names import HOT_RELOAD_NEW, TOPIC_STREAMS, Keys
+from fleet.core.wire import EVENED, drained
 from fleet.runtime.account_rows import AccountRows
 from fleet.runtime.kafka_io import Consumer
 from fleet.runtime.postgres import Postgres, migrate
@@ -244,6 +245,23 @@ def test_full_workers_leave_accounts_unplaced_with_a_reason(fleet: Fleet) -> Non
     wait_for(lambda: "every worker is full" in fleet.log(), what="reason")
     fleet.worker("h:2")
     wait_for(lambda: len(fleet.running()) == 12, 10, "all placed")
+
+
+def test_a_drain_into_a_full_fleet_stops_nobody_and_a_rebalance_is_answered(fleet: Fleet) -> None:
+    fleet.env["FLEET_WORKER_CAPACITY"] = "5"
+    fleet.settings = Settings.from_env(fleet.env)
+    begun(fleet, 10)
+    stops = fleet.stops()
+    fleet.store.set_drain("h:0", True)
+    wait_for(lambda: fleet.store.answer(drained("h:0")) == "no room on another worker", 10, "an answer")
+    assert "accounts stay on a drained worker" in fleet.log()
+    fleet.store.ask_rebalance()
+    wait_for(lambda: not fleet.store.observe().rebalance, 10, "the wish withdrawn")
+    assert fleet.store.answer(EVENED) == ""
+    assert len(fleet.running()) == 10 and fleet.stops() == stops
+    fleet.worker("h:2")
+    wait_for(lambda: not fleet.workers["h:0"].running and len(fleet.running()) == 10, 15, "drained")
+    wait_for(lambda: fleet.store.answer(drained("h:0")) is None, 10, "nothing to say")
 
 
 def test_the_leader_dies_and_a_standby_takes_over_without_touching_a_stream(fleet: Fleet) -> None:

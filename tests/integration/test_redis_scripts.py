@@ -416,8 +416,11 @@ def test_who_is_unplaced_is_told_by_the_leader_alone(store: RedisStore) -> None:
     )
     with pytest.raises(NotLeader):
         store.set_unplaced(pack_leader("other", 1), {"a": "b"})
-    store.set_unplaced(leader, {})
+    store.set_unplaced(leader, {}, {wire.drained("h:0"): "full", wire.EVENED: ""})
     assert store.unplaced() == ({}, {})
+    assert [store.answer(w) for w in (wire.drained("h:0"), wire.drained("h:1"), wire.EVENED)] == ["full", None, ""]
+    store.set_unplaced(leader, {})
+    assert store.unplaced() == ({}, {}) and store.answer(wire.EVENED) is None
 
 
 def test_a_worker_hears_of_its_accounts_addresses_and_an_older_one_of_none(store: RedisStore) -> None:

@@ -175,8 +175,8 @@ def test_nothing_missing_is_nothing_to_give_up() -> None:
 
 
 def test_a_lonely_or_idle_fleet_gives_nothing_up() -> None:
-    assert surplus([Target("a:0", "i", ("a",), 10, 9)], 5) == {}
-    assert surplus([Target("a:0", "i", ("a",), 10), Target("b:0", "i", ("b",), 10)], 5) == {}
+    assert surplus([Target("a:0", "i", ("a",), 10, 9)]) == {}
+    assert surplus([Target("a:0", "i", ("a",), 10), Target("b:0", "i", ("b",), 10)]) == {}
 
 
 def test_an_unblocked_host_that_is_full_is_no_place_either() -> None:

@@ -148,17 +148,17 @@ def test_one_death_moves_its_orphans_only_and_spreads_them() -> None:
 
 
 def test_surplus_leaves_a_balanced_fleet_alone() -> None:
-    assert surplus(targets(4, used=50), 20) == {}
-    assert surplus([*targets(3, used=50), Target("n:0", "i", ("n",), 100, 42, 42.0)], 20) == {}
+    assert surplus(targets(4, used=50)) == {}
+    assert surplus([*targets(3, used=50), Target("n:0", "i", ("n",), 100, 42, 42.0)]) == {}
 
 
-def test_surplus_takes_from_the_overloaded_within_the_allowance() -> None:
+def test_surplus_is_what_the_overloaded_have_too_many() -> None:
     rows = [Target("a:0", "i", ("a",), 100, 60, 60.0), Target("b:0", "i", ("b",), 100, 0, 0.0)]
-    assert surplus(rows, 20) == {"a:0": 20}
-    assert surplus(rows, 100) == {"a:0": 27}  # down to 10 % over the mean of 30
-    assert surplus(rows, 0) == {}
+    assert surplus(rows) == {"a:0": 27}  # down to 10 % over the mean of 30
+    more = [*rows, Target("c:0", "i", ("c",), 100, 70, 70.0), Target("n:0", "i", ("n",), 0)]
+    assert list(surplus(more).items()) == [("c:0", 22), ("a:0", 12)]  # the most loaded first
 
 
 def test_surplus_does_not_push_one_account_to_and_fro() -> None:
     rows = [Target("a:0", "i", ("a",), 100, 1, 1.0), Target("b:0", "i", ("b",), 100, 0, 0.0)]
-    assert surplus(rows, 20) == {}
+    assert surplus(rows) == {}

@@ -60,10 +60,15 @@ def test_a_desired_entry_with_an_address() -> None:
     assert wire.parse_desired(f"{format_token(7)}|run|127.0.0.2") == Desired(7, "run", "127.0.0.2")
 
 
-@given(st.dictionaries(st.text(st.characters(blacklist_characters="*"), min_size=1), st.text()))
-def test_unplaced(reasons: dict[str, str]) -> None:
-    named, numbers = wire.parse_unplaced(wire.pack_unplaced(reasons))
+@given(
+    st.dictionaries(st.text(st.characters(blacklist_characters="*"), min_size=1), st.text()),
+    st.dictionaries(st.sampled_from([wire.EVENED, wire.drained("h:0"), wire.drained("h:1")]), st.text()),
+)
+def test_unplaced(reasons: dict[str, str], answers: dict[str, str]) -> None:
+    fields = wire.pack_unplaced(reasons, answers)
+    named, numbers = wire.parse_unplaced(fields)
     assert named == reasons and sum(numbers.values()) == len(reasons)
+    assert {wish: fields[wire.answer_field(wish)] for wish in answers} == answers
 
 
 @given(statuses)
