@@ -189,8 +189,9 @@ def _moved_without_revoke() -> list[tuple[Any, str, Any]]:
     real = plan._Draft._release
 
     def release(self: Any, account_id: str, record: Any, *, revoke: bool, reason: str) -> None:
-        if reason == "drain":
-            self.orphans[account_id] = record
+        others = [w for w in self.workers.values() if w.standing is plan.Standing.UP and w.slot != record.slot]
+        if reason == "drain" and others:
+            self._assign(account_id, record, others[0].slot, "dead", "")
         else:
             real(self, account_id, record, revoke=revoke, reason=reason)
 

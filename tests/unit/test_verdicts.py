@@ -54,7 +54,7 @@ class Redis:
         self.fenced[slot] = incarnation
         return True
 
-    def set_unplaced(self, leader: str, reasons: Any) -> None: ...
+    def set_unplaced(self, leader: str, reasons: Any, answers: object) -> None: ...
 
 
 class Postgres:

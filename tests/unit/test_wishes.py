@@ -24,8 +24,8 @@ class Store:
     def set_drain(self, slot: str, drain: bool) -> bool:
         return True
 
-    def owners(self) -> tuple[dict[str, Any], list[str]]:
-        return {f"x{i}": SimpleNamespace(slot="a:0") for i in range(self.owned)}, []
+    def owners(self) -> dict[str, Any]:
+        return {f"x{i}": SimpleNamespace(slot="a:0") for i in range(self.owned)}
 
     def leader(self) -> str:
         return "h|1"
@@ -34,7 +34,8 @@ class Store:
         pass
 
     def observe(self) -> Any:
-        return SimpleNamespace(rebalance=False, workers={})
+        workers = {"a:0": SimpleNamespace(drain=True)}
+        return SimpleNamespace(rebalance=False, workers=workers, generation=wire.Generation("g", ready=True))
 
     def answer(self, wish: str) -> str | None:
         return self.answers.get(wish)
@@ -49,7 +50,7 @@ class Store:
 def typed(monkeypatch: pytest.MonkeyPatch, store: Store, command: Any, *words: str) -> tuple[int, str]:
     monkeypatch.setattr(control, "session", SimpleNamespace)
     monkeypatch.setattr(control, "open_redis", lambda here, what: store)
-    monkeypatch.setattr(control, "fleet_view", lambda here: SimpleNamespace(shards=list))
+    monkeypatch.setattr(control, "fleet_view", lambda here: SimpleNamespace(shards=list, owners=store.owners))
     monkeypatch.setattr(control, "STAYS_S", 0.0)
     monkeypatch.setattr(control, "LOOK_S", 0.01)
     done = CliRunner().invoke(command, words)
