@@ -27,7 +27,7 @@ def worker_killed(rig: Rig, hold_s: float) -> Finding:
     victims, former = trial.of_host(host), host.worker()
     killed_ms, spent_s = trial.begin(victims, dead=True), cpu_s(rig.exchange)
     send(former, signal.SIGKILL)
-    wait_for(lambda: host.worker() not in (0, former), 20.0)
+    wait_for(lambda: host.worker() not in (0, former), 60.0)
     worker, process_s = psutil.Process(host.worker()), (now_ms() - killed_ms) / 1000
     wait_for(lambda: open_since(rig, victims, killed_ms) == len(victims), 30.0 + trial.pacing_s, every_s=0.25)
     spent = {"worker_cpu_s": round(cpu_s(worker), 2), "exchange_cpu_s": round(cpu_s(rig.exchange) - spent_s, 2)}
