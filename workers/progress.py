@@ -83,7 +83,7 @@ class Progress:
         self._tally = Tally()
         self._held: list[UserRecord] | None = None
         self._sequence = 0
-        self._unacked: dict[int, None] = {}  # sequence numbers of offered records, oldest first
+        self._unacked: dict[int, UserRecord] = {}  # by sequence number: offered to Kafka, oldest first
         self._telling = 0  # stream events offered and not acknowledged: the watermark does not wait for them
         self._proof: tuple[int, Snapshot, int] | None = None  # (sequence it waits for, snapshot, proven_ms)
         self._asked: int | None = None  # sequence that an answered question for unasked orders waits for
@@ -139,7 +139,7 @@ class Progress:
         ):
             return False
         self._sequence = sequence
-        self._unacked[sequence] = None
+        self._unacked[sequence] = event
         self._known[event.id] = None
         self._tally.take(event)
         if len(self._known) > KNOWN_IDS:
@@ -184,8 +184,9 @@ class Progress:
 
     # ── read-backs ───────────────────────────────────────────────────────────────────────────────────────────────
     def mark_for_reading(self, margin_ms: int, scope: Scope = "full") -> Watermark:
-        """A copy of the watermark to read back from, moved back by the margin (REST's clock and lag). A full read also looks at
-        what proofs have left out since the one before. Nor is a gap's beginning passed over, which is by our clock: the exchange's,
+        """A copy of the watermark to read back from, moved back by the margin (REST's clock and lag), with what is on its way to
+        Kafka: what came back to where it was must be told to whoever hears of the way there. A full read also looks at what
+        proofs have left out since the one before. Nor is a gap's beginning passed over, which is by our clock: the exchange's,
         as we heard it, may have gone back, and left the watermark in what is to come. A read of orders begins where they are
         unasked."""
         with self._lock:
@@ -193,6 +194,9 @@ class Progress:
             if scope == "orders":
                 copy.scope, copy.proven_ms = scope, copy.unasked_ms
                 return copy
+            for event in self._unacked.values():
+                if not copy.has(event):
+                    copy.advance(event)
             since_ms = min(copy.proven_ms, self.full_ms or copy.proven_ms) if scope == "full" else copy.proven_ms
             since_ms = min([since_ms, *(gap.opened_ms for gap in self.gaps)])
         copy.scope, copy.proven_ms = scope, max(0, since_ms - margin_ms)

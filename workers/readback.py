@@ -205,6 +205,7 @@ class ReadBack:
                 return
         scope = self._scope(reading, started_ms)
         mark = progress.mark_for_reading(self._margin_ms, scope)
+        mark.behind = not stream.known_here
         try:
             found = self._carry_out(reading, mark)
         except NoPermit:

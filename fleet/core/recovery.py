@@ -116,6 +116,7 @@ class Watermark(msgspec.Struct):
         0  # since when orders that came and went were not asked for in a gap, margin included; 0 = nothing unasked
     )
     scope: Scope = "full"  # of a copy that a plan reads back from
+    behind: bool = False  # of such a copy: Kafka may have been told more than this, by the life before
 
     def advance(self, event: UserRecord) -> None:
         """Take in one event whose record Kafka acknowledged. Call once per event id."""
@@ -176,6 +177,16 @@ class Watermark(msgspec.Struct):
             return False
         key, trade = _names(event)
         return any(booking.trade == trade and booking.key == key for booking in self.recent)
+
+    def moved_again(self, traded: Iterable[str]) -> set[str]:
+        """Keys of positions to tell though they are as they were: Kafka may have heard of another one between, from a life that
+        died before it saved that here. `traded`: keys of fills since `proven_ms`."""
+        return set(traded) if self.behind else set()
+
+    def spent_again(self, touched: Iterable[str]) -> set[str]:
+        """The same of wallets. `touched`: assets of fills that a read told."""
+        booked = (booking.asset for booking in self.recent if booking.ts >= self.proven_ms)
+        return {*touched, *booked} - {""} if self.behind else set()
 
     def filled_qty(self, symbol: str, order_id: str) -> Decimal:
         """How much of an order the known fills make up, as far back as `recent` reaches."""
@@ -334,6 +345,11 @@ def untold_fills_ms(
         and Decimal(order.filled_qty or "0") > filled.get(order.order_id, Decimal(0))
     ]  # fmt: skip
     return min(times, default=0)
+
+
+def differing(known: dict[str, str], now: dict[str, str]) -> set[str]:
+    """Keys whose amounts differ; an absent one is 0."""
+    return {key for key in known.keys() | now.keys() if Decimal(known.get(key, "0")) != Decimal(now.get(key, "0"))}
 
 
 def balance_changes(known: dict[str, str], now: list[Balance]) -> list[Balance]:

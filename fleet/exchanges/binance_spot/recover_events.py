@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from fleet.core.events import Order, UserRecord
-from fleet.core.recovery import TERMINAL
+from fleet.core.recovery import TERMINAL, differing
 from fleet.exchanges.binance_spot import rows, wire
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.parse import balance
@@ -34,15 +32,14 @@ def _unknown(found: Findings, order: Order) -> bool:
 
 def changes(found: Findings) -> list[UserRecord]:
     """Wallets that differ from the last known ones; a known one that is absent is empty."""
-    known, now = found.mark.wallets, found.snapshot.wallets
     listed = {row.asset: row for row in found.account.balances}
     touched = _touched(found)
+    spent = found.mark.spent_again(touched)
     events: list[UserRecord] = []
-    for asset in sorted(known.keys() | now.keys()):
-        if Decimal(known.get(asset, "0")) != Decimal(now.get(asset, "0")):
-            row = listed.get(asset) or wire.BalanceRow(asset, "0", "0")
-            changed_ms = touched.get(asset) or found.account.update_ms or found.snapshot.at_ms
-            events.append(balance(row, changed_ms, found.account_id, found.now_ms, "rest"))
+    for asset in sorted(differing(found.mark.wallets, found.snapshot.wallets) | spent):
+        row = listed.get(asset) or wire.BalanceRow(asset, "0", "0")
+        changed_ms = touched.get(asset) or found.account.update_ms or found.snapshot.at_ms
+        events.append(balance(row, changed_ms, found.account_id, found.now_ms, "rest"))
     return events
 
 

@@ -86,6 +86,11 @@ class Findings:
         """Do the trades that were read, and the known ones of symbols not read, lead from the base to the snapshot?"""
         return self.mark.base is not None and self.trial().explains(self.snapshot)
 
+    def traded(self) -> set[str]:
+        """Keys of the positions that fills since the watermark moved, known ones and those that were read."""
+        read = {f"{t.symbol}|{t.position_side.lower()}" for t in self.trades.values()}
+        return read | {b.key for b in self.mark.recent if b.key and b.ts >= self.since_ms}
+
     def latest_fill_ms(self, key: str) -> int:
         """When the position last changed, as far as fills tell: the exchange stamps both alike. 0 = none is known."""
         read = [t.trade_ms for t in self.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import Order, UserRecord
-from fleet.core.recovery import TERMINAL
+from fleet.core.recovery import TERMINAL, differing
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.findings import Dialogue, Findings
@@ -44,31 +42,30 @@ def _is_news(found: Findings, event: Order) -> bool:
 
 def changes(found: Findings) -> Dialogue[list[UserRecord]]:
     """Positions and wallets that differ from the last known ones. A known position that is absent is flat."""
-    known, now = found.mark.positions, found.snapshot.positions
-    differing = {key for key in now if Decimal(known.get(key, "0")) != Decimal(now[key])}
+    mark, now = found.mark, found.snapshot.positions
+    to_tell = differing(mark.positions, now)
+    to_tell |= mark.moved_again(found.traded())
     entries: dict[str, str] = {}
-    if differing:
+    if to_tell & now.keys():
         try:
             risks = decode((yield rows.RISK), list[wire.RiskRow], "positionRisk")
             entries = {rows.key_of(risk): risk.entry for risk in risks}
         except ExchangeRefused:
             pass  # the quantity is known; only the entry price stays untold
     listed = {rows.key_of(row): row for row in found.account.positions}
-    lagging = {key for key in differing if 0 < listed[key].update_ms < found.latest_fill_ms(key)}
-    differing -= lagging  # of which we know more than this account read
-    differing |= {key for key in known if key not in now and _surely_flat(found, key)}
+    lagging = {key for key in to_tell & now.keys() if 0 < listed[key].update_ms < found.latest_fill_ms(key)}
+    lagging |= {key for key in to_tell - now.keys() if not _surely_flat(found, key)}
     events: list[UserRecord] = []
-    for key in sorted(differing):
+    for key in sorted(to_tell - lagging):  # of which we do not know more than this account read
         symbol, _, side = key.partition("|")
         row = listed.get(key) or wire.PositionRow(symbol=symbol, side=side, qty="0")
         changed_ms = row.update_ms or _flat_since_ms(found, key) or found.snapshot.at_ms
         events.append(rows.position(row, entries.get(key, "0"), changed_ms, found.account_id, found.now_ms))
     assets = {row.asset: row for row in found.account.assets}
-    wallets = found.mark.wallets
-    for asset in sorted(assets.keys() | wallets.keys()):
+    spent = mark.spent_again(trade.fee_asset for trade in found.trades.values())
+    for asset in sorted(differing(mark.wallets, found.snapshot.wallets) | spent):
         wallet = assets.get(asset) or wire.AssetRow(asset=asset, wallet="0")
-        if Decimal(wallet.wallet) != Decimal(wallets.get(asset, "0")):
-            events.append(rows.balance(wallet, found.account_id, found.now_ms))
+        events.append(rows.balance(wallet, found.account_id, found.now_ms))
     return events
 
 

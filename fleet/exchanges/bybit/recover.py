@@ -24,10 +24,18 @@ from typing import TypeVar
 import msgspec
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
-from fleet.core.events import UserRecord
+from fleet.core.events import Fill, UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan, code_of
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import TERMINAL, Snapshot, Watermark, forgotten_orders, missed, untold_fills_ms
+from fleet.core.recovery import (
+    TERMINAL,
+    Snapshot,
+    Watermark,
+    differing,
+    forgotten_orders,
+    missed,
+    untold_fills_ms,
+)
 from fleet.exchanges.bybit import rows, wire
 from fleet.exchanges.bybit.limits import FILL_PAGE, LIMITS, ORDER_PAGE, POSITION_PAGE, WINDOW_MS
 from fleet.exchanges.bybit.parse import UNREADABLE
@@ -88,7 +96,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     placed_ms = {row.order_id: int(row.created_time or 0) for row in found.orders.values()}
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
     return Recovered(
-        missed(history + _changes(found, known_positions, known_wallets), set()),
+        missed(history + _changes(found, history, known_positions, known_wallets), set()),
         _snapshot(found, known_positions, known_wallets),
         "; ".join([*found.lost, *untold]),
         untold_ms=0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms),
@@ -253,7 +261,7 @@ def _positions(found: _Findings, categories: list[str]) -> Dialogue[bool]:
             for settled in _settled(category) if category != "spot" else []:
                 yield from _held(found, category, _list(category, POSITION_PAGE) + settled)
         absent = {key.partition("|")[0] for key in found.mark.positions.keys() - found.positions.keys()}
-        for symbol in sorted(absent):
+        for symbol in sorted(absent | _moved_again(found)):
             category = rows.category_of(symbol, "")
             page, _ = yield from _answer(
                 found, POSITIONS, (("category", category), ("symbol", symbol)), wire.Page[wire.PositionRow]
@@ -263,6 +271,11 @@ def _positions(found: _Findings, categories: list[str]) -> Dialogue[bool]:
         found.lost.append(f"positions: {refused.verdict}")
         return False
     return True
+
+
+def _moved_again(found: _Findings) -> set[str]:
+    """Symbols whose positions are to be told though they may be as they were: asked for one by one, as no list tells flat ones."""
+    return found.mark.moved_again(_row(raw).symbol for (category, _), raw in found.fills.items() if category != "spot")
 
 
 def _held(found: _Findings, category: str, params: Params) -> Dialogue[None]:
@@ -325,12 +338,13 @@ def _history(found: _Findings) -> list[UserRecord]:
     return events
 
 
-def _changes(found: _Findings, positions: bool, wallets: bool) -> list[UserRecord]:
+def _changes(found: _Findings, history: list[UserRecord], positions: bool, wallets: bool) -> list[UserRecord]:
     """Positions and wallets that differ from the last known ones; a known position that nobody lists is flat."""
     events: list[UserRecord] = []
     known, told = found.mark.positions, rows.Told(found.account_id, found.told_ms, found.now_ms, "rest")
+    moved = _moved_again(found)
     for key, (row, category) in sorted(found.positions.items() if positions else ()):
-        if Decimal(rows.signed_qty(row)) != Decimal(known.get(key, "0")):
+        if row.symbol in moved or Decimal(rows.signed_qty(row)) != Decimal(known.get(key, "0")):
             events.append(rows.position(row, category, told))
     for key in sorted(known.keys() - found.positions.keys() if positions else ()):
         symbol, _, side = key.partition("|")
@@ -339,8 +353,9 @@ def _changes(found: _Findings, positions: bool, wallets: bool) -> list[UserRecor
             idx = next((idx for idx, name in rows.POSITION_SIDES.items() if name == side), 0)
             flat = wire.PositionRow(symbol=symbol, position_idx=idx, size="0", entry_price="0")
             events.append(rows.position(flat, rows.category_of(symbol, ""), told))
-    for asset in sorted(found.coins.keys() | found.mark.wallets.keys() if wallets else ()):
+    spent = found.mark.spent_again(event.fee_asset for event in history if isinstance(event, Fill))
+    owned = {asset: coin.wallet_balance for asset, coin in found.coins.items()}
+    for asset in sorted(differing(found.mark.wallets, owned) | spent if wallets else ()):
         coin = found.coins.get(asset) or wire.CoinRow(coin=asset, wallet_balance="0")
-        if Decimal(coin.wallet_balance) != Decimal(found.mark.wallets.get(asset, "0")):
-            events.append(rows.balance(coin, told))
+        events.append(rows.balance(coin, told))
     return events

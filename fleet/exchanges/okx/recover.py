@@ -28,6 +28,7 @@ from fleet.core.recovery import (
     TERMINAL,
     Snapshot,
     Watermark,
+    differing,
     forgotten_orders,
     missed,
     position_key,
@@ -295,26 +296,30 @@ def _history(found: _Findings) -> list[UserRecord]:
 
 def _changes(found: _Findings) -> list[UserRecord]:
     """Positions and wallets that differ from the last known ones. What is known and absent is flat, or empty."""
-    known, now = found.mark.positions, found.snapshot.positions
+    mark, now = found.mark, found.snapshot.positions
     account, now_ms = found.account_id, found.now_ms
-    differing = {key for key in now if Decimal(known.get(key, "0")) != Decimal(now[key])}
+    moved = mark.moved_again(_moved(row) for row in found.fills.values() if row.product != "SPOT")
+    to_tell = {mode for key in differing(mark.positions, now) | moved for mode in _in_each_mode(key)}
     events: list[UserRecord] = [
-        parse.position(row, account, now_ms, "rest") for row in found.positions if _key(row) in differing
+        parse.position(row, account, now_ms, "rest") for row in found.positions if _key(row) in to_tell
     ]
-    gone = {key for told in known.keys() - now.keys() for key in _in_each_mode(told)} - now.keys()
-    for key in sorted(gone):
+    for key in sorted(to_tell - now.keys()):
         if _surely_flat(found, key):
             symbol, side, mode = key.split("|")
             at_ms = str(_latest_ms(found, key) or found.snapshot.at_ms)
             flat = wire.PositionRow(symbol=symbol, qty="0", update_ms=at_ms, position_side=side, margin_mode=mode)
             events.append(parse.position(flat, account, now_ms, "rest"))
-    for asset in sorted(found.assets.keys() | found.mark.wallets.keys()):
+    spent = mark.spent_again(row.fee_asset for row in found.fills.values())
+    for asset in sorted(differing(mark.wallets, found.snapshot.wallets) | spent):
         if asset not in found.assets and asset in found.snapshot.wallets:
             continue  # the key may not see it
         row = found.assets.get(asset) or wire.AssetRow(asset=asset, wallet="0", update_ms=str(found.snapshot.at_ms))
-        if Decimal(row.wallet or "0") != Decimal(found.mark.wallets.get(asset, "0")):
-            events.append(parse.balance(row, account, now_ms, "rest"))
+        events.append(parse.balance(row, account, now_ms, "rest"))
     return events
+
+
+def _moved(row: wire.FillRow) -> str:
+    return f"{row.symbol}|{row.position_side or 'net'}"
 
 
 def _latest_ms(found: _Findings, key: str) -> int:
