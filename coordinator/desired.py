@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from coordinator.background import Background
+from fleet.core import decoding
 from fleet.core.errors import FleetError
 from fleet.core.model import AccountSpec
 from fleet.runtime.logs import get
@@ -157,7 +158,7 @@ class Desired(Background):
 def read_row(row: Mapping[str, Any], venues: Collection[str]) -> tuple[AccountSpec | None, str]:
     """(account, "") or (None, why the row cannot be streamed)."""
     try:
-        spec = msgspec.convert({k: v for k, v in row.items() if k != "has_credentials"}, AccountSpec)
+        spec = decoding.convert({k: v for k, v in row.items() if k != "has_credentials"}, AccountSpec)
     except msgspec.ValidationError as error:
         return None, f"malformed row: {error}"
     if spec.venue not in venues:

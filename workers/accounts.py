@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import FleetError, SecretsError, StoreUnavailable
 from fleet.core.model import AccountSpec, Credentials
 from fleet.core.recovery import Watermark
@@ -81,7 +82,7 @@ class Accounts:
         credentials = self._keyring.decrypt(row["credential_key_id"], bytes(row["credential_ciphertext"]), spec.id)
         stored = row["watermark"]
         earliest_ms = int((time.time() - FIRST_READ_MAX_S) * 1000)
-        mark = msgspec.convert(stored, Watermark) if stored else Watermark(proven_ms=max(created_ms, earliest_ms))
+        mark = decoding.convert(stored, Watermark) if stored else Watermark(proven_ms=max(created_ms, earliest_ms))
         return Loaded(spec, credentials, mark, stored is not None)
 
     def save(self, progresses: Iterable[tuple[int, Progress]]) -> None:

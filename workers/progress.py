@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import LeaseLost
 from fleet.core.events import Order, StreamEvent, UserRecord
 from fleet.core.model import AccountSpec, format_token
@@ -190,7 +191,7 @@ class Progress:
         as we heard it, may have gone back, and left the watermark in what is to come. A read of orders begins where they are
         unasked."""
         with self._lock:
-            copy = msgspec.json.decode(msgspec.json.encode(self.mark), type=Watermark)
+            copy = decoding.decode(msgspec.json.encode(self.mark), Watermark)
             if scope == "orders":
                 copy.scope, copy.proven_ms = scope, copy.unasked_ms
                 return copy

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Kline
 from fleet.core.exchange import CANDLE_SETTLE_MS, HttpReply
@@ -22,7 +23,7 @@ T = TypeVar("T")
 def decode(reply: HttpReply, shape: type[T], what: str) -> T:
     """The body of an OK reply. Raises ConnectionFailed if it is something else (a proxy's page): tried again later."""
     try:
-        return msgspec.json.decode(reply.body, type=shape)
+        return decoding.decode(reply.body, shape)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConnectionFailed(f"{what}: unreadable reply") from error
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import WireError
 from fleet.core.model import Desired, Ownership, StreamState, StreamStatus, WorkerView, format_token
 
@@ -181,7 +182,7 @@ def pack_unplaced(reasons: Mapping[str, str], answers: Mapping[str, str]) -> dic
 def parse_unplaced(fields: Mapping[str, str]) -> tuple[dict[str, str], dict[str, int]]:
     """(account → why, of some; why → how many, of all). Raises WireError."""
     try:
-        numbers = msgspec.json.decode(fields[ALL], type=dict[str, int]) if fields else {}
+        numbers = decoding.decode(fields[ALL], dict[str, int]) if fields else {}
     except (KeyError, msgspec.MsgspecError) as error:
         raise WireError("not a list of unplaced accounts") from error
     return {account: why for account, why in fields.items() if not account.startswith(ALL)}, numbers

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed, FleetError
 from fleet.core.exchange import HttpRequest
 from fleet.core.model import Credentials
@@ -115,7 +116,7 @@ class Simulated:
         wait_until(lambda: self._file.exists() or not self._child.running(), READY_S)
         if not self._file.exists():
             raise SimulatorFailed(f"simulator did not start: {self._child.tail()}")
-        answer = msgspec.json.decode(self._file.read_bytes(), type=dict[str, str])
+        answer = decoding.decode(self._file.read_bytes(), dict[str, str])
         self.endpoints = {name: value for name, value in answer.items() if name.startswith("FLEET_")}
         return Control(answer["admin"])
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.events import plain
 from fleet.core.names import HEADER_INCARNATION, HEADER_TOKEN, MARKET_TOPICS, TOPIC_FILLS, TOPIC_ORDERS, USER_TOPICS
 from fleet.demo.ledger import FillKey, MarketKey, market_key
@@ -60,7 +61,7 @@ class Tally:
         self.undecodable = 0
         self.stream_events: Counter[str] = Counter()
         self._owners: dict[str, dict[tuple[int, str], list[int]]] = {}  # account → owner → [first, last] ts_recv
-        self._decoder = msgspec.json.Decoder(Seen)
+        self._decoder = decoding.decoder(Seen)
 
     def add(self, record: Any) -> None:
         """One Kafka record: one event, or for market topics one a line."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import FleetError
 from fleet.core.exchange import Exchange
 from fleet.core.model import Credentials
@@ -45,7 +46,7 @@ def parse_credentials(text: bytes | str, venue: Exchange) -> Credentials:
     """JSON `{"api_key", "secret", "passphrase"?}` → Credentials of a kind that `venue` takes. Raises BadAccount; its text never
     quotes the input."""
     try:
-        credentials = msgspec.json.decode(text, type=Credentials)
+        credentials = decoding.decode(text, Credentials)
     except msgspec.MsgspecError:
         # not chained: the vendor's message is harmless today, but it comes from parsing a secret
         raise BadAccount(

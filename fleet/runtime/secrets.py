@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from fleet.core import decoding
 from fleet.core.errors import SecretsError
 from fleet.core.model import Credentials, KeyPair
 
@@ -98,7 +99,7 @@ class Keyring:
         except OSError as error:
             raise SecretsError(f"{path}: {error.strerror}") from error
         try:
-            return cls(path, msgspec.json.decode(content, type=_File).keys)
+            return cls(path, decoding.decode(content, _File).keys)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise SecretsError(f"{path}: not a keyring (fleet keyring new FILE writes one)") from None
 
@@ -144,7 +145,7 @@ class Keyring:
             raise SecretsError(f"account {account_id}: credentials are not in a known form")
         try:
             plaintext = cipher.decrypt(nonce, sealed, _bound_to(key_id, account_id))
-            return with_signer(msgspec.json.decode(plaintext, type=Credentials))
+            return with_signer(decoding.decode(plaintext, Credentials))
         except (InvalidTag, msgspec.MsgspecError):
             raise SecretsError(f"account {account_id}: credentials do not belong to this row or were changed") from None
         except ValueError as error:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.events import Depth, Event, Kline, Liquidation, MarkPrice, Ticker, Trade
 from fleet.core.names import (
     MARKET_TOPICS,
@@ -77,7 +78,7 @@ class ClickHouseSink:
         self._connect, self._migrate, self._postgres = connect, migrate, postgres
         self._clickhouse: ClickHouse | None = None
         self._migrated = False
-        self._decoders = {topic: msgspec.json.Decoder(kind) for topic, kind in TYPES.items()}
+        self._decoders = {topic: decoding.decoder(kind) for topic, kind in TYPES.items()}
         self._recent: dict[tuple[str, str], None] = {}  # (topic, id) stored lately, oldest first
         self._doubtful: dict[
             tuple[str, int], int

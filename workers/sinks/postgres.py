@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import FleetError
 from fleet.core.events import AccountEvent, Balance, Fill, Order, Position, StreamEvent
 from fleet.core.names import (
@@ -112,12 +113,12 @@ def put_aside(postgres: Postgres, sink: str, letters: Sequence[DeadLetter]) -> N
 
 
 # ── one reader per topic: record → (statements, values in the order of their VALUES lists) ───────────────────────────
-_order = msgspec.json.Decoder(Order)
-_fill = msgspec.json.Decoder(Fill)
-_position = msgspec.json.Decoder(Position)
-_balance = msgspec.json.Decoder(Balance)
-_account = msgspec.json.Decoder(AccountEvent)
-_stream = msgspec.json.Decoder(StreamEvent)
+_order = decoding.decoder(Order)
+_fill = decoding.decoder(Fill)
+_position = decoding.decoder(Position)
+_balance = decoding.decoder(Balance)
+_account = decoding.decoder(AccountEvent)
+_stream = decoding.decoder(StreamEvent)
 
 
 def _read_order(record: KafkaRecord) -> tuple[tuple[str, ...], Values]:
@@ -168,7 +169,7 @@ def _read_stream(record: KafkaRecord) -> tuple[tuple[str, ...], Values]:
     e = _stream.decode(_body(record))
     if e.event not in GAP_EVENTS:
         return (), ()
-    gap = msgspec.convert(e.data, _Gap)
+    gap = decoding.convert(e.data, _Gap)
     if e.event == "gap_closed" and gap.closed_ms is None:
         raise ValueError("gap_closed without closed_ms")
     closed_ms = gap.closed_ms if e.event == "gap_closed" else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import field
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Kline, Trade
 from fleet.core.exchange import (
@@ -75,7 +76,7 @@ def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
 
 def _candle(row: list[str | int], query: CandleQuery, now_ms: int) -> Kline:
     try:
-        opened, o, h, low, c, volume, ended = msgspec.convert(row[:7], CandleRow)
+        opened, o, h, low, c, volume, ended = decoding.convert(row[:7], CandleRow)
     except msgspec.MsgspecError as error:
         raise ConnectionFailed("candles: unreadable reply") from error
     return Kline(

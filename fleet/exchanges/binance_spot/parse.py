@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import AccountEvent, Balance, Depth, Fill, Kline, Order, OrderStatus, Side, Ticker, Trade, plain
 from fleet.core.exchange import (
@@ -47,11 +48,11 @@ ACCOUNT_EVENTS: dict[str, tuple[str, ...]] = {
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 """What decoding bytes can raise: not JSON, not the declared type, not UTF-8, nested too deeply, an integer of absurd length."""
 
-_market_frame = msgspec.json.Decoder(wire.MarketFrame).decode
-_market_raw = msgspec.json.Decoder(wire.MarketMessage).decode
-_quote_frame = msgspec.json.Decoder(wire.BookTickerFrame).decode
-_user_frame = msgspec.json.Decoder(wire.UserFrame).decode
-_snapshot = msgspec.json.Decoder(wire.BookSnapshot).decode
+_market_frame = decoding.decoder(wire.MarketFrame).decode
+_market_raw = decoding.decoder(wire.MarketMessage).decode
+_quote_frame = decoding.decoder(wire.BookTickerFrame).decode
+_user_frame = decoding.decoder(wire.UserFrame).decode
+_snapshot = decoding.decoder(wire.BookSnapshot).decode
 _X = EXCHANGE
 _M = MARKET
 _V = ids.VENUE
@@ -120,11 +121,11 @@ def parse_market(frame: bytes, path: str, now_ms: int) -> list[MarketItem]:
 def _market_row(kind: str | None, row: dict[str, Any], now_ms: int) -> list[MarketItem]:
     if kind is None:
         if row.keys() >= {"u", "s", "b", "B", "a", "A"}:
-            return [_book_ticker(msgspec.convert(row, wire.BookTicker), now_ms)]
+            return [_book_ticker(decoding.convert(row, wire.BookTicker), now_ms)]
         return [_reply(row)]
     if kind not in _MARKET_TAGS:
         return [Goodbye(kind) if kind == "serverShutdown" else Unknown(kind[:40])]
-    message = msgspec.convert(row, wire.MarketMessage)
+    message = decoding.convert(row, wire.MarketMessage)
     return [_MARKET[type(message)](message, now_ms)]
 
 
@@ -156,7 +157,7 @@ def _user_row(kind: str | None, row: dict[str, Any], account_id: str, now_ms: in
     if kind is None:
         return [_reply(row)]
     if kind in ("executionReport", "outboundAccountPosition", "eventStreamTerminated", "serverShutdown"):
-        return _user_message(msgspec.convert(row, wire.UserMessage), account_id, now_ms)
+        return _user_message(decoding.convert(row, wire.UserMessage), account_id, now_ms)
     event = _account_event(kind[:40], row, account_id, now_ms)
     return [event] if kind in ACCOUNT_EVENTS else [Unknown(kind[:40]), event]
 

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Step, Verdict
 from fleet.core.model import Credentials
 from fleet.core.replies import decode, left_s, retry_after_s
@@ -95,7 +96,7 @@ def classify(reply: HttpReply) -> Verdict:
         return Verdict(Outcome.OK)
     unknown = Outcome.RATE if reply.status == FIREWALL else Outcome.TRANSIENT
     try:
-        refusal = msgspec.json.decode(reply.body, type=_Refusal)
+        refusal = decoding.decode(reply.body, _Refusal)
         code, outcome, text = str(refusal.code), CODES.get(refusal.code, unknown), refusal.msg
     except (msgspec.MsgspecError, UnicodeDecodeError):
         code, outcome, text = f"http {reply.status}", unknown, ""

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.sharing import Route, Sharing
 
 NOBODY = Route(nobody=True)
@@ -28,7 +29,7 @@ def route(frame: bytes) -> Route:
     mid-session", section 4.3) names nobody: the account whose key it is finds out by its own read-backs. Who is subscribed already
     would hear nothing: the events carry the id of a subscription that is not his."""
     try:
-        row = msgspec.json.decode(frame, type=_Frame)
+        row = decoding.decode(frame, _Frame)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return NOBODY
     if row.channel is not None:
@@ -41,7 +42,7 @@ def route(frame: bytes) -> Route:
 
 
 def key_of(frame: bytes) -> str:
-    return str(msgspec.json.decode(frame, type=_Frame).id)
+    return str(decoding.decode(frame, _Frame).id)
 
 
 def leave(channel: str, key: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import (
     AccountEvent,
@@ -73,11 +74,11 @@ ACCOUNT_EVENTS = frozenset(
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 """What decoding bytes can raise: not JSON, not the declared type, not UTF-8, nested too deeply, an integer of absurd length."""
 
-_market_frame = msgspec.json.Decoder(wire.MarketFrame).decode
-_market_raw = msgspec.json.Decoder(wire.MarketMessage).decode
-_user_frame = msgspec.json.Decoder(wire.UserFrame).decode
-_user_raw = msgspec.json.Decoder(wire.UserMessage).decode
-_snapshot = msgspec.json.Decoder(wire.BookSnapshot).decode
+_market_frame = decoding.decoder(wire.MarketFrame).decode
+_market_raw = decoding.decoder(wire.MarketMessage).decode
+_user_frame = decoding.decoder(wire.UserFrame).decode
+_user_raw = decoding.decoder(wire.UserMessage).decode
+_snapshot = decoding.decoder(wire.BookSnapshot).decode
 _X = EXCHANGE
 _M = MARKET
 _V = ids.VENUE
@@ -163,7 +164,7 @@ def parse_market(frame: bytes, path: str, now_ms: int) -> list[MarketItem]:
 def _market_row(kind: str, row: dict[str, Any], now_ms: int) -> list[MarketItem]:
     if kind not in _MARKET_TAGS:
         return [Goodbye(kind) if kind == "serverShutdown" else Unknown(kind[:40])]
-    message = msgspec.convert(row, wire.MarketMessage)
+    message = decoding.convert(row, wire.MarketMessage)
     return [_MARKET[type(message)](message, now_ms)] if message.st == wire.UM else []
 
 
@@ -194,7 +195,7 @@ def parse_user(frame: bytes, account_id: str, now_ms: int) -> list[UserItem]:
 
 def _user_row(kind: str, row: dict[str, Any], account_id: str, now_ms: int) -> list[UserItem]:
     if kind in _USER_TAGS:
-        return _user_message(msgspec.convert(row, wire.UserMessage), account_id, now_ms)
+        return _user_message(decoding.convert(row, wire.UserMessage), account_id, now_ms)
     event = _account_event(kind[:40], row, account_id, now_ms)
     if kind == "ALGO_UPDATE":
         return [event, *_algo_update(row, event.ts_event, account_id, now_ms)]
@@ -239,7 +240,7 @@ def _order_update(o: wire.OrderState, account_id: str, now_ms: int) -> list[User
 def _algo_update(row: dict[str, Any], at_ms: int, account_id: str, now_ms: int) -> list[UserItem]:
     """The conditional order as an order too; nothing where the payload is not what the sheet says."""
     try:
-        state = msgspec.convert(row.get("o"), wire.AlgoState)
+        state = decoding.convert(row.get("o"), wire.AlgoState)
     except msgspec.ValidationError:
         return []
     order = algo_order(state, at_ms, account_id, now_ms, "stream")

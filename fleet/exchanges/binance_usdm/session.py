@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Renewal, Step, Verdict
 from fleet.core.model import Credentials
@@ -97,7 +98,7 @@ def classify(reply: HttpReply) -> Verdict:
     if 200 <= reply.status < 300:
         return Verdict(Outcome.OK)
     try:
-        refusal = msgspec.json.decode(reply.body, type=_Refusal)
+        refusal = decoding.decode(reply.body, _Refusal)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         refusal = None
     code = str(refusal.code) if refusal else f"http {reply.status}"
@@ -128,7 +129,7 @@ def clock_ms(reply: HttpReply) -> int:
 def ticket_of(reply: HttpReply) -> str:
     """The listen key of a POST or PUT reply, "" where an older server's PUT names none. Raises ConnectionFailed if unreadable."""
     try:
-        return msgspec.json.decode(reply.body, type=_ListenKey).key
+        return decoding.decode(reply.body, _ListenKey).key
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise ConnectionFailed("listen key: unreadable reply") from None  # the cause may quote the key
 

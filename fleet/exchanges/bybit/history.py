@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import field
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Kline, Trade
 from fleet.core.exchange import (
@@ -58,7 +59,7 @@ def trades_call(query: TradeQuery) -> HttpCall:
 def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
     """Rows of recent-trade, oldest first; the sheet does not say which end comes first. Raises ConnectionFailed."""
     try:
-        newest_first = msgspec.json.decode(reply.body, type=_Reply[_Row]).result.rows
+        newest_first = decoding.decode(reply.body, _Reply[_Row]).result.rows
         if newest_first and int(newest_first[0].time) < int(newest_first[-1].time):
             newest_first.reverse()
         return [
@@ -85,8 +86,7 @@ def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
     """Closed candles of kline, oldest first; nothing tells that one is closed but the time. Raises ConnectionFailed."""
     try:
         found = [
-            _candle(row, query, now_ms)
-            for row in reversed(msgspec.json.decode(reply.body, type=_Reply[list[str]]).result.rows)
+            _candle(row, query, now_ms) for row in reversed(decoding.decode(reply.body, _Reply[list[str]]).result.rows)
         ]
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, LookupError, OverflowError) as error:
         raise ConnectionFailed("candles: unreadable reply") from error

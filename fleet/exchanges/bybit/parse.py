@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.events import AccountEvent, Depth, Kline, Liquidation, MarkPrice, Ticker, Trade, plain
 from fleet.core.exchange import Control, Malformed, MarketItem, Outcome, Pong, Reply, Unknown, UserItem, Verdict
 from fleet.exchanges.bybit import ids, rows, wire
@@ -24,9 +25,9 @@ from fleet.exchanges.bybit.subscribe import CATEGORIES, DEFAULT_CATEGORY, INTERV
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 """What decoding bytes can raise: not JSON, not the declared type, not UTF-8, nested too deeply, an integer of absurd length."""
 
-_frame = msgspec.json.Decoder(wire.Frame).decode
-_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_head = msgspec.json.Decoder(wire.Categorised).decode
+_frame = decoding.decoder(wire.Frame).decode
+_raws = decoding.decoder(list[msgspec.Raw]).decode
+_head = decoding.decoder(wire.Categorised).decode
 _any = msgspec.json.Decoder().decode
 _X = EXCHANGE
 
@@ -115,11 +116,11 @@ def _liquidations(f: wire.Frame, market: str, now_ms: int) -> list[MarketItem]:
     return items
 
 
-_CANDLES = msgspec.json.Decoder(list[wire.Candle]).decode
-_TICKER = msgspec.json.Decoder(wire.TickerState).decode
-_BOOK = msgspec.json.Decoder(wire.BookState).decode
-_TRADES = msgspec.json.Decoder(list[wire.PublicTrade]).decode
-_LIQUIDATIONS = msgspec.json.Decoder(list[wire.Liquidated]).decode
+_CANDLES = decoding.decoder(list[wire.Candle]).decode
+_TICKER = decoding.decoder(wire.TickerState).decode
+_BOOK = decoding.decoder(wire.BookState).decode
+_TRADES = decoding.decoder(list[wire.PublicTrade]).decode
+_LIQUIDATIONS = decoding.decoder(list[wire.Liquidated]).decode
 _MARKET: dict[str, Callable[[wire.Frame, str, int], list[MarketItem]]] = {
     "kline": _klines, "tickers": _tickers, "orderbook": _book, "publicTrade": _trades, "allLiquidation": _liquidations,
 }  # fmt: skip
@@ -199,10 +200,10 @@ def _wallet(raw: msgspec.Raw, told: rows.Told) -> list[UserItem]:
     return [rows.balance(coin, told) for coin in _WALLET(raw).coin if coin.wallet_balance]  # "" tells nothing of it
 
 
-_ORDER = msgspec.json.Decoder(wire.OrderRow).decode
-_EXECUTION = msgspec.json.Decoder(wire.ExecutionRow).decode
-_POSITION = msgspec.json.Decoder(wire.PositionRow).decode
-_WALLET = msgspec.json.Decoder(wire.WalletRow).decode
+_ORDER = decoding.decoder(wire.OrderRow).decode
+_EXECUTION = decoding.decoder(wire.ExecutionRow).decode
+_POSITION = decoding.decoder(wire.PositionRow).decode
+_WALLET = decoding.decoder(wire.WalletRow).decode
 _USER: dict[str, Callable[[msgspec.Raw, rows.Told], list[UserItem]]] = {
     "order": _order, "execution": _execution, "position": _position, "wallet": _wallet,
 }  # fmt: skip
@@ -227,8 +228,8 @@ def _other(f: wire.Frame, told: rows.Told) -> list[UserItem]:
 
 
 # ── Answers to what we sent ──────────────────────────────────────────────────────────────────────────────────────
-_echo = msgspec.json.Decoder(wire.Echo).decode
-_topics = msgspec.json.Decoder(wire.Topics).decode
+_echo = decoding.decoder(wire.Echo).decode
+_topics = decoding.decoder(wire.Topics).decode
 
 
 def _control(f: wire.Frame, *, private: bool) -> Control:

@@ -23,6 +23,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import Fill, UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan, code_of
@@ -121,7 +122,7 @@ def _answer(found: _Findings, path: str, params: Params, shape: type[T]) -> Dial
     reply = yield HttpCall("GET", path, params, auth="signed")
     found.at_ms = found.at_ms or reply.at_ms or found.now_ms
     try:
-        answer = msgspec.json.decode(reply.body, type=wire.Answer[shape])  # type: ignore[valid-type]
+        answer = decoding.decode(reply.body, wire.Answer[shape])  # type: ignore[valid-type]
     except UNREADABLE as error:
         raise ConnectionFailed(f"{path}: unreadable reply") from error
     return answer.result, answer.time or found.now_ms
@@ -172,7 +173,7 @@ def _fills(found: _Findings, category: str) -> Dialogue[None]:
 
 def _row(raw: msgspec.Raw) -> wire.ExecutionRow:
     try:
-        return msgspec.json.decode(raw, type=wire.ExecutionRow)
+        return decoding.decode(raw, wire.ExecutionRow)
     except UNREADABLE as error:
         raise ConnectionFailed(f"{EXECUTIONS}: unreadable row") from error
 

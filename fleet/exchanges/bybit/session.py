@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Step, Verdict
 from fleet.core.model import Credentials
 from fleet.core.replies import decode, retry_after_s
@@ -70,7 +71,7 @@ def classify(reply: HttpReply) -> Verdict:
     """What an answer means: `retCode` decides, whatever the status; without one the status. `retMsg` is never read (it may
     echo the key). A page of status 401 or 403 is no verdict on credentials, it may be a proxy's."""
     try:
-        answer = msgspec.json.decode(reply.body, type=wire.Refusal)
+        answer = decoding.decode(reply.body, wire.Refusal)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _by_status(reply)
     if answer.code == 0:

@@ -14,6 +14,7 @@ from itertools import groupby
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Kline, Trade
 from fleet.core.exchange import CandleHistory, CandleQuery, HttpCall, HttpReply, TradeHistory, TradeQuery
@@ -45,7 +46,7 @@ def trades_call(query: TradeQuery) -> HttpCall:
 def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
     """Rows of history-trades, oldest first, put together as the stream does. Raises ConnectionFailed."""
     try:
-        rows = list(reversed(msgspec.json.decode(reply.body, type=_Trades).data))
+        rows = list(reversed(decoding.decode(reply.body, _Trades).data))
         if not query.aggregated:
             return [_trade([row], now_ms) for row in rows]
         groups = [list(rows) for _, rows in groupby(_numbered(rows), key=lambda row: _together(row, query))]
@@ -90,7 +91,7 @@ def candles_call(query: CandleQuery) -> HttpCall:
 def candles(reply: HttpReply, query: CandleQuery, now_ms: int) -> list[Kline]:
     """Confirmed candles, oldest first. Raises ConnectionFailed."""
     try:
-        found = reversed(msgspec.json.decode(reply.body, type=_Candles).data)
+        found = reversed(decoding.decode(reply.body, _Candles).data)
         return [_candle(row, query, now_ms) for row in found if row[8] == "1"]
     except (*UNREADABLE, LookupError) as error:
         raise ConnectionFailed("candles: unreadable reply") from error

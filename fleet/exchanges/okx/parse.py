@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import (
     AccountEvent,
@@ -69,7 +70,7 @@ _BAD = (*UNREADABLE, LookupError)
 _NAMED = re.compile(r"channel:(?P<channel>[\w-]+)(?:,\s*inst(?:Id|Type):(?P<what>[\w.-]+))?", re.ASCII)
 _MS = re.compile(r"[0-9]{1,15}")
 
-_frame = msgspec.json.Decoder(wire.Frame).decode
+_frame = decoding.decoder(wire.Frame).decode
 _X = EXCHANGE
 _M = MARKET
 _V = ids.VENUE
@@ -203,7 +204,7 @@ class _Kind:
 
     def __init__(self, row: Any, build: Callable[[Any, wire.Frame, int], list[MarketItem]]) -> None:
         self.row, self.build = row, build
-        self.rows = msgspec.json.Decoder(list[row]).decode
+        self.rows = decoding.decoder(list[row]).decode
 
 
 _MARKET: dict[str, _Kind] = {
@@ -240,13 +241,13 @@ def _build(head: wire.Frame, kind: _Kind, now_ms: int) -> list[Any]:
         return [item for row in kind.rows(head.data) for item in kind.build(row, head, now_ms)]
     except _BAD:
         pass  # row by row, so that one bad row does not hide the others
-    return _row_by_row(head, lambda value: kind.build(msgspec.convert(value, kind.row), head, now_ms))
+    return _row_by_row(head, lambda value: kind.build(decoding.convert(value, kind.row), head, now_ms))
 
 
 def parse_snapshot(reply: HttpReply, symbol: str, now_ms: int) -> Depth:
     """The order book of `GET /market/books`. Raises ConnectionFailed if the reply is not one."""
     try:
-        (book,) = msgspec.json.decode(reply.body, type=_Books).data
+        (book,) = decoding.decode(reply.body, _Books).data
         return _depth(book, symbol, "snapshot", "rest", now_ms)
     except _BAD as error:
         raise ConnectionFailed(f"order book of {symbol}: unreadable reply") from error
@@ -267,7 +268,7 @@ def parse_user(frame: bytes, account_id: str, now_ms: int) -> list[UserItem]:
     channel = head.arg.channel
     if channel in _USER:
         row, build = _USER[channel]
-        return _row_by_row(head, lambda value: build(msgspec.convert(value, row), account_id, now_ms))
+        return _row_by_row(head, lambda value: build(decoding.convert(value, row), account_id, now_ms))
     items: list[UserItem] = [] if channel in ACCOUNT_CHANNELS else [Unknown(channel[:40])]
     return [*items, *_row_by_row(head, lambda value: [_account_event(channel[:40], value, account_id, now_ms)])]
 

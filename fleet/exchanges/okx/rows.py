@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Fill
 from fleet.core.exchange import HttpCall, HttpReply
@@ -42,8 +43,8 @@ def order_call(symbol: str, order_id: str) -> HttpCall:
 def decode(reply: HttpReply, row: type[T], what: str) -> list[T]:
     """`data` of an OK reply. Raises ConnectionFailed if it is something else: tried again later."""
     try:
-        raw = msgspec.json.decode(reply.body, type=_Envelope).data
-        return msgspec.json.decode(raw, type=list[row])  # type: ignore[valid-type]
+        raw = decoding.decode(reply.body, _Envelope).data
+        return decoding.decode(raw, list[row])  # type: ignore[valid-type]
     except UNREADABLE as error:
         raise ConnectionFailed(f"{what}: unreadable reply") from error
 

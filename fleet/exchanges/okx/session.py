@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import Hosts, HttpCall, HttpReply, HttpRequest, Outcome, Step, Verdict
 from fleet.core.model import Credentials
@@ -116,7 +117,7 @@ class _Clock(msgspec.Struct):
     data: list[_Time]
 
 
-_envelope = msgspec.json.Decoder(_Envelope).decode
+_envelope = decoding.decoder(_Envelope).decode
 
 
 def signature(secret: str, payload: str) -> str:
@@ -179,7 +180,7 @@ def classify(reply: HttpReply) -> Verdict:
 def clock_ms(reply: HttpReply) -> int:
     """Exchange time of a CLOCK reply. Raises ConnectionFailed if it is not one (a proxy's page with status 200)."""
     try:
-        return int(msgspec.json.decode(reply.body, type=_Clock).data[0].ts)
+        return int(decoding.decode(reply.body, _Clock).data[0].ts)
     except (*UNREADABLE, LookupError) as error:
         raise ConnectionFailed("server time: unreadable reply") from error
 

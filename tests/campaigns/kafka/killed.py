@@ -54,7 +54,7 @@ class Killed:
             return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
     def run(self, times: int, rate: float) -> dict[str, Any]:
-        wait_until(self.settled.exists, LIVE_S, "the first life is live")
+        wait_until(self._is_settled, LIVE_S, "the first life is live")
         self.simulator.load(rate)
         for _ in range(times):
             time.sleep(self.random.uniform(*LIFE_S))
@@ -64,8 +64,12 @@ class Killed:
         self.simulator.load(0)
         self.kill()  # and once when all is quiet: the last word is the read-back's
         self.process = self._spawn()
-        wait_until(self.settled.exists, SETTLE_S, "the last life is live and has no gap")
+        wait_until(self._is_settled, SETTLE_S, "the last life is live and has no gap")
         return self._figures(times + 1)
+
+    def _is_settled(self) -> bool:
+        assert self.process.poll() is None, f"a life ended by itself, with {self.process.returncode}"
+        return self.settled.exists()
 
     def kill(self) -> None:
         self.process.kill()

@@ -16,6 +16,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from fleet.core.book import Rules
+from fleet.core.decoding import decode
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import (
     AccountEvent,
@@ -238,7 +239,7 @@ def control(r: Ack | Pon | Bye) -> Reply | Pong | Goodbye:
 def strange(frame: bytes, known: Any) -> Unknown | Malformed:
     """What did not decode: of a kind that is not known, or broken."""
     try:
-        kind = msgspec.json.decode(frame, type=Head).t
+        kind = decode(frame, Head).t
     except UNREADABLE:
         return Malformed("not a row")
     return Malformed(f"fields of {kind}") if kind in {c.__name__.lower() for c in get_args(known)} else Unknown(kind)
@@ -246,7 +247,7 @@ def strange(frame: bytes, known: Any) -> Unknown | Malformed:
 
 def parse_user(frame: bytes, account: str, now_ms: int) -> list[UserItem]:
     try:
-        row = msgspec.json.decode(frame, type=Private)
+        row = decode(frame, Private)
     except UNREADABLE:
         return [strange(frame, Private)]
     return [control(row)] if isinstance(row, Ack | Pon | Bye) else [user_event(row, account, now_ms)]
@@ -254,7 +255,7 @@ def parse_user(frame: bytes, account: str, now_ms: int) -> list[UserItem]:
 
 def parse_market(frame: bytes, path: str, now_ms: int) -> list[MarketItem]:
     try:
-        row = msgspec.json.decode(frame, type=Public)
+        row = decode(frame, Public)
     except UNREADABLE:
         return [strange(frame, Public)]
     return [control(row)] if isinstance(row, Ack | Pon) else [market_event(row, now_ms)]
@@ -278,7 +279,7 @@ def sign(call: HttpCall, credentials: Credentials, now_ms: int, is_testnet: bool
 def classify(reply: HttpReply) -> Verdict:
     code = 0
     try:
-        code = msgspec.json.decode(reply.body, type=Refusal).code
+        code = decode(reply.body, Refusal).code
         ok = 200 <= reply.status < 300
     except UNREADABLE:
         ok = False
@@ -292,7 +293,7 @@ def classify(reply: HttpReply) -> Verdict:
 
 def read(reply: HttpReply, shape: Any, what: str) -> Any:
     try:
-        return msgspec.json.decode(reply.body, type=shape)
+        return decode(reply.body, shape)
     except UNREADABLE as error:
         raise ConnectionFailed(f"{what}: unreadable reply") from error
 
