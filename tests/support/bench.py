@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from fleet import exchanges
+from fleet.core.decoding import decode
 from fleet.core.exchange import Exchange, Rate
 from fleet.core.model import AccountSpec, Credentials, StreamState
 from fleet.core.names import USER_TOPICS
@@ -114,7 +113,7 @@ class Rows:
     def load(self, account_id: str) -> Loaded:
         spec, credentials = self.accounts[account_id]
         stored = self.marks.get(account_id)
-        mark = msgspec.json.decode(stored, type=Watermark) if stored else Watermark(proven_ms=spec.created_at_ms)
+        mark = decode(stored, Watermark) if stored else Watermark(proven_ms=spec.created_at_ms)
         return Loaded(spec, credentials, mark, stored is not None)
 
     def save(self, progresses: list[tuple[int, Progress]]) -> None:
