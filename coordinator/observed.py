@@ -197,9 +197,14 @@ class Observed:
         worker = self.workers.get(slot)
         return worker is not None and worker.incarnation == incarnation and worker.standing is not Standing.DEAD
 
+    def given_up(self) -> set[str]:
+        """Workers that an operator drains: should they fall silent, that is no news to the mass guard (R11)."""
+        return {slot for slot, record in self.latest.workers.items() if record.drain} if self.latest else set()
+
     def watched(self) -> int:
-        """How many workers are not dead: the mass guard's measure (R11)."""
-        return sum(1 for worker in self.workers.values() if worker.standing is not Standing.DEAD)
+        """How many workers are neither dead nor given up: the mass guard's measure (R11)."""
+        alive = {slot for slot, worker in self.workers.items() if worker.standing is not Standing.DEAD}
+        return len(alive - self.given_up())
 
     def expired(self, now: float, after_s: float) -> dict[str, str]:
         """Dead slots whose record may be removed: nothing names them, and nothing has moved for `after_s`."""

@@ -58,8 +58,9 @@ class Verdicts:
         suspects = {**self._condemned, **self._observed.suspects(now)}
         up_since = self._assignments.up_since
         postgres_s = read_at - up_since if up_since is not None else 0.0
+        given_up, workers = self._observed.given_up(), self._observed.watched()
         verdicts = observe.judge(
-            suspects, self._observed.watched(), rows, self._memory, self._cut, postgres_s, read_at, self._timing
+            suspects, workers, rows, self._memory, self._cut, postgres_s, read_at, self._timing, given_up
         )
         self._note(verdicts)
         if verdicts.condemn:
@@ -77,12 +78,16 @@ class Verdicts:
                 self._log.warning("verdict of a former leader carried through", action="verdict", shard=slot)
 
     def _mass(self, now: float) -> bool:
-        """R11: too many at once. When the first of them are back, the others are timed anew, as after any other failure of
-        the detector (R3)."""
-        quiet = len(self._observed.quiet(now, self._timing.dead_after_s - observe.FADE_S))
+        """R11: too many at once. When the first of them are back, or an operator gives some up, the others are timed anew, as
+        after any other failure of the detector (R3)."""
+        silent = self._observed.quiet(now, self._timing.dead_after_s - observe.FADE_S).keys()
+        quiet = len(silent - self._observed.given_up())
         held, self._held = self._held, observe.mass(quiet, self._observed.watched())
         if self._held and not held:
-            self._log.error("too many workers silent at once: verdicts held", action="alert", silent=quiet)
+            self._log.error(
+                "too many workers silent at once: verdicts held", action="alert", silent=quiet,
+                hint="their accounts stay theirs; `fleet drain SLOT` of each that is gone for good gives them to others",
+            )  # fmt: skip
         elif held and not self._held:
             self._observed.forget("verdicts were held")
             self._memory = {}

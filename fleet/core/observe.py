@@ -8,7 +8,7 @@ leader times how long a heartbeat counter has not changed since it saw it last.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 import msgspec
 
@@ -142,10 +142,12 @@ def judge(
     postgres_s: float,
     read_at: float,
     timing: Timing,
+    given_up: Set[str] = frozenset(),
 ) -> Verdicts:
     """Witness before verdict (R9), and the mass guard (R11).
 
-    `suspects`: slot → incarnation of those silent for T_dead. `workers`: how many are not dead or gone. `rows` as read at
+    `suspects`: slot → incarnation of those silent for T_dead. `workers`: how many are not dead, gone or `given_up`: those that an
+    operator drains, which the guard does not count. `rows` as read at
     `read_at`, `watched` the memory of them; `postgres_s` = for how long Postgres had answered without a break by then: a
     worker could have beaten there.
 
@@ -171,7 +173,7 @@ def judge(
             after_cut[slot] = cut.get(slot, read_at)
             if read_at - after_cut[slot] >= timing.partitioned_grace_s:
                 condemn[slot] = incarnation
-    if mass(len(condemn) + len(fence), workers):
+    if mass(len((condemn.keys() | fence.keys()) - given_up), workers):
         return Verdicts(cut=after_cut, held=True)
     return Verdicts(condemn, fence, after_cut)
 

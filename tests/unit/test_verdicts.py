@@ -41,10 +41,14 @@ class Redis:
     def __init__(self, slots: list[str]) -> None:
         self.seq = dict.fromkeys(slots, 1)
         self.fenced: dict[str, str] = {}
+        self.drained: set[str] = set()
 
     def observe(self) -> Observation:
         views = {slot: WorkerView(slot, f"{slot}-inc", seq, "up", "h", 1, 10, 0.0, 0) for slot, seq in self.seq.items()}
-        records = {slot: WorkerRecord(view, self.fenced.get(slot, "")) for slot, view in views.items()}
+        records = {
+            slot: WorkerRecord(view, self.fenced.get(slot, ""), drain=slot in self.drained)
+            for slot, view in views.items()
+        }
         return Observation(READY, 1, records, [])
 
     def own_page(self, cursor: int) -> OwnPart:
@@ -136,6 +140,21 @@ def test_a_silent_worker_is_condemned_and_then_fenced(clock: list[float]) -> Non
     took_s = fleet.fenced_after(30)
     assert took_s is not None and 7 <= took_s <= 9
     assert fleet.redis.fenced == fleet.postgres.fenced == {"h:0": "h:0-inc"}
+
+
+def test_workers_that_an_operator_drains_are_given_up_by_the_mass_guard(clock: list[float]) -> None:
+    """A host with most of the workers is gone for good: nobody else can tell that from a detector that broke."""
+    lost = {f"h:{n}" for n in range(4)}
+    fleet = Fleet(clock, *lost, "other:0", "other:1")
+    fleet.go_on(3)
+    fleet.beating -= lost
+    assert fleet.fenced_after(60) is None
+    fleet.redis.drained = {"h:0"}
+    assert fleet.fenced_after(60) is None  # 3 of the other 5
+    fleet.redis.drained = {"h:0", "h:1", "h:2"}
+    assert fleet.fenced_after(30) is not None
+    fleet.go_on(TICK_S)
+    assert fleet.redis.fenced.keys() == lost
 
 
 def test_workers_that_are_late_do_not_put_off_the_verdict_on_one_that_is_dead(clock: list[float]) -> None:
