@@ -232,6 +232,35 @@ def test_a_known_position_that_nobody_lists_is_flat_unless_it_is_young() -> None
     assert young.events == []
 
 
+def test_a_known_position_of_an_expired_contract_is_flat_and_hides_no_other() -> None:
+    """Its symbol is refused: no reason to leave the other positions unread, at this and at every later read."""
+    held = rest_row(POSITION, updatedTime=str(NOW - 5))
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path != "/v5/position/list" or "symbol" not in params:
+            return [held] if params.get("settleCoin") == "USDT" and path == "/v5/position/list" else []
+        return refused("10001")
+
+    found, _ = read(proven(positions={"BTC-30DEC22-1400-C|both": "1"}), answer)
+    told = {e.symbol: e.qty for e in found.events if isinstance(e, Position)}
+    assert told == {"BTC-30DEC22-1400-C": "0", held["symbol"]: found.snapshot.positions[f"{held['symbol']}|both"]}
+    assert found.unrecoverable == "" and len(found.snapshot.positions) == 1
+
+
+def test_a_flat_position_has_a_time_though_the_wallet_is_refused() -> None:
+    found, _ = read(
+        proven(positions={"ETHUSDT|both": "1"}), lambda path, p: refused() if path.endswith("wallet-balance") else []
+    )
+    (flat,) = found.events
+    assert isinstance(flat, Position) and flat.qty == "0" and flat.ts_event > NOW - DAY_MS
+
+
+def test_a_coin_without_a_figure_is_not_empty() -> None:
+    coins = [{"accountType": "UNIFIED", "coin": [{**COIN, "coin": "BTC", "walletBalance": ""}]}]
+    found, _ = read(proven(wallets={"BTC": "2"}), lambda path, p: coins if path.endswith("wallet-balance") else [])
+    assert (found.events, found.snapshot.wallets) == ([], {"BTC": "2"})
+
+
 def test_a_proof_reads_inverse_and_options_where_they_were_seen() -> None:
     known = proven(symbols={"BTCUSD": 1, "BTC-30DEC22-1400-C": 1}, positions={"BTCUSD|both": "300"}, scope="proof")
     _, calls = read(known, nothing)

@@ -7,7 +7,8 @@ One call tells the fills of all symbols of a category, so they are always read: 
 proof of it 12.
 1. Executions and order history of each category since the watermark, in windows of seven days, page by page.
 2. Open orders; then each order that is known as open or has a fill here, and was in neither list.
-3. Positions by settlement coin, which lists open ones only; each known one that is not listed is asked for by symbol.
+3. Positions by settlement coin, which lists open ones only; each known one that is not listed is asked for by symbol, and is flat
+   where the venue refuses that: the contract has expired.
 4. The wallet.
 Fills are read in every category: the first one in another category may be the one that was lost. A proof asks for the rest
 where the account was seen: linear and spot, inverse and option once a symbol of theirs was known or a fill was read. A refusal
@@ -16,6 +17,7 @@ elsewhere tells of no loss: not every account has every product.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -72,7 +74,7 @@ class _Findings:
     forgotten: list[str] = field(default_factory=list)  # known as open, and no list has them
     positions: dict[str, tuple[wire.PositionRow, str]] = field(default_factory=dict)  # "SYMBOL|side" -> row, category
     coins: dict[str, wire.CoinRow] = field(default_factory=dict)
-    told_ms: int = 0  # server time of the wallet's reply
+    told_ms: int = 0  # server time of the last reply
     lost: list[str] = field(default_factory=list)
 
 
@@ -117,15 +119,16 @@ def _refused(found: _Findings, category: str, what: str, refused: ExchangeRefuse
 
 
 # ── Calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _answer(found: _Findings, path: str, params: Params, shape: type[T]) -> Dialogue[tuple[T, int]]:
-    """One call's result and the server's time of it. Raises ConnectionFailed for a reply of another shape."""
+def _answer(found: _Findings, path: str, params: Params, shape: type[T]) -> Dialogue[T]:
+    """One call's result. Raises ConnectionFailed for a reply of another shape."""
     reply = yield HttpCall("GET", path, params, auth="signed")
     found.at_ms = found.at_ms or reply.at_ms or found.now_ms
     try:
         answer = decoding.decode(reply.body, wire.Answer[shape])  # type: ignore[valid-type]
     except UNREADABLE as error:
         raise ConnectionFailed(f"{path}: unreadable reply") from error
-    return answer.result, answer.time or found.now_ms
+    found.told_ms = answer.time or found.now_ms
+    return answer.result
 
 
 def _pages(found: _Findings, path: str, params: Params, row: type[T]) -> Dialogue[list[T]]:
@@ -133,7 +136,7 @@ def _pages(found: _Findings, path: str, params: Params, row: type[T]) -> Dialogu
     collected: list[T] = []
     cursor: Params = ()
     for _ in range(MAX_PAGES):
-        page, _ = yield from _answer(found, path, params + cursor, wire.Page[row])  # type: ignore[valid-type]
+        page = yield from _answer(found, path, params + cursor, wire.Page[row])  # type: ignore[valid-type]
         collected += page.rows
         if not page.cursor or not page.rows:
             return collected
@@ -247,7 +250,7 @@ def _single_order(found: _Findings, path: str, params: Params) -> Dialogue[list[
     """→ why it could not be looked up."""
     (_, category), (_, order_id), *_ = params
     try:
-        page, _ = yield from _answer(found, path, params, wire.Page[wire.OrderRow])
+        page = yield from _answer(found, path, params, wire.Page[wire.OrderRow])
     except ExchangeRefused as refused:
         return [] if code_of(refused) == NO_SUCH_ORDER else [str(refused.verdict)]
     _keep(found, category, [row for row in page.rows if row.order_id == order_id])
@@ -261,16 +264,17 @@ def _positions(found: _Findings, categories: list[str]) -> Dialogue[bool]:
         for category in categories:
             for settled in _settled(category) if category != "spot" else []:
                 yield from _held(found, category, _list(category, POSITION_PAGE) + settled)
-        absent = {key.partition("|")[0] for key in found.mark.positions.keys() - found.positions.keys()}
-        for symbol in sorted(absent | _moved_again(found)):
-            category = rows.category_of(symbol, "")
-            page, _ = yield from _answer(
-                found, POSITIONS, (("category", category), ("symbol", symbol)), wire.Page[wire.PositionRow]
-            )
-            _hold(found, category, page.rows)
     except ExchangeRefused as refused:
         found.lost.append(f"positions: {refused.verdict}")
         return False
+    absent = {key.partition("|")[0] for key in found.mark.positions.keys() - found.positions.keys()}
+    for symbol in sorted(absent | _moved_again(found)):
+        category = rows.category_of(symbol, "")
+        with contextlib.suppress(ExchangeRefused):
+            page = yield from _answer(
+                found, POSITIONS, (("category", category), ("symbol", symbol)), wire.Page[wire.PositionRow]
+            )
+            _hold(found, category, page.rows)
     return True
 
 
@@ -293,15 +297,17 @@ def _hold(found: _Findings, category: str, listed: list[wire.PositionRow]) -> No
 
 
 def _wallet(found: _Findings) -> Dialogue[bool]:
-    """False where the key may not see it. Coins that are not listed hold nothing."""
+    """False where the key may not see it. Coins that are not listed hold nothing; one without a figure is as it was."""
     try:
-        page, found.told_ms = yield from _answer(
-            found, WALLET, (("accountType", "UNIFIED"),), wire.Page[wire.WalletRow]
-        )
+        page = yield from _answer(found, WALLET, (("accountType", "UNIFIED"),), wire.Page[wire.WalletRow])
     except ExchangeRefused as refused:
         found.lost.append(f"wallet: {refused.verdict}")
         return False
-    found.coins = {coin.coin: coin for wallet in page.rows for coin in wallet.coin if coin.wallet_balance}
+    for coin in (coin for wallet in page.rows for coin in wallet.coin):
+        if coin.wallet_balance:
+            found.coins[coin.coin] = coin
+        elif coin.coin in found.mark.wallets:
+            found.coins[coin.coin] = wire.CoinRow(coin=coin.coin, wallet_balance=found.mark.wallets[coin.coin])
     return True
 
 
