@@ -47,6 +47,7 @@ BEHIND_MOST_S = 120.0  # ... for so long: theirs may have to wait for the next m
 AFTER_S = 3.0  # and so much longer: those of other workers, which share that weight, may need a moment more
 # Of the weight that reads which are not urgent, audits, and reads of orders leave to others.
 PATIENT_SHARE, AUDIT_SHARE, ORDERS_SHARE = 0.2, 0.5, 0.75
+MAX_TOO_FAST = 10  # refusals in a row of one call
 ORDERS_PAUSE_S = 10.0  # a read of orders that finds no weight gives its thread back for so long
 
 
@@ -306,24 +307,29 @@ class ReadBack:
         return True
 
     def _carry_out(self, reading: Reading, mark: Watermark) -> Recovered:
-        """Drive the venue's plan: each yielded call is carried out and its OK reply sent back in."""
+        """Drive the venue's plan: each yielded call is carried out and its OK reply sent back in. One that came too fast is made
+        again: begun anew, a plan of more calls than a limit allows at once would never end."""
         stream, patient = reading.stream, mark.scope != "orders"
         share = AUDIT_SHARE if reading.audit else RESERVED_SHARE if reading.urgent else PATIENT_SHARE
         share = share if patient else ORDERS_SHARE
         plan = stream.rest.exchange.recover(stream.spec, mark, stream.rest.now_ms())
         try:
-            call = next(plan)
+            call, too_fast = next(plan), 0
             while True:
                 try:
                     reply = stream.rest.call(
                         call, stream.credentials, lambda: reading.cancelled, reserved_share=share, patient=patient
                     )
                 except ExchangeRefused as error:
-                    if not (isinstance(error.verdict, Verdict) and error.verdict.outcome is Outcome.PERMANENT):
+                    outcome = error.verdict.outcome if isinstance(error.verdict, Verdict) else None
+                    if outcome is Outcome.RATE and too_fast < MAX_TOO_FAST:
+                        too_fast += 1  # its permit is not to be had before the exchange's wait is over
+                        continue
+                    if outcome is not Outcome.PERMANENT:
                         raise
                     call = plan.throw(error)
                 else:
-                    call = plan.send(reply)
+                    call, too_fast = plan.send(reply), 0
         except StopIteration as end:
             found: Recovered = end.value
             return found

@@ -89,6 +89,14 @@ def test_rate_answers_say_two_seconds() -> None:
     assert session.iso(1) == "1970-01-01T00:00:00.001Z"
 
 
+def test_the_pages_of_one_account_come_no_faster_than_its_endpoints_allow() -> None:
+    rate = limits.LIMITS.weight
+    for path, allowed in ((rows.FILLS, 60), (rows.OLD_FILLS, 10), (rows.OLD_ORDERS, 20)):
+        first, later = rows.page_call(path, ""), rows.page_call(path, "9")
+        most = len(rows.PRODUCTS) + (rate.burst + 2 * rate.per_s) / later.weight
+        assert first.weight == 1 and allowed * 0.9 < most <= allowed
+
+
 def test_no_public_call_is_made_more_often_in_two_seconds_than_its_endpoint_allows() -> None:
     """Sheet 6.3: 40 books, 40 candles, 20 history-trades in two seconds. A bucket gives its burst and two seconds' refill."""
     market, rate = exchanges()["okx"].market_data, limits.LIMITS.weight

@@ -37,13 +37,13 @@ from fleet.core.recovery import (
 )  # fmt: skip
 from fleet.exchanges.okx import parse, rows, wire
 from fleet.exchanges.okx.limits import DAY_MS, LIMITS, PAGE, RECENT_FILLS_MS, RECENT_ORDERS_MS
+from fleet.exchanges.okx.rows import PRODUCTS
 from fleet.exchanges.okx.subscribe import product_of
 
 T = TypeVar("T")
 Dialogue = Generator[HttpCall, HttpReply, T]
 
 MODES = ("cross", "isolated")
-PRODUCTS = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION")
 MAX_PAGES = 1000
 EDGE_MS = 3_600_000  # the three-day and seven-day windows are left this early: they slide while we read
 SKEW_MS = 1000  # between the clock of our database and the exchange's
