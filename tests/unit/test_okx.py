@@ -204,6 +204,19 @@ def test_order_ends_once_whatever_the_time() -> None:
     assert ids.order_id("a", "S", "1", "new", "0", 5) != ids.order_id("a", "S", "1", "new", "0", 9)
 
 
+def test_the_same_snapshot_for_a_new_subscriber_is_no_repetition() -> None:
+    """A feed passes over ids that it has seen: after a reconnect a quiet book would wait for its next update."""
+
+    def snapshot(ts: int) -> Depth:
+        book = {"asks": [["2", "1", "0", "1"]], "bids": [["1", "1", "0", "1"]], "ts": str(ts), "seqId": 9, "prevSeqId": -1}
+        push = {"arg": {"channel": "books", "instId": "X-USDT"}, "action": "snapshot", "data": [book]}
+        (event,) = parse.parse_market(json.dumps(push).encode(), "", 1)
+        assert isinstance(event, Depth)
+        return event
+
+    assert snapshot(1).id != snapshot(2).id and snapshot(1).last_seq == snapshot(2).last_seq
+
+
 def test_order_book_replies_that_are_none() -> None:
     for body in (b'{"code":"0","data":[]}', b'{"code":"0","data":[{"asks":[["1"]],"bids":[],"ts":"1"}]}'):
         with pytest.raises(ConnectionFailed):

@@ -147,9 +147,9 @@ def _depth(
 ) -> Depth:
     seq, prev = m.seq or 0, m.prev or 0  # captures of 2022 have none: the order on the socket is all there is
     update = kind == "update"
-    name = f"{m.ts}:{m.checksum}" if m.seq is None else f"{prev}:{seq}" if update else f"{seq}"
-    if update and prev == seq and m.seq is not None:  # a keepalive: each minute the same numbers
-        name = f"{seq}:{m.ts}"
+    # A snapshot is sent to every new subscriber, a keepalive each minute: with the same numbers, and no repetition.
+    again = not update or prev == seq
+    name = f"{m.ts}:{m.checksum}" if m.seq is None else f"{seq}:{m.ts}" if again else f"{prev}:{seq}"
     return Depth(
         id=f"{_V}:depth:{symbol}:{kind}:{name}", exchange=_X, market=_M, symbol=symbol, ts_event=ms(m.ts), ts_recv=now_ms,
         source=source, kind=kind, bids=_levels(m.bids), asks=_levels(m.asks), first_seq=prev if update else seq, last_seq=seq,
