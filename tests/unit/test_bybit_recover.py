@@ -183,6 +183,18 @@ def test_of_two_states_of_an_order_the_further_one_counts() -> None:
     assert isinstance(order, Order) and order.status == "filled"
 
 
+def test_a_fill_of_rest_does_not_say_that_nothing_was_earned() -> None:
+    """The rows of execution/list have no execPnl (6.4)."""
+    row = {name: value for name, value in rest_row(EXECUTION, execTime=str(NOW - 5)).items() if name != "execPnl"}
+    found, _ = read(
+        proven(),
+        lambda path, p: [row] if path == "/v5/execution/list" and p["category"] in ("linear", "spot") else [],
+    )
+    assert sorted((e.id.split(":")[4], e.realized_pnl) for e in found.events if isinstance(e, Fill)) == [
+        ("linear", ""), ("spot", "0"),
+    ]  # fmt: skip
+
+
 def test_unknown_status_is_reported() -> None:
     def answer(path: str, params: dict[str, str]) -> Any:
         return (

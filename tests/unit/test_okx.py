@@ -208,7 +208,13 @@ def test_the_same_snapshot_for_a_new_subscriber_is_no_repetition() -> None:
     """A feed passes over ids that it has seen: after a reconnect a quiet book would wait for its next update."""
 
     def snapshot(ts: int) -> Depth:
-        book = {"asks": [["2", "1", "0", "1"]], "bids": [["1", "1", "0", "1"]], "ts": str(ts), "seqId": 9, "prevSeqId": -1}
+        book = {
+            "asks": [["2", "1", "0", "1"]],
+            "bids": [["1", "1", "0", "1"]],
+            "ts": str(ts),
+            "seqId": 9,
+            "prevSeqId": -1,
+        }
         push = {"arg": {"channel": "books", "instId": "X-USDT"}, "action": "snapshot", "data": [book]}
         (event,) = parse.parse_market(json.dumps(push).encode(), "", 1)
         assert isinstance(event, Depth)

@@ -1,8 +1,8 @@
 """Bybit rows to events. A row of the socket and one of REST have the same fields, so both come through here and get the same
 ids. Pure; used by parse.py and recover.py. Sources: exchanges/bybit.md sections 5, 6.4, 7.
 
-What the venue does not say is "": the position side of a fill (it has no positionIdx), the margin mode of a position, the
-position side of anything on spot.
+What the venue does not say is "": the position side of a fill (it has no positionIdx), the profit of a fill by REST (6.4), the
+margin mode of a position, the position side of anything on spot.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def fill(row: wire.ExecutionRow, category: str, told: Told) -> Fill:
         ts_event=int(row.exec_time or 0) or told.at_ms, ts_recv=told.now_ms, source=told.source, account_id=told.account_id,
         trade_id=row.exec_id, order_id=row.order_id, client_order_id=row.order_link_id, side=SIDES[row.side], position_side="",
         price=row.exec_price, qty=row.exec_qty, fee=row.exec_fee or "0", fee_asset=row.fee_currency or _fee_asset(row, category),
-        liquidity="maker" if row.is_maker else "taker", realized_pnl=row.exec_pnl or "0",
+        liquidity="maker" if row.is_maker else "taker", realized_pnl=row.exec_pnl or ("0" if category == "spot" else ""),
     )  # fmt: skip
 
 
