@@ -195,6 +195,22 @@ def test_a_fill_of_rest_does_not_say_that_nothing_was_earned() -> None:
     ]  # fmt: skip
 
 
+def test_executions_of_one_id_are_told_each() -> None:
+    """An execution id is unique with its symbol (7), and names both sides of a trade with oneself (6.3: sorted by order then)."""
+    row = rest_row(EXECUTION, execTime=str(NOW - 5))
+    both = [
+        row,
+        {**row, "symbol": "BTCUSDT"},
+        {**row, "orderId": "other", "side": "Buy" if row["side"] == "Sell" else "Sell"},
+    ]
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        return both if path == "/v5/execution/list" and params["category"] == "linear" else []
+
+    fills = [event for event in read(proven(), answer)[0].events if isinstance(event, Fill)]
+    assert len({fill.id for fill in fills}) == len(fills) == 3
+
+
 def test_unknown_status_is_reported() -> None:
     def answer(path: str, params: dict[str, str]) -> Any:
         return (

@@ -67,7 +67,8 @@ class _Findings:
     since_ms: int
     used: set[str]  # categories in which the account was seen
     at_ms: int = 0  # exchange time before the first call
-    fills: dict[tuple[str, str], msgspec.Raw] = field(default_factory=dict)  # category, execution id
+    # category, symbol, execution id, order id: what names one (7), and which side of a trade with oneself it is (6.3)
+    fills: dict[tuple[str, str, str, str], msgspec.Raw] = field(default_factory=dict)
     orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)  # category, order id
     open: set[str] = field(default_factory=set)
     closed: list[str] = field(default_factory=list)
@@ -86,7 +87,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
     for category in EVERY:
         yield from _fills(found, category)
-    found.used |= {category for category, _ in found.fills}
+    found.used |= {category for category, *_ in found.fills}
     categories = [category for category in EVERY if mark.scope == "full" or category in found.used]
     for category in categories:
         yield from _orders(found, category)
@@ -169,7 +170,7 @@ def _fills(found: _Findings, category: str) -> Dialogue[None]:
             for raw in (yield from _pages(found, EXECUTIONS, _list(category, FILL_PAGE) + window, msgspec.Raw)):
                 row = _row(raw)
                 if int(row.exec_time or 0) >= found.since_ms:
-                    found.fills[category, row.exec_id] = raw
+                    found.fills[category, row.symbol, row.exec_id, row.order_id] = raw
     except ExchangeRefused as refused:
         _refused(found, category, "fills", refused)
 
@@ -225,7 +226,7 @@ def _single_orders(found: _Findings) -> Dialogue[None]:
     wanted: dict[tuple[str, str], str] = {}
     for order_id, symbol in found.mark.open_orders.items():
         wanted[rows.category_of(symbol, order_id), order_id] = symbol
-    for (category, _), raw in found.fills.items():
+    for (category, *_), raw in found.fills.items():
         row = _row(raw)
         if row.exec_type in rows.TRADING and row.order_id:
             wanted[category, row.order_id] = row.symbol
@@ -280,7 +281,7 @@ def _positions(found: _Findings, categories: list[str]) -> Dialogue[bool]:
 
 def _moved_again(found: _Findings) -> set[str]:
     """Symbols whose positions are to be told though they may be as they were: asked for one by one, as no list tells flat ones."""
-    return found.mark.moved_again(_row(raw).symbol for (category, _), raw in found.fills.items() if category != "spot")
+    return found.mark.moved_again(_row(raw).symbol for (category, *_), raw in found.fills.items() if category != "spot")
 
 
 def _held(found: _Findings, category: str, params: Params) -> Dialogue[None]:
@@ -327,7 +328,7 @@ def _history(found: _Findings) -> list[UserRecord]:
     """Fills and bookings since the watermark; orders that changed since, that ended meanwhile, or (first-ever read) are open."""
     told = rows.Told(found.account_id, found.now_ms, found.now_ms, "rest")
     events: list[UserRecord] = []
-    for (category, _), raw in found.fills.items():
+    for (category, *_), raw in found.fills.items():
         execution = _row(raw)
         try:
             if execution.exec_type in rows.TRADING:
