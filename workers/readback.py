@@ -47,6 +47,7 @@ BEHIND_MOST_S = 120.0  # ... for so long: theirs may have to wait for the next m
 AFTER_S = 3.0  # and so much longer: those of other workers, which share that weight, may need a moment more
 # Of the weight that reads which are not urgent, audits, and reads of orders leave to others.
 PATIENT_SHARE, AUDIT_SHARE, ORDERS_SHARE = 0.2, 0.5, 0.75
+MAX_TOO_FAST, MAX_FAILURES = 10, 3  # times in a row that one call of a plan is made again
 ORDERS_PAUSE_S = 10.0  # a read of orders that finds no weight gives its thread back for so long
 
 
@@ -306,27 +307,41 @@ class ReadBack:
         return True
 
     def _carry_out(self, reading: Reading, mark: Watermark) -> Recovered:
-        """Drive the venue's plan: each yielded call is carried out and its OK reply sent back in."""
+        """Drive the venue's plan: each yielded call is carried out and its OK reply sent back in. One that failed is made again: a
+        plan of many calls, begun anew each time one of them fails or comes too fast, would never end."""
         stream, patient = reading.stream, mark.scope != "orders"
         share = AUDIT_SHARE if reading.audit else RESERVED_SHARE if reading.urgent else PATIENT_SHARE
         share = share if patient else ORDERS_SHARE
         plan = stream.rest.exchange.recover(stream.spec, mark, stream.rest.now_ms())
         try:
-            call = next(plan)
+            call, replies, failures = next(plan), 0, 0
             while True:
                 try:
                     reply = stream.rest.call(
                         call, stream.credentials, lambda: reading.cancelled, reserved_share=share, patient=patient
                     )
-                except ExchangeRefused as error:
-                    if not (isinstance(error.verdict, Verdict) and error.verdict.outcome is Outcome.PERMANENT):
+                except (ConnectionFailed, ExchangeRefused) as error:
+                    outcome = _outcome(error)
+                    if outcome is Outcome.PERMANENT:
+                        call, failures = plan.throw(error), 0
+                    elif self._worth_another(reading, outcome, replies, failures):
+                        failures += 1
+                    else:
                         raise
-                    call = plan.throw(error)
                 else:
-                    call = plan.send(reply)
+                    call, replies, failures = plan.send(reply), replies + 1, 0
         except StopIteration as end:
             found: Recovered = end.value
             return found
+
+    def _worth_another(self, reading: Reading, outcome: Outcome | None, replies: int, failures: int) -> bool:
+        """After a pause, for what may succeed then. What came too fast finds no permit before the exchange's wait is over. An
+        exchange that has answered nothing yet may be away: this thread is not kept waiting for it."""
+        if outcome is Outcome.RATE:
+            return failures < MAX_TOO_FAST
+        if outcome is not Outcome.TRANSIENT or not replies or failures >= MAX_FAILURES:
+            return False
+        return not self._stop.wait(delay_s(failures, self._random)) and not reading.cancelled
 
     def _refused(self, reading: Reading, error: ExchangeRefused) -> None:
         verdict = error.verdict
@@ -348,6 +363,12 @@ class ReadBack:
         )
         pause_s = delay_s(reading.attempt, self._random, cap_s=30.0)
         self._line_up(reading, pause_s)
+
+
+def _outcome(error: ConnectionFailed | ExchangeRefused) -> Outcome | None:
+    if isinstance(error, ConnectionFailed):
+        return None if isinstance(error, NoPermit) else Outcome.TRANSIENT
+    return error.verdict.outcome if isinstance(error.verdict, Verdict) else None
 
 
 def _untold(found: Recovered) -> str:

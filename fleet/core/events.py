@@ -58,7 +58,8 @@ class Order(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type", ta
 
 
 class Fill(UserEvent, frozen=True, kw_only=True, gc=False, tag_field="type", tag="fill"):
-    """One execution. Unique on (account_id, exchange, market, symbol, trade_id, order_id)."""
+    """One execution. Unique on (account_id, exchange, market, symbol, trade_id, order_id). `realized_pnl` is "" where the exchange
+    does not tell it: Bybit's REST does not."""
 
     trade_id: str
     order_id: str

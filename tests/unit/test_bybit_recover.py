@@ -183,6 +183,34 @@ def test_of_two_states_of_an_order_the_further_one_counts() -> None:
     assert isinstance(order, Order) and order.status == "filled"
 
 
+def test_a_fill_of_rest_does_not_say_that_nothing_was_earned() -> None:
+    """The rows of execution/list have no execPnl (6.4)."""
+    row = {name: value for name, value in rest_row(EXECUTION, execTime=str(NOW - 5)).items() if name != "execPnl"}
+    found, _ = read(
+        proven(),
+        lambda path, p: [row] if path == "/v5/execution/list" and p["category"] in ("linear", "spot") else [],
+    )
+    assert sorted((e.id.split(":")[4], e.realized_pnl) for e in found.events if isinstance(e, Fill)) == [
+        ("linear", ""), ("spot", "0"),
+    ]  # fmt: skip
+
+
+def test_executions_of_one_id_are_told_each() -> None:
+    """An execution id is unique with its symbol (7), and names both sides of a trade with oneself (6.3: sorted by order then)."""
+    row = rest_row(EXECUTION, execTime=str(NOW - 5))
+    both = [
+        row,
+        {**row, "symbol": "BTCUSDT"},
+        {**row, "orderId": "other", "side": "Buy" if row["side"] == "Sell" else "Sell"},
+    ]
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        return both if path == "/v5/execution/list" and params["category"] == "linear" else []
+
+    fills = [event for event in read(proven(), answer)[0].events if isinstance(event, Fill)]
+    assert len({fill.id for fill in fills}) == len(fills) == 3
+
+
 def test_unknown_status_is_reported() -> None:
     def answer(path: str, params: dict[str, str]) -> Any:
         return (
@@ -230,6 +258,35 @@ def test_a_known_position_that_nobody_lists_is_flat_unless_it_is_young() -> None
     assert isinstance(position, Position) and (position.qty, position.position_side) == ("0", "long")
     young, _ = read(proven(positions={"ETHUSDT|long": "1"}, symbols={"ETHUSDT": NOW - 100}), nothing)
     assert young.events == []
+
+
+def test_a_known_position_of_an_expired_contract_is_flat_and_hides_no_other() -> None:
+    """Its symbol is refused: no reason to leave the other positions unread, at this and at every later read."""
+    held = rest_row(POSITION, updatedTime=str(NOW - 5))
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path != "/v5/position/list" or "symbol" not in params:
+            return [held] if params.get("settleCoin") == "USDT" and path == "/v5/position/list" else []
+        return refused("10001")
+
+    found, _ = read(proven(positions={"BTC-30DEC22-1400-C|both": "1"}), answer)
+    told = {e.symbol: e.qty for e in found.events if isinstance(e, Position)}
+    assert told == {"BTC-30DEC22-1400-C": "0", held["symbol"]: found.snapshot.positions[f"{held['symbol']}|both"]}
+    assert found.unrecoverable == "" and len(found.snapshot.positions) == 1
+
+
+def test_a_flat_position_has_a_time_though_the_wallet_is_refused() -> None:
+    found, _ = read(
+        proven(positions={"ETHUSDT|both": "1"}), lambda path, p: refused() if path.endswith("wallet-balance") else []
+    )
+    (flat,) = found.events
+    assert isinstance(flat, Position) and flat.qty == "0" and flat.ts_event > NOW - DAY_MS
+
+
+def test_a_coin_without_a_figure_is_not_empty() -> None:
+    coins = [{"accountType": "UNIFIED", "coin": [{**COIN, "coin": "BTC", "walletBalance": ""}]}]
+    found, _ = read(proven(wallets={"BTC": "2"}), lambda path, p: coins if path.endswith("wallet-balance") else [])
+    assert (found.events, found.snapshot.wallets) == ([], {"BTC": "2"})
 
 
 def test_a_proof_reads_inverse_and_options_where_they_were_seen() -> None:

@@ -89,6 +89,14 @@ def test_rate_answers_say_two_seconds() -> None:
     assert session.iso(1) == "1970-01-01T00:00:00.001Z"
 
 
+def test_the_pages_of_one_account_come_no_faster_than_its_endpoints_allow() -> None:
+    rate = limits.LIMITS.weight
+    for path, allowed in ((rows.FILLS, 60), (rows.OLD_FILLS, 10), (rows.OLD_ORDERS, 20)):
+        first, later = rows.page_call(path, ""), rows.page_call(path, "9")
+        most = len(rows.PRODUCTS) + (rate.burst + 2 * rate.per_s) / later.weight
+        assert first.weight == 1 and allowed * 0.9 < most <= allowed
+
+
 def test_no_public_call_is_made_more_often_in_two_seconds_than_its_endpoint_allows() -> None:
     """Sheet 6.3: 40 books, 40 candles, 20 history-trades in two seconds. A bucket gives its burst and two seconds' refill."""
     market, rate = exchanges()["okx"].market_data, limits.LIMITS.weight
@@ -194,6 +202,25 @@ def test_a_fill_of_rest_without_a_trade_id_is_named_by_its_bill() -> None:
 def test_order_ends_once_whatever_the_time() -> None:
     assert ids.order_id("a", "S", "1", "filled", "2.0", 5) == ids.order_id("a", "S", "1", "filled", "2", 9)
     assert ids.order_id("a", "S", "1", "new", "0", 5) != ids.order_id("a", "S", "1", "new", "0", 9)
+
+
+def test_the_same_snapshot_for_a_new_subscriber_is_no_repetition() -> None:
+    """A feed passes over ids that it has seen: after a reconnect a quiet book would wait for its next update."""
+
+    def snapshot(ts: int) -> Depth:
+        book = {
+            "asks": [["2", "1", "0", "1"]],
+            "bids": [["1", "1", "0", "1"]],
+            "ts": str(ts),
+            "seqId": 9,
+            "prevSeqId": -1,
+        }
+        push = {"arg": {"channel": "books", "instId": "X-USDT"}, "action": "snapshot", "data": [book]}
+        (event,) = parse.parse_market(json.dumps(push).encode(), "", 1)
+        assert isinstance(event, Depth)
+        return event
+
+    assert snapshot(1).id != snapshot(2).id and snapshot(1).last_seq == snapshot(2).last_seq
 
 
 def test_order_book_replies_that_are_none() -> None:

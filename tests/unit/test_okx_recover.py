@@ -325,11 +325,20 @@ def test_closed_positions_and_emptied_wallets_are_told() -> None:
     }
     found, _ = read(mark, answers)
     flat = {(e.symbol, e.position_side): (e.qty, e.ts_event) for e in of(found, Position)}
-    assert flat == {("ETH-USDT-SWAP", "short"): ("0", NOW - 9000)}  # BTC: just traded, and nothing proves it flat
+    assert flat == {("ETH-USDT-SWAP", "short"): ("0", NOW - 10)}  # BTC: just traded, and nothing proves it flat
     assert {e.asset: e.wallet for e in of(found, Balance)} == {"USDT": "4.9", "BTC": "0"}
     mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     found, _ = read(mark, answers)
     assert [(e.symbol, e.qty, e.ts_event) for e in of(found, Position)] == [(SWAP, "0", NOW - 50)]
+
+
+def test_an_expired_option_is_flat_later_than_it_was_told_open() -> None:
+    """Its expiry is not pushed (okx.md 5.4), and its position was told under the time of its last fill."""
+    option = "BTC-USD-260925-70000-C"
+    mark = based({f"{option}|net|cross": "2"}, {"BTC": "5"})
+    mark.symbols = {option: NOW - DAY}
+    (flat,) = of(read(mark, {rows.BALANCE.path: balance(wallet("BTC", "5.1"))})[0], Position)
+    assert (flat.symbol, flat.qty) == (option, "0") and flat.ts_event > NOW - DAY
 
 
 def test_cross_and_isolated_positions_of_one_side_are_two() -> None:

@@ -236,6 +236,82 @@ def test_a_permanent_refusal_is_the_plans_own_business(back: ReadBack) -> None:
     assert stream.rest.calls == ["/account", "/account", "/account", "/optional", "/instead"]
 
 
+def test_a_call_that_came_too_fast_is_made_again_and_not_the_whole_plan(back: ReadBack) -> None:
+    """A long plan comes too fast again and again: begun anew each time it would never end, and no gap would close."""
+
+    def long(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        for page in range(30):
+            yield HttpCall("GET", f"/fills/{page}")
+        return Recovered([], Snapshot(now_ms, {}, {}))
+
+    stream = FakeStream(long)
+    answer, allowed = stream.rest.call, [0]
+
+    def ten_at_once(call: HttpCall, *args: object, **kinds: object) -> HttpReply:
+        allowed[0] = (allowed[0] + 1) % 11
+        if allowed[0] == 0:
+            raise ExchangeRefused("GET /fills", Verdict(Outcome.RATE, "50011", 2.0))
+        return answer(call, *args, **kinds)  # type: ignore[arg-type]
+
+    stream.rest.call = ten_at_once  # type: ignore[method-assign,assignment]
+    reading = back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    assert stream.done.wait(5.0)
+    assert stream.rest.calls == [f"/fills/{page}" for page in range(30)] and reading.attempt == 0
+
+
+@pytest.mark.parametrize(
+    "failure", [ConnectionFailed("reset"), ExchangeRefused("GET /fills", Verdict(Outcome.TRANSIENT, "10016"))]
+)
+def test_a_plan_survives_calls_that_fail(back: ReadBack, failure: Exception) -> None:
+    """One in a hundred fails while the market moves: a plan of some hundred calls would hardly ever end."""
+
+    def long(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        for page in range(300):
+            yield HttpCall("GET", f"/fills/{page}")
+        return Recovered([], Snapshot(now_ms, {}, {}))
+
+    stream = FakeStream(long)
+    answer, asked = stream.rest.call, [0]
+
+    def each_hundredth_fails(call: HttpCall, *args: object, **kinds: object) -> HttpReply:
+        asked[0] += 1
+        if asked[0] % 100 == 0:
+            raise failure
+        return answer(call, *args, **kinds)  # type: ignore[arg-type]
+
+    stream.rest.call = each_hundredth_fails  # type: ignore[method-assign,assignment]
+    reading = back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    assert stream.done.wait(5.0)
+    assert stream.rest.calls == [f"/fills/{page}" for page in range(300)] and reading.attempt == 0
+
+
+def test_a_call_that_fails_and_fails_ends_the_plan(back: ReadBack) -> None:
+    stream = FakeStream(plan)
+    answer, failed = stream.rest.call, [0]
+
+    def optional_fails(call: HttpCall, *args: object, **kinds: object) -> HttpReply:
+        if call.path == "/optional" and failed[0] <= readback.MAX_FAILURES:
+            failed[0] += 1
+            raise ConnectionFailed("reset")
+        return answer(call, *args, **kinds)  # type: ignore[arg-type]
+
+    stream.rest.call = optional_fails  # type: ignore[method-assign,assignment]
+    back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    assert stream.done.wait(10.0)
+    assert stream.rest.calls == ["/account", "/account", "/optional"]
+
+
+def test_a_call_that_is_always_too_fast_is_given_up_for_a_while(back: ReadBack) -> None:
+    stream = FakeStream(plan)
+    refusal = ExchangeRefused("GET /account", Verdict(Outcome.RATE, "50011", 2.0))
+    stream.rest.answers = [refusal] * (readback.MAX_TOO_FAST + 1)
+    reading = back.request(stream, stream.rest.now_ms() - 1_000)  # type: ignore[arg-type]
+    deadline_s = time.monotonic() + 5.0
+    while not reading.attempt and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert reading.attempt == 1 and stream.done.wait(5.0)
+
+
 def test_dead_credentials_are_told_to_the_stream_and_not_repeated(back: ReadBack) -> None:
     stream = FakeStream(plan)
     stream.rest.answers = [ExchangeRefused("GET /account", Verdict(Outcome.INVALID, "-1022"))]

@@ -11,8 +11,9 @@ from fleet.exchanges.bybit.limits import EXCHANGE, MARKET
 VENUE = f"{EXCHANGE}:{MARKET}"
 
 
-def fill_id(account_id: str, category: str, symbol: str, exec_id: str) -> str:
-    return f"{VENUE}:{account_id}:fill:{category}:{symbol}:{exec_id}"
+def fill_id(account_id: str, category: str, symbol: str, exec_id: str, order: str) -> str:
+    """With the order: the venue has one execution id for several (6.3 sorts equal ones by order), as in a trade with oneself."""
+    return f"{VENUE}:{account_id}:fill:{category}:{symbol}:{exec_id}:{order}"
 
 
 def order_id(account_id: str, category: str, order: str, status: str, filled: str, update_ms: int) -> str:

@@ -7,7 +7,8 @@ One call tells the fills of all symbols of a category, so they are always read: 
 proof of it 12.
 1. Executions and order history of each category since the watermark, in windows of seven days, page by page.
 2. Open orders; then each order that is known as open or has a fill here, and was in neither list.
-3. Positions by settlement coin, which lists open ones only; each known one that is not listed is asked for by symbol.
+3. Positions by settlement coin, which lists open ones only; each known one that is not listed is asked for by symbol, and is flat
+   where the venue refuses that: the contract has expired.
 4. The wallet.
 Fills are read in every category: the first one in another category may be the one that was lost. A proof asks for the rest
 where the account was seen: linear and spot, inverse and option once a symbol of theirs was known or a fill was read. A refusal
@@ -16,6 +17,7 @@ elsewhere tells of no loss: not every account has every product.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -65,14 +67,15 @@ class _Findings:
     since_ms: int
     used: set[str]  # categories in which the account was seen
     at_ms: int = 0  # exchange time before the first call
-    fills: dict[tuple[str, str], msgspec.Raw] = field(default_factory=dict)  # category, execution id
+    # category, symbol, execution id, order id: what names one (7), and which side of a trade with oneself it is (6.3)
+    fills: dict[tuple[str, str, str, str], msgspec.Raw] = field(default_factory=dict)
     orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)  # category, order id
     open: set[str] = field(default_factory=set)
     closed: list[str] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)  # known as open, and no list has them
     positions: dict[str, tuple[wire.PositionRow, str]] = field(default_factory=dict)  # "SYMBOL|side" -> row, category
     coins: dict[str, wire.CoinRow] = field(default_factory=dict)
-    told_ms: int = 0  # server time of the wallet's reply
+    told_ms: int = 0  # server time of the last reply
     lost: list[str] = field(default_factory=list)
 
 
@@ -84,7 +87,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
     for category in EVERY:
         yield from _fills(found, category)
-    found.used |= {category for category, _ in found.fills}
+    found.used |= {category for category, *_ in found.fills}
     categories = [category for category in EVERY if mark.scope == "full" or category in found.used]
     for category in categories:
         yield from _orders(found, category)
@@ -117,15 +120,16 @@ def _refused(found: _Findings, category: str, what: str, refused: ExchangeRefuse
 
 
 # ── Calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _answer(found: _Findings, path: str, params: Params, shape: type[T]) -> Dialogue[tuple[T, int]]:
-    """One call's result and the server's time of it. Raises ConnectionFailed for a reply of another shape."""
+def _answer(found: _Findings, path: str, params: Params, shape: type[T]) -> Dialogue[T]:
+    """One call's result. Raises ConnectionFailed for a reply of another shape."""
     reply = yield HttpCall("GET", path, params, auth="signed")
     found.at_ms = found.at_ms or reply.at_ms or found.now_ms
     try:
         answer = decoding.decode(reply.body, wire.Answer[shape])  # type: ignore[valid-type]
     except UNREADABLE as error:
         raise ConnectionFailed(f"{path}: unreadable reply") from error
-    return answer.result, answer.time or found.now_ms
+    found.told_ms = answer.time or found.now_ms
+    return answer.result
 
 
 def _pages(found: _Findings, path: str, params: Params, row: type[T]) -> Dialogue[list[T]]:
@@ -133,7 +137,7 @@ def _pages(found: _Findings, path: str, params: Params, row: type[T]) -> Dialogu
     collected: list[T] = []
     cursor: Params = ()
     for _ in range(MAX_PAGES):
-        page, _ = yield from _answer(found, path, params + cursor, wire.Page[row])  # type: ignore[valid-type]
+        page = yield from _answer(found, path, params + cursor, wire.Page[row])  # type: ignore[valid-type]
         collected += page.rows
         if not page.cursor or not page.rows:
             return collected
@@ -166,7 +170,7 @@ def _fills(found: _Findings, category: str) -> Dialogue[None]:
             for raw in (yield from _pages(found, EXECUTIONS, _list(category, FILL_PAGE) + window, msgspec.Raw)):
                 row = _row(raw)
                 if int(row.exec_time or 0) >= found.since_ms:
-                    found.fills[category, row.exec_id] = raw
+                    found.fills[category, row.symbol, row.exec_id, row.order_id] = raw
     except ExchangeRefused as refused:
         _refused(found, category, "fills", refused)
 
@@ -222,7 +226,7 @@ def _single_orders(found: _Findings) -> Dialogue[None]:
     wanted: dict[tuple[str, str], str] = {}
     for order_id, symbol in found.mark.open_orders.items():
         wanted[rows.category_of(symbol, order_id), order_id] = symbol
-    for (category, _), raw in found.fills.items():
+    for (category, *_), raw in found.fills.items():
         row = _row(raw)
         if row.exec_type in rows.TRADING and row.order_id:
             wanted[category, row.order_id] = row.symbol
@@ -247,7 +251,7 @@ def _single_order(found: _Findings, path: str, params: Params) -> Dialogue[list[
     """→ why it could not be looked up."""
     (_, category), (_, order_id), *_ = params
     try:
-        page, _ = yield from _answer(found, path, params, wire.Page[wire.OrderRow])
+        page = yield from _answer(found, path, params, wire.Page[wire.OrderRow])
     except ExchangeRefused as refused:
         return [] if code_of(refused) == NO_SUCH_ORDER else [str(refused.verdict)]
     _keep(found, category, [row for row in page.rows if row.order_id == order_id])
@@ -261,22 +265,23 @@ def _positions(found: _Findings, categories: list[str]) -> Dialogue[bool]:
         for category in categories:
             for settled in _settled(category) if category != "spot" else []:
                 yield from _held(found, category, _list(category, POSITION_PAGE) + settled)
-        absent = {key.partition("|")[0] for key in found.mark.positions.keys() - found.positions.keys()}
-        for symbol in sorted(absent | _moved_again(found)):
-            category = rows.category_of(symbol, "")
-            page, _ = yield from _answer(
-                found, POSITIONS, (("category", category), ("symbol", symbol)), wire.Page[wire.PositionRow]
-            )
-            _hold(found, category, page.rows)
     except ExchangeRefused as refused:
         found.lost.append(f"positions: {refused.verdict}")
         return False
+    absent = {key.partition("|")[0] for key in found.mark.positions.keys() - found.positions.keys()}
+    for symbol in sorted(absent | _moved_again(found)):
+        category = rows.category_of(symbol, "")
+        with contextlib.suppress(ExchangeRefused):
+            page = yield from _answer(
+                found, POSITIONS, (("category", category), ("symbol", symbol)), wire.Page[wire.PositionRow]
+            )
+            _hold(found, category, page.rows)
     return True
 
 
 def _moved_again(found: _Findings) -> set[str]:
     """Symbols whose positions are to be told though they may be as they were: asked for one by one, as no list tells flat ones."""
-    return found.mark.moved_again(_row(raw).symbol for (category, _), raw in found.fills.items() if category != "spot")
+    return found.mark.moved_again(_row(raw).symbol for (category, *_), raw in found.fills.items() if category != "spot")
 
 
 def _held(found: _Findings, category: str, params: Params) -> Dialogue[None]:
@@ -293,15 +298,17 @@ def _hold(found: _Findings, category: str, listed: list[wire.PositionRow]) -> No
 
 
 def _wallet(found: _Findings) -> Dialogue[bool]:
-    """False where the key may not see it. Coins that are not listed hold nothing."""
+    """False where the key may not see it. Coins that are not listed hold nothing; one without a figure is as it was."""
     try:
-        page, found.told_ms = yield from _answer(
-            found, WALLET, (("accountType", "UNIFIED"),), wire.Page[wire.WalletRow]
-        )
+        page = yield from _answer(found, WALLET, (("accountType", "UNIFIED"),), wire.Page[wire.WalletRow])
     except ExchangeRefused as refused:
         found.lost.append(f"wallet: {refused.verdict}")
         return False
-    found.coins = {coin.coin: coin for wallet in page.rows for coin in wallet.coin if coin.wallet_balance}
+    for coin in (coin for wallet in page.rows for coin in wallet.coin):
+        if coin.wallet_balance:
+            found.coins[coin.coin] = coin
+        elif coin.coin in found.mark.wallets:
+            found.coins[coin.coin] = wire.CoinRow(coin=coin.coin, wallet_balance=found.mark.wallets[coin.coin])
     return True
 
 
@@ -321,7 +328,7 @@ def _history(found: _Findings) -> list[UserRecord]:
     """Fills and bookings since the watermark; orders that changed since, that ended meanwhile, or (first-ever read) are open."""
     told = rows.Told(found.account_id, found.now_ms, found.now_ms, "rest")
     events: list[UserRecord] = []
-    for (category, _), raw in found.fills.items():
+    for (category, *_), raw in found.fills.items():
         execution = _row(raw)
         try:
             if execution.exec_type in rows.TRADING:

@@ -1,8 +1,8 @@
 """Bybit rows to events. A row of the socket and one of REST have the same fields, so both come through here and get the same
 ids. Pure; used by parse.py and recover.py. Sources: exchanges/bybit.md sections 5, 6.4, 7.
 
-What the venue does not say is "": the position side of a fill (it has no positionIdx), the margin mode of a position, the
-position side of anything on spot.
+What the venue does not say is "": the position side of a fill (it has no positionIdx), the profit of a fill by REST (6.4), the
+margin mode of a position, the position side of anything on spot.
 """
 
 from __future__ import annotations
@@ -76,11 +76,12 @@ def fill(row: wire.ExecutionRow, category: str, told: Told) -> Fill:
     if row.side not in SIDES or not row.exec_qty or not row.exec_price:
         raise ValueError("a trade without side, price or quantity")
     return Fill(
-        id=ids.fill_id(told.account_id, category, row.symbol, row.exec_id), exchange=EXCHANGE, market=MARKET, symbol=row.symbol,
-        ts_event=int(row.exec_time or 0) or told.at_ms, ts_recv=told.now_ms, source=told.source, account_id=told.account_id,
-        trade_id=row.exec_id, order_id=row.order_id, client_order_id=row.order_link_id, side=SIDES[row.side], position_side="",
-        price=row.exec_price, qty=row.exec_qty, fee=row.exec_fee or "0", fee_asset=row.fee_currency or _fee_asset(row, category),
-        liquidity="maker" if row.is_maker else "taker", realized_pnl=row.exec_pnl or "0",
+        id=ids.fill_id(told.account_id, category, row.symbol, row.exec_id, row.order_id), exchange=EXCHANGE, market=MARKET,
+        symbol=row.symbol, ts_event=int(row.exec_time or 0) or told.at_ms, ts_recv=told.now_ms, source=told.source,
+        account_id=told.account_id, trade_id=row.exec_id, order_id=row.order_id, client_order_id=row.order_link_id,
+        side=SIDES[row.side], position_side="", price=row.exec_price, qty=row.exec_qty, fee=row.exec_fee or "0",
+        fee_asset=row.fee_currency or _fee_asset(row, category), liquidity="maker" if row.is_maker else "taker",
+        realized_pnl=row.exec_pnl or ("0" if category == "spot" else ""),
     )  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def booking(row: wire.ExecutionRow, category: str, payload: dict[str, Any], told
     """An execution that is no trade, with its payload as sent."""
     name = f"execution.{row.exec_type[:40]}"
     return AccountEvent(
-        id=ids.account_event_id(told.account_id, name, f"{category}:{row.exec_id}"), exchange=EXCHANGE, market=MARKET,
+        id=ids.account_event_id(told.account_id, name, f"{category}:{row.symbol}:{row.exec_id}"), exchange=EXCHANGE, market=MARKET,
         symbol=row.symbol, ts_event=int(row.exec_time or 0) or told.at_ms, ts_recv=told.now_ms, source=told.source,
         account_id=told.account_id, event=name, data=payload,
     )  # fmt: skip

@@ -48,7 +48,7 @@ from fleet.core.exchange import (
 from fleet.core.series import interval_ms
 from fleet.exchanges.okx import ids, wire
 from fleet.exchanges.okx.limits import EXCHANGE, MARKET
-from fleet.exchanges.okx.session import LOGGED_IN_ALREADY, LOGIN, LOGIN_CODES, UNREADABLE, key_of, moment, verdict_of
+from fleet.exchanges.okx.session import LOGGED_IN_ALREADY, LOGIN, UNREADABLE, key_of, moment, verdict_of
 from fleet.exchanges.okx.subscribe import INTERVALS
 
 STATES: dict[str, OrderStatus] = {
@@ -147,9 +147,9 @@ def _depth(
 ) -> Depth:
     seq, prev = m.seq or 0, m.prev or 0  # captures of 2022 have none: the order on the socket is all there is
     update = kind == "update"
-    name = f"{m.ts}:{m.checksum}" if m.seq is None else f"{prev}:{seq}" if update else f"{seq}"
-    if update and prev == seq and m.seq is not None:  # a keepalive: each minute the same numbers
-        name = f"{seq}:{m.ts}"
+    # A snapshot is sent to every new subscriber, a keepalive each minute: with the same numbers, and no repetition.
+    again = not update or prev == seq
+    name = f"{m.ts}:{m.checksum}" if m.seq is None else f"{seq}:{m.ts}" if again else f"{prev}:{seq}"
     return Depth(
         id=f"{_V}:depth:{symbol}:{kind}:{name}", exchange=_X, market=_M, symbol=symbol, ts_event=ms(m.ts), ts_recv=now_ms,
         source=source, kind=kind, bids=_levels(m.bids), asks=_levels(m.asks), first_seq=prev if update else seq, last_seq=seq,
@@ -384,7 +384,7 @@ def _row_by_row(head: wire.Frame, build: Callable[[Any], list[Any]]) -> list[Any
 
 
 def _control(head: wire.Frame) -> list[Control]:
-    """Acks come one an argument; an error names its argument only in its text, and one without an id answers the login."""
+    """Acks come one an argument; an error names its argument only in its text."""
     event, channel = head.event, head.arg.channel
     if event == "login":
         return [_login(head.code or "0")]
@@ -408,10 +408,11 @@ def _login(code: str) -> Reply:
 
 
 def _error(head: wire.Frame) -> Reply:
-    if not head.id and head.code in LOGIN_CODES:
-        return _login(head.code)
+    """One that has no id and names no channel answers the login, whatever its code (3.1): all else that we ask has an id."""
     named = _NAMED.search(head.msg)
     channel = head.arg.channel or (named["channel"] if named else "")
+    if not head.id and not channel:
+        return _login(head.code)
     what = head.arg.symbol or head.arg.product or (named["what"] or "" if named else "")
     return Reply(
         head.id[:40] or key_of(channel), verdict_of(head.code), (f"{channel}:{what}",) if channel and what else ()

@@ -37,13 +37,13 @@ from fleet.core.recovery import (
 )  # fmt: skip
 from fleet.exchanges.okx import parse, rows, wire
 from fleet.exchanges.okx.limits import DAY_MS, LIMITS, PAGE, RECENT_FILLS_MS, RECENT_ORDERS_MS
+from fleet.exchanges.okx.rows import PRODUCTS
 from fleet.exchanges.okx.subscribe import product_of
 
 T = TypeVar("T")
 Dialogue = Generator[HttpCall, HttpReply, T]
 
 MODES = ("cross", "isolated")
-PRODUCTS = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION")
 MAX_PAGES = 1000
 EDGE_MS = 3_600_000  # the three-day and seven-day windows are left this early: they slide while we read
 SKEW_MS = 1000  # between the clock of our database and the exchange's
@@ -306,8 +306,9 @@ def _changes(found: _Findings) -> list[UserRecord]:
     for key in sorted(to_tell - now.keys()):
         if _surely_flat(found, key):
             symbol, side, mode = key.split("|")
-            at_ms = str(_latest_ms(found, key) or found.snapshot.at_ms)
-            flat = wire.PositionRow(symbol=symbol, qty="0", update_ms=at_ms, position_side=side, margin_mode=mode)
+            flat = wire.PositionRow(
+                symbol=symbol, qty="0", update_ms=str(_flat_ms(found, key)), position_side=side, margin_mode=mode
+            )
             events.append(parse.position(flat, account, now_ms, "rest"))
     spent = mark.spent_again(row.fee_asset for row in found.fills.values())
     for asset in sorted(differing(mark.wallets, found.snapshot.wallets) | spent):
@@ -327,6 +328,13 @@ def _latest_ms(found: _Findings, key: str) -> int:
     symbol, side = side_of(key).split("|")
     fills = [row for row in found.fills.values() if (row.symbol, row.position_side or "net") == (symbol, side)]
     return max((row.at_ms for row in fills), default=found.mark.symbols.get(symbol, 0))
+
+
+def _flat_ms(found: _Findings, key: str) -> int:
+    """When a position ended: with the fill that was missed, and without one (an option expired, a future was delivered) by the time
+    of the snapshot. The last known fill is no end: the position was told under its time, and of two at once the stream's counts."""
+    latest_ms = _latest_ms(found, key)
+    return latest_ms if latest_ms > found.mark.symbols.get(side_of(key).split("|")[0], 0) else found.snapshot.at_ms
 
 
 def _surely_flat(found: _Findings, key: str) -> bool:

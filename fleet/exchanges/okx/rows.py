@@ -6,6 +6,7 @@ meaning of `before` alone is disputed (okx.md section 6.3).
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Fill
 from fleet.core.exchange import HttpCall, HttpReply
 from fleet.exchanges.okx import ids, wire
-from fleet.exchanges.okx.limits import EXCHANGE, MARKET, PAGE
+from fleet.exchanges.okx.limits import EXCHANGE, IN_TWO_SECONDS, MARKET, PAGE
 from fleet.exchanges.okx.parse import negated
 from fleet.exchanges.okx.session import UNREADABLE
 
@@ -28,12 +29,18 @@ ORDERS = "/api/v5/trade/orders-history"
 OLD_ORDERS = "/api/v5/trade/orders-history-archive"
 FILLS = "/api/v5/trade/fills"
 OLD_FILLS = "/api/v5/trade/fills-history"
+PRODUCTS = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION")
+# A user may ask for so many pages in two seconds (6.3). A long history comes that fast: what follows the first page of each
+# product weighs what keeps it slower.
+PAGES_IN_TWO_SECONDS = {FILLS: 60, OLD_FILLS: 10, OLD_ORDERS: 20}
 
 
 def page_call(path: str, after: str, **params: str) -> HttpCall:
     """One page, newest first; `after` "" = from the newest on."""
     cursor = (("after", after),) if after else ()
-    return HttpCall("GET", path, (*params.items(), ("limit", str(PAGE)), *cursor), auth="signed")
+    most = PAGES_IN_TWO_SECONDS.get(path)
+    weight = math.ceil(IN_TWO_SECONDS / (most - len(PRODUCTS))) if after and most else 1
+    return HttpCall("GET", path, (*params.items(), ("limit", str(PAGE)), *cursor), weight, auth="signed")
 
 
 def order_call(symbol: str, order_id: str) -> HttpCall:

@@ -82,24 +82,6 @@ _TABLE: tuple[tuple[Outcome, str, dict[int, str]], ...] = (
 CODES: dict[str, Outcome] = {str(code): outcome for outcome, _, codes in _TABLE for code in codes}
 CODE_TEXTS: dict[str, str] = {str(code): f"{area}: {text}" for _, area, codes in _TABLE for code, text in codes.items()}
 LOGGED_IN_ALREADY = frozenset({"60010", "60031"})  # whichever of the two a second login is answered with
-LOGIN_CODES = frozenset(
-    {
-        "60001",
-        "60002",
-        "60003",
-        "60004",
-        "60005",
-        "60006",
-        "60007",
-        "60009",
-        "60010",
-        "60021",
-        "60022",
-        "60023",
-        "60024",
-    }
-    | {"60026", "60031", "60032", "63999", "50110"}
-)  # of error events without an id: in answer to the login
 STATUSES: dict[int, Outcome] = {429: Outcome.RATE, 451: Outcome.PERMANENT}
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 WINDOW_S = 2.0  # limits are counted over two seconds, and nothing tells how long to wait

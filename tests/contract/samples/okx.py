@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fleet.core.exchange import Outcome
+from fleet.core.exchange import Outcome, Verdict
 from tests.contract.samples import Pair, Sample, Samples
 
 AT = 1_790_000_000_123
@@ -113,6 +113,8 @@ USER = [
     Sample("logged in already", b'{"event":"error","msg":"","code":"60031"}', [("Reply", {"key": "login"})]),
     Sample("login refused", b'{"event":"error","code":"60009","msg":"Login failed.","connId":"a4d3ae55"}', [("Reply", {"key": "login"})]),
     Sample("key not known here", b'{"event":"error","msg":"API key doesn\'t exist","code":"60032","connId":"f9ab6f3c"}', [("Reply", {"key": "login"})]),
+    Sample("key of another environment", b'{"event":"error","msg":"APIKey does not match current environment.","code":"50101"}', [("Reply", {"key": "login", "verdict": Verdict(Outcome.ELSEWHERE, "50101")})]),
+    Sample("too many logins", b'{"event":"error","msg":"Requests too frequent","code":"60014"}', [("Reply", {"key": "login", "verdict": Verdict(Outcome.RATE, "60014", 2.0)})]),
     Sample("subscribed", b'{"id":"balanceandposition","event":"subscribe","arg":{"channel":"balance_and_position"},"connId":"a"}', [("Reply", {"key": "balanceandposition"})]),
     Sample("subscribed, an older server", b'{"event":"subscribe","arg":{"channel":"balance_and_position"}}', [("Reply", {"key": "balanceandposition"})]),
     Sample("not logged in", b'{"id":"orders","event":"error","code":"60011","msg":"Please log in"}', [("Reply", {"key": "orders"})]),
@@ -199,7 +201,7 @@ MARKET = [
     Sample("no such instrument", b'{"id":"12","event":"error","msg":"Wrong URL or channel:index-tickers, instId:NEAR-USDT-SWAP doesn\'t exist. Please use the correct URL, channel and parameters referring to API document.","code":"60018","connId":"94d38802"}',
            [("Reply", {"key": "12", "topics": ("index-tickers:NEAR-USDT-SWAP",)})], PUBLIC),
     Sample("no such channel, id not echoed", b'{"event":"error","msg":"Wrong URL or channel:nonsense doesn\'t exist.","code":"60018"}', [("Reply", {"key": "nonsense", "topics": ()})], PUBLIC),
-    Sample("broken request", b'{"event":"error","code":"60012","msg":"Invalid request: {}"}', [("Reply", {"key": "", "topics": ()})], PUBLIC),
+    Sample("broken request", b'{"event":"error","code":"60012","msg":"Invalid request: {}"}', [("Reply", {"key": "login", "topics": ()})], PUBLIC),
     Sample("unknown channel", public("novelty", {}), [("Unknown", {"type": "novelty"})], PUBLIC),
     Sample("a price as a number", public("trades", TRADE | {"px": 2.5}), [("Malformed", {})], PUBLIC),
     Sample("no data at all", b'{"arg":{"channel":"trades","instId":"X"}}', [("Malformed", {})], PUBLIC),
