@@ -326,6 +326,37 @@ def test_a_deposit_makes_the_read_fuller_but_tells_no_fill() -> None:
     assert exchange.weight == 20  # the new base has it
 
 
+def test_a_deposit_after_the_last_trade_is_told_as_newer_than_that_trade() -> None:
+    """With the trade's own time, the socket's word of that trade would outrank it in Postgres."""
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 9000)
+    told = exchange._drive(mark, NOW - 8000).events  # by the socket: the watermark has it, the base has not
+    for event in told:
+        mark.advance(event)
+    exchange.wallets["USDT"] += 5
+    exchange.updated_ms = NOW - 500
+    (balance,) = exchange.read(mark).events
+    assert isinstance(balance, Balance) and (balance.asset, balance.ts_event) == ("USDT", NOW - 500)
+
+
+def test_a_wallet_of_a_known_fill_is_told_as_newer_than_an_order_that_rests() -> None:
+    """The socket died between a fill and its balances. With the time of the order that is read, they would not outrank the
+    balances of the fill before."""
+    exchange = Exchange()
+    exchange.order("BTCUSDT", "BUY", "0.1", "80000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 9000)
+    (fill,) = [e for e in exchange._drive(mark, NOW - 8000).events if isinstance(e, Fill)]
+    mark.advance(fill)
+    found = exchange.read(mark)
+    assert exchange.paths() == ["account", "openOrders BTCUSDT"]
+    assert {e.asset: e.ts_event for e in found.events if isinstance(e, Balance)} == {
+        "BTC": NOW - 9000,
+        "USDT": NOW - 9000,
+    }
+
+
 def test_an_account_that_lags_behind_its_trades_is_asked_again() -> None:
     exchange = Exchange()
     mark = proven(exchange)
