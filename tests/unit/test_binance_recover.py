@@ -202,8 +202,9 @@ class Venue:
                 self.calls.append(call)
                 assert call.auth == ("none" if call.path.endswith("time") else "signed")
                 try:
-                    if call.path in self.refuse:
-                        raise refused(self.refuse[call.path])
+                    for what in (call.path, f"{call.path} {dict(call.params).get('symbol')}"):
+                        if what in self.refuse:
+                            raise refused(self.refuse[what])
                     body = json.dumps(self.answer(call)).encode()
                 except ExchangeRefused as error:
                     call = plan.throw(error)
@@ -809,6 +810,32 @@ def test_conditional_orders_of_an_older_server_of_an_unknown_status_and_forgotte
     row = algo(venue, "BTCUSDT", T0 + 20, "SOMETHING")
     assert "unknown status SOMETHING" in venue.read(mark, T0 + 100).unrecoverable
     assert [type(e).__name__ for e in items([algo_frame(row)])] == ["AccountEvent"]
+
+
+def test_a_symbol_that_is_listed_no_more_does_not_hide_the_conditional_orders_of_others() -> None:
+    venue = Venue()
+    mark = based(venue)
+    gone, ended = algo(venue, "AAAUSDT", T0 + 10), algo(venue, "BTCUSDT", T0 + 10)
+    for event in items([algo_frame(gone), algo_frame(ended)]):
+        mark.advance(event)
+    for row in (gone, ended):
+        row |= {"algoStatus": "EXPIRED", "updateTime": T0 + 50}
+    came_and_went = algo(venue, "BTCUSDT", T0 + 60, "CANCELED")
+    venue.refuse = {"/fapi/v1/openAlgoOrders AAAUSDT": -1121, "/fapi/v1/allAlgoOrders AAAUSDT": -1121}
+    found = venue.read(mark, T0 + 100)
+    told = {(e.order_id, e.status) for e in found.events if isinstance(e, Order)}
+    assert told == {(f"algo-{row['algoId']}", "expired") for row in (gone, ended)}
+    mark.scope = "orders"
+    mark.symbols = {"AAAUSDT": T0 + 90, "BTCUSDT": T0 + 80}
+    found = venue.read(mark, T0 + 100)
+    assert f"algo-{came_and_went['algoId']}" in {e.order_id for e in found.events if isinstance(e, Order)}
+
+
+def test_a_conditional_order_of_coin_margined_futures_is_not_ours() -> None:
+    row = algo(Venue(), "BTCUSD_PERP", T0)
+    frame = json.loads(algo_frame(row))
+    assert items([json.dumps(frame | {"st": 2}).encode()]) == []
+    assert len(items([json.dumps(frame | {"st": 1}).encode()])) == 2
 
 
 def test_conditional_orders_that_came_and_went_are_told_by_a_read_of_orders() -> None:

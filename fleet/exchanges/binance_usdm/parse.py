@@ -196,6 +196,8 @@ def parse_user(frame: bytes, account_id: str, now_ms: int) -> list[UserItem]:
 def _user_row(kind: str, row: dict[str, Any], account_id: str, now_ms: int) -> list[UserItem]:
     if kind in _USER_TAGS:
         return _user_message(decoding.convert(row, wire.UserMessage), account_id, now_ms)
+    if kind == "ALGO_UPDATE" and row.get("st") == wire.CM:
+        return []
     event = _account_event(kind[:40], row, account_id, now_ms)
     if kind == "ALGO_UPDATE":
         return [event, *_algo_update(row, event.ts_event, account_id, now_ms)]
