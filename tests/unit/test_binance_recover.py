@@ -334,6 +334,27 @@ def test_explained_by_the_stream_costs_little() -> None:
     assert venue.read(mark, T0 + findings.ACTIVE_MS + 2000).events == [] and venue.weight == 6
 
 
+@pytest.mark.parametrize("symbol", ["ETHUSDT", "BNBUSDT", "BTCUSDT_260925"])
+def test_a_profit_with_its_fee_in_bnb_costs_no_more(symbol: str) -> None:
+    """The profit goes to another wallet than the fee comes from: booked as one, no such account was ever explained."""
+    venue = Venue()
+    venue.wallets["BNB"] = [Decimal(5), T0 - DAY]
+    mark = based(venue)
+    mark.symbols = {f"S{n}USDT": T0 for n in range(20)}
+    for side, pnl in (("BUY", "0"), ("SELL", "7")):
+        for frame in venue.trade(symbol, side, "1", T0 + 10, fee="0", pnl=pnl):
+            told = json.loads(frame)
+            if "o" in told:
+                told["o"] |= {"N": "BNB", "n": "0.002"}
+                mark.advance(items([json.dumps(told).encode()])[0])
+        venue.trades[-1] |= {"commissionAsset": "BNB", "commission": "0.002"}
+        venue.wallets["BNB"] = [venue.wallets["BNB"][0] - Decimal("0.002"), T0 + 10]
+    mark.scope = "proof"
+    assert venue.read(mark, T0 + 100).explained and venue.weight == 5
+    venue.trade(symbol, "BUY", "1", T0 + 20)  # and read again, it counts once
+    assert venue.read(mark, T0 + 100).explained and "income" not in venue.paths()
+
+
 def test_an_order_that_came_and_went_without_a_fill_is_found() -> None:
     venue = Venue()
     mark = based(venue)
