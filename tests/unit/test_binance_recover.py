@@ -833,6 +833,21 @@ def test_conditional_orders_of_an_older_server_of_an_unknown_status_and_forgotte
     assert [type(e).__name__ for e in items([algo_frame(row)])] == ["AccountEvent"]
 
 
+@pytest.mark.parametrize("absent", [True, False])
+def test_a_conditional_order_that_closes_the_position_names_no_quantity(absent: bool) -> None:
+    venue = Venue()
+    mark = based(venue)
+    row = algo(venue, "BTCUSDT", T0 + 20)
+    row |= {"quantity": None, "timeInForce": None, "clientAlgoId": None, "positionSide": None, "price": None}
+    told = [e for e in items([algo_frame(row)]) if isinstance(e, Order)]
+    if absent:
+        del row["quantity"]
+    mark.advance(told[0])
+    mark.base = None  # so that all is told again
+    (found,) = [e for e in venue.read(mark, T0 + 100).events if isinstance(e, Order)]
+    assert (found.id, found.qty, found.price, found.position_side) == (told[0].id, "0", "0", "both")
+
+
 def test_a_symbol_that_is_listed_no_more_does_not_hide_the_conditional_orders_of_others() -> None:
     venue = Venue()
     mark = based(venue)
