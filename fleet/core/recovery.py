@@ -7,23 +7,26 @@ crash, a Kafka outage or a move is only a longer gap.
 The *proof* is bookkeeping: position and wallet at the last proof, plus what the fills since then explain, must equal the
 snapshot that REST gives now. If they do, no fill is missing and nothing more has to be read (a quiet account costs one
 cheap call). If they do not, everything since `proven_ms` is re-read. A wallet can also change for reasons other than fills:
-where the balance event says by how much (`Balance.change`: funding, transfers) that is booked too; where nothing says so,
-the read-back is only fuller than needed, never emptier. Where a fill moves no position but two wallets (spot: the base asset
+where an event says by how much (`Balance.change`, `TRANSFER`: funding, transfers) that is booked too; where nothing says so, the
+read-back is only fuller than needed, never emptier. Where a fill moves no position but two wallets (spot: the base asset
 against the quote asset), the venue tells `explains` by `legs` which two.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Iterable
 from decimal import Decimal
 from typing import Literal
 
 import msgspec
 
-from fleet.core.events import Balance, Fill, Order, Position, Side, UserRecord
+from fleet.core.events import AccountEvent, Balance, Fill, Order, Position, Side, UserRecord
 
 TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
 FEES_APART = frozenset({"binance"})  # exchanges that take a fee in another asset (BNB) where the account wishes so
+TRANSFER = "balanceUpdate"  # Binance Spot tells what was put in or taken out beside the balance that it led to
+AMOUNT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
 KEPT = 50  # of them outlive a proof: fills of orders that a full read will list again
@@ -141,6 +144,8 @@ class Watermark(msgspec.Struct):
                 self.positions[key] = event.qty
         elif isinstance(event, Balance):
             self._balance(event)
+        elif isinstance(event, AccountEvent) and event.event == TRANSFER:
+            self._transfer(event)
 
     def _ended(self, order_id: str) -> None:
         self.open_orders.pop(order_id, None)
@@ -153,6 +158,11 @@ class Watermark(msgspec.Struct):
             self.wallets[balance.asset] = balance.wallet
         if balance.change and Decimal(balance.change):
             self.book(Booking(balance.ts_event, "", "0", balance.asset, balance.change))
+
+    def _transfer(self, event: AccountEvent) -> None:
+        asset, amount = event.data.get("a"), event.data.get("d")
+        if isinstance(asset, str) and isinstance(amount, str) and AMOUNT.fullmatch(amount):
+            self.book(Booking(event.ts_event, "", "0", asset, amount))
 
     def _fill(self, fill: Fill) -> None:
         self.symbols[fill.symbol] = max(self.symbols.get(fill.symbol, 0), fill.ts_event)

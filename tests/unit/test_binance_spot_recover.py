@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
-from fleet.core.events import Balance, Fill, Order
+from fleet.core.events import AccountEvent, Balance, Fill, Order
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Watermark
-from fleet.exchanges.binance_spot import pages, recover_orders, rows, wire
+from fleet.exchanges.binance_spot import pages, parse, recover_orders, rows, wire
 from fleet.exchanges.binance_spot.recover import recover
 
 NOW = 1_790_000_000_000
@@ -324,6 +324,29 @@ def test_a_deposit_makes_the_read_fuller_but_tells_no_fill() -> None:
     assert exchange.paths() == ["account", "myTrades BTCUSDT", "myTrades ETHBTC"]
     exchange.read(mark)
     assert exchange.weight == 20  # the new base has it
+
+
+def moved(asset: str, amount: Any, at_ms: int) -> AccountEvent:
+    event = {"e": "balanceUpdate", "E": at_ms + 1, "a": asset, "d": amount, "T": at_ms}
+    frame = msgspec.json.encode({"subscriptionId": 0, "event": event})
+    return parse.parse_user(frame, "acc", at_ms)[0]  # type: ignore[return-value]
+
+
+def test_a_transfer_in_and_another_out_that_the_socket_told_are_no_untold_fill() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["BTCUSDT"] = NOW - DAY
+    exchange.wallets["USDT"] -= 500
+    exchange.wallets["BTC"] += 1
+    exchange.updated_ms = NOW - 500
+    assert exchange._drive(mark, NOW).untold_ms == NOW - 500  # nobody told: it may have been a fill
+    mark.advance(moved("USDT", "-500.00000000", NOW - 600))
+    mark.advance(moved("BTC", "1.00000000", NOW - 500))
+    for junk in (None, 5, "", "NaN", "1e999999"):
+        mark.advance(moved("BTC", junk, NOW - 400))
+    exchange.calls.clear()
+    found = exchange._drive(mark, NOW)
+    assert (found.untold_ms, found.explained, exchange.weight) == (0, True, 20)
 
 
 def test_a_deposit_after_the_last_trade_is_told_as_newer_than_that_trade() -> None:
