@@ -181,3 +181,17 @@ def test_an_amended_order_is_told_in_its_new_terms() -> None:
     }  # fmt: skip
     told = rows.order(msgspec.convert(row, wire.OrderRow), "acc", 3)
     assert told is not None and told.id == after.id
+
+
+@pytest.mark.parametrize(
+    ("paid", "filled", "average"),
+    [
+        ("0.00001310", "20.00000000", "0.000000655"),  # of two prices of one tick's difference
+        ("252000.03", "3", "84000.01"),
+        ("0.00000000", "0.00000000", "0"),
+        ("1", "3", "0.3333333333"),
+        ("100000", "3", "33333.33333333"),
+    ],
+)
+def test_the_average_price_of_a_cheap_coin_keeps_its_digits(paid: str, filled: str, average: str) -> None:
+    assert parse.average(paid, filled) == average

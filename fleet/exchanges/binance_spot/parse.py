@@ -200,9 +200,13 @@ def _execution(o: wire.ExecutionReport, account_id: str, now_ms: int) -> list[Us
 
 
 def average(paid: str, filled: str) -> str:
-    """Average price of an order: spot tells only the sums it comes from."""
+    """Average price of an order: spot tells only the sums it comes from. With 8 decimals as prices have, or 10 digits: a coin's
+    price may be a few units of the eighth decimal."""
     qty = Decimal(filled)
-    return plain(f"{Decimal(paid) / qty:.8f}") if qty else "0"
+    if not qty:
+        return "0"
+    price = Decimal(paid) / qty
+    return plain(f"{price:.{max(8, 9 - price.adjusted())}f}")
 
 
 def balance(
