@@ -599,6 +599,18 @@ def test_an_order_that_ended_in_the_gap_is_asked_for() -> None:
     )  # nothing is locked: none can be open
 
 
+def test_many_orders_that_ended_cost_a_page_and_not_one_call_each() -> None:
+    exchange = Exchange()
+    numbers = [exchange.order("BTCUSDT", "BUY", "0.001", "80000", NOW - 2 * DAY + n) for n in range(40)]
+    mark = proven(exchange)
+    for number in numbers[:-1]:
+        exchange.end(number, "CANCELED", NOW - 1000)
+    found = exchange.read(mark)
+    assert {e.order_id for e in found.events if isinstance(e, Order)} == {str(n) for n in numbers[:-1]}
+    assert exchange.paths() == ["account", "openOrders BTCUSDT", "allOrders BTCUSDT"] and exchange.weight == 46
+    assert mark.open_orders == {str(numbers[-1]): "BTCUSDT"}
+
+
 def test_a_new_order_of_an_unknown_symbol_shows_by_what_is_locked() -> None:
     exchange = Exchange()
     exchange.order("BTCUSDT", "BUY", "0.1", "80000", NOW - 2 * DAY)
