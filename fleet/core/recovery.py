@@ -7,22 +7,26 @@ crash, a Kafka outage or a move is only a longer gap.
 The *proof* is bookkeeping: position and wallet at the last proof, plus what the fills since then explain, must equal the
 snapshot that REST gives now. If they do, no fill is missing and nothing more has to be read (a quiet account costs one
 cheap call). If they do not, everything since `proven_ms` is re-read. A wallet can also change for reasons other than fills:
-where the balance event says by how much (`Balance.change`: funding, transfers) that is booked too; where nothing says so,
-the read-back is only fuller than needed, never emptier. Where a fill moves no position but two wallets (spot: the base asset
+where an event says by how much (`Balance.change`, `TRANSFER`: funding, transfers) that is booked too; where nothing says so, the
+read-back is only fuller than needed, never emptier. Where a fill moves no position but two wallets (spot: the base asset
 against the quote asset), the venue tells `explains` by `legs` which two.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Iterable
 from decimal import Decimal
 from typing import Literal
 
 import msgspec
 
-from fleet.core.events import Balance, Fill, Order, Position, Side, UserRecord
+from fleet.core.events import AccountEvent, Balance, Fill, Order, Position, Side, UserRecord
 
 TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
+FEES_APART = frozenset({"binance"})  # exchanges that take a fee in another asset (BNB) where the account wishes so
+TRANSFER = "balanceUpdate"  # Binance Spot tells what was put in or taken out beside the balance that it led to
+AMOUNT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
 KEPT = 50  # of them outlive a proof: fills of orders that a full read will list again
@@ -60,7 +64,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 class Booking(msgspec.Struct, frozen=True, array_like=True):
     """What one event since the base changed: `key` of a position ("" for funding or a transfer) by `qty`, `asset` by `amount`.
     `cost`: signed price × quantity of a fill, what a buyer settled in kind gave; `trade`: which fill ("trade id/order id"), for
-    a venue that reads only what it does not know."""
+    a venue that reads only what it does not know; `settled` by `profit`: realised profit in another asset than the fee's."""
 
     ts: int
     key: str
@@ -69,6 +73,8 @@ class Booking(msgspec.Struct, frozen=True, array_like=True):
     amount: str
     cost: str = "0"
     trade: str = ""
+    settled: str = ""
+    profit: str = "0"
 
 
 class Resting(msgspec.Struct, frozen=True, array_like=True):
@@ -138,6 +144,8 @@ class Watermark(msgspec.Struct):
                 self.positions[key] = event.qty
         elif isinstance(event, Balance):
             self._balance(event)
+        elif isinstance(event, AccountEvent) and event.event == TRANSFER:
+            self._transfer(event)
 
     def _ended(self, order_id: str) -> None:
         self.open_orders.pop(order_id, None)
@@ -151,13 +159,31 @@ class Watermark(msgspec.Struct):
         if balance.change and Decimal(balance.change):
             self.book(Booking(balance.ts_event, "", "0", balance.asset, balance.change))
 
+    def _transfer(self, event: AccountEvent) -> None:
+        asset, amount = event.data.get("a"), event.data.get("d")
+        if isinstance(asset, str) and isinstance(amount, str) and AMOUNT.fullmatch(amount):
+            self.book(Booking(event.ts_event, "", "0", asset, amount))
+
     def _fill(self, fill: Fill) -> None:
         self.symbols[fill.symbol] = max(self.symbols.get(fill.symbol, 0), fill.ts_event)
         signed = fill.qty if fill.side == "buy" else str(-Decimal(fill.qty))
-        amount = Decimal(fill.realized_pnl or "0") - Decimal(fill.fee or "0")
+        profit, fee = Decimal(fill.realized_pnl or "0"), Decimal(fill.fee or "0")
         cost = Decimal(signed) * Decimal(fill.price or "0")
         key, trade = _names(fill)
-        self.book(Booking(fill.ts_event, key, signed, fill.fee_asset, str(amount), str(cost), trade))
+        settled, apart = self._settled_in(fill) if profit else "", Decimal(0)
+        if settled:
+            profit, apart = apart, profit
+        amount = str(profit - fee)
+        self.book(Booking(fill.ts_event, key, signed, fill.fee_asset, amount, str(cost), trade, settled, str(apart)))
+
+    def _settled_in(self, fill: Fill) -> str:
+        """The asset in which its profit is realised where the fee was taken in another one: the known one that the symbol ends
+        with. "" = that of the fee."""
+        name = fill.symbol.partition("_")[0]
+        if fill.exchange not in FEES_APART or name.endswith(fill.fee_asset or "-"):
+            return ""
+        known = self.wallets.keys() | (self.base.wallets.keys() if self.base else set())
+        return max((asset for asset in known if name.endswith(asset)), key=len, default="")
 
     def book(self, booking: Booking) -> None:
         """Add what one event changed; what the base has is only remembered."""
@@ -166,6 +192,7 @@ class Watermark(msgspec.Struct):
                 _add(self.moved, booking.key, Decimal(booking.qty))
                 _add(self.paid, booking.key, Decimal(booking.cost))
             _add(self.earned if booking.key else self.booked, booking.asset, Decimal(booking.amount))
+            _add(self.earned, booking.settled, Decimal(booking.profit))
         self.recent.append(booking)
         if len(self.recent) > 2 * MAX_RECENT:
             del self.recent[:MAX_RECENT]
@@ -203,6 +230,7 @@ class Watermark(msgspec.Struct):
         for booking in self.recent:  # where older ones were cut off, the explanation fails and more is read
             if booking.ts >= since_ms and booking.key and booking.key.partition("|")[0] not in symbols:
                 _add(trial.earned, booking.asset, Decimal(booking.amount))
+                _add(trial.earned, booking.settled, Decimal(booking.profit))
         return trial
 
     def explains(self, now: Snapshot, legs: Legs | None = None) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.core.book import Book
-from fleet.core.events import Depth
+from fleet.core.events import Depth, Order
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Reply
 from fleet.core.model import Credentials
 from fleet.core.signing import signature
-from fleet.exchanges.binance_spot import EXCHANGE, assets, limits, parse, session
+from fleet.exchanges.binance_spot import EXCHANGE, assets, limits, parse, rows, session, wire
 
 SECRET = "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
 KEY = "vmPUZE6mv9SD5VNHk4HlWFsOr6aKE2zvsw0MuIgwCIPy6utIco14y7Ju91duEh8A"
@@ -159,3 +160,38 @@ def test_updates_and_snapshot_make_a_book() -> None:
     assert book.feed(update(171, 171, "4.0")) and book.best_bid() == ("4", "1.00000000")
     book.feed(update(173, 174, "5.0"))
     assert not book.valid
+
+
+def test_an_amended_order_is_told_in_its_new_terms() -> None:
+    """Its quantity can be reduced, even in the millisecond of a fill, and it gets a new client order id."""
+    common = {
+        "e": "executionReport", "E": 2, "s": "ETHBTC", "S": "BUY", "o": "LIMIT", "f": "GTC", "p": "0.1", "X": "PARTIALLY_FILLED",
+        "i": 7, "z": "0.30000000", "Z": "0.03000000", "T": 1,
+    }  # fmt: skip
+    trade = common | {"c": "old", "C": "", "x": "TRADE", "q": "1.00000000", "l": "0.3", "L": "0.1", "t": 5}
+    amended = common | {"c": "new", "C": "old", "x": "REPLACED", "q": "0.80000000", "l": "0", "L": "0", "t": -1}
+    frames = [json.dumps({"subscriptionId": 0, "event": event}).encode() for event in (trade, amended)]
+    before, after = (e for frame in frames for e in parse.parse_user(frame, "acc", 3) if isinstance(e, Order))
+    assert before.id != after.id
+    assert (after.qty, after.client_order_id) == ("0.80000000", "new")
+    row = {
+        "symbol": "ETHBTC", "orderId": 7, "clientOrderId": "new", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC",
+        "status": "PARTIALLY_FILLED", "price": "0.10000000", "origQty": "0.8", "executedQty": "0.3", "cummulativeQuoteQty": "0.03",
+        "updateTime": 1,
+    }  # fmt: skip
+    told = rows.order(msgspec.convert(row, wire.OrderRow), "acc", 3)
+    assert told is not None and told.id == after.id
+
+
+@pytest.mark.parametrize(
+    ("paid", "filled", "average"),
+    [
+        ("0.00001310", "20.00000000", "0.000000655"),  # of two prices of one tick's difference
+        ("252000.03", "3", "84000.01"),
+        ("0.00000000", "0.00000000", "0"),
+        ("1", "3", "0.3333333333"),
+        ("100000", "3", "33333.33333333"),
+    ],
+)
+def test_the_average_price_of_a_cheap_coin_keeps_its_digits(paid: str, filled: str, average: str) -> None:
+    assert parse.average(paid, filled) == average

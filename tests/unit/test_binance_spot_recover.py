@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
-from fleet.core.events import Balance, Fill, Order
+from fleet.core.events import AccountEvent, Balance, Fill, Order
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Watermark
-from fleet.exchanges.binance_spot import pages, recover_orders, rows, wire
+from fleet.exchanges.binance_spot import pages, parse, recover_orders, rows, wire
 from fleet.exchanges.binance_spot.recover import recover
 
 NOW = 1_790_000_000_000
@@ -326,6 +326,60 @@ def test_a_deposit_makes_the_read_fuller_but_tells_no_fill() -> None:
     assert exchange.weight == 20  # the new base has it
 
 
+def moved(asset: str, amount: Any, at_ms: int) -> AccountEvent:
+    event = {"e": "balanceUpdate", "E": at_ms + 1, "a": asset, "d": amount, "T": at_ms}
+    frame = msgspec.json.encode({"subscriptionId": 0, "event": event})
+    return parse.parse_user(frame, "acc", at_ms)[0]  # type: ignore[return-value]
+
+
+def test_a_transfer_in_and_another_out_that_the_socket_told_are_no_untold_fill() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.symbols["BTCUSDT"] = NOW - DAY
+    exchange.wallets["USDT"] -= 500
+    exchange.wallets["BTC"] += 1
+    exchange.updated_ms = NOW - 500
+    assert exchange._drive(mark, NOW).untold_ms == NOW - 500  # nobody told: it may have been a fill
+    mark.advance(moved("USDT", "-500.00000000", NOW - 600))
+    mark.advance(moved("BTC", "1.00000000", NOW - 500))
+    for junk in (None, 5, "", "NaN", "1e999999"):
+        mark.advance(moved("BTC", junk, NOW - 400))
+    exchange.calls.clear()
+    found = exchange._drive(mark, NOW)
+    assert (found.untold_ms, found.explained, exchange.weight) == (0, True, 20)
+
+
+def test_a_deposit_after_the_last_trade_is_told_as_newer_than_that_trade() -> None:
+    """With the trade's own time, the socket's word of that trade would outrank it in Postgres."""
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 9000)
+    told = exchange._drive(mark, NOW - 8000).events  # by the socket: the watermark has it, the base has not
+    for event in told:
+        mark.advance(event)
+    exchange.wallets["USDT"] += 5
+    exchange.updated_ms = NOW - 500
+    (balance,) = exchange.read(mark).events
+    assert isinstance(balance, Balance) and (balance.asset, balance.ts_event) == ("USDT", NOW - 500)
+
+
+def test_a_wallet_of_a_known_fill_is_told_as_newer_than_an_order_that_rests() -> None:
+    """The socket died between a fill and its balances. With the time of the order that is read, they would not outrank the
+    balances of the fill before."""
+    exchange = Exchange()
+    exchange.order("BTCUSDT", "BUY", "0.1", "80000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 9000)
+    (fill,) = [e for e in exchange._drive(mark, NOW - 8000).events if isinstance(e, Fill)]
+    mark.advance(fill)
+    found = exchange.read(mark)
+    assert exchange.paths() == ["account", "openOrders BTCUSDT"]
+    assert {e.asset: e.ts_event for e in found.events if isinstance(e, Balance)} == {
+        "BTC": NOW - 9000,
+        "USDT": NOW - 9000,
+    }
+
+
 def test_an_account_that_lags_behind_its_trades_is_asked_again() -> None:
     exchange = Exchange()
     mark = proven(exchange)
@@ -543,6 +597,18 @@ def test_an_order_that_ended_in_the_gap_is_asked_for() -> None:
     assert (
         exchange.paths() == ["account", "order BTCUSDT"] and mark.open_orders == {}
     )  # nothing is locked: none can be open
+
+
+def test_many_orders_that_ended_cost_a_page_and_not_one_call_each() -> None:
+    exchange = Exchange()
+    numbers = [exchange.order("BTCUSDT", "BUY", "0.001", "80000", NOW - 2 * DAY + n) for n in range(40)]
+    mark = proven(exchange)
+    for number in numbers[:-1]:
+        exchange.end(number, "CANCELED", NOW - 1000)
+    found = exchange.read(mark)
+    assert {e.order_id for e in found.events if isinstance(e, Order)} == {str(n) for n in numbers[:-1]}
+    assert exchange.paths() == ["account", "openOrders BTCUSDT", "allOrders BTCUSDT"] and exchange.weight == 46
+    assert mark.open_orders == {str(numbers[-1]): "BTCUSDT"}
 
 
 def test_a_new_order_of_an_unknown_symbol_shows_by_what_is_locked() -> None:

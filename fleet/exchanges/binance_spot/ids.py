@@ -1,7 +1,7 @@
 """Deterministic event ids of Binance Spot: one exchange event, one id, whether the socket or REST told us (section 7.2).
 
 Numbers enter an id by `plain`. The sheet's key of an order state is the execution id `I`, which REST does not tell: what it
-led to (status, quantity filled, time) is told by both.
+led to (status, quantities, time) is told by both.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ def fill_id(account_id: str, symbol: str, trade_id: str, order_id: int) -> str:
     return f"{VENUE}:{account_id}:fill:{symbol}:{trade_id}:{order_id}"
 
 
-def order_id(account_id: str, symbol: str, order: int, status: str, filled: str, update_ms: int) -> str:
-    """One state of an order: stream T equals REST updateTime."""
-    return f"{VENUE}:{account_id}:order:{symbol}:{order}:{status}:{plain(filled)}:{update_ms}"
+def order_id(
+    account_id: str, symbol: str, order: int, kind: str, status: str, filled: str, qty: str, update_ms: int
+) -> str:
+    """One state of an order: stream T equals REST updateTime. With its quantity where it can rest in the book, as it may be amended
+    in the millisecond in which it was filled; that of a market order given in the quote asset may be told as 0."""
+    amounts = f"{plain(filled)}:{plain(qty)}" if "LIMIT" in kind else plain(filled)
+    return f"{VENUE}:{account_id}:order:{symbol}:{order}:{status}:{amounts}:{update_ms}"
 
 
 def balance_id(account_id: str, asset: str, update_ms: int, wallet: str, available: str) -> str:

@@ -176,7 +176,9 @@ def _user_message(message: wire.UserMessage, account_id: str, now_ms: int) -> li
 
 def _execution(o: wire.ExecutionReport, account_id: str, now_ms: int) -> list[UserItem]:
     items: list[UserItem] = []
-    order, side, client_id = str(o.order_id), SIDES[o.side], o.original_client_id or o.client_id
+    order, side, client_id = str(o.order_id), SIDES[o.side], o.client_id
+    if o.execution != "REPLACED":  # an amended order is called as the request that changed it, any other keeps its name
+        client_id = o.original_client_id or client_id
     if o.execution == "TRADE" and (o.trade_id >= 0 or o.allocation_id >= 0):
         trade = str(o.trade_id) if o.trade_id >= 0 else ids.allocation(o.allocation_id)
         items.append(Fill(
@@ -189,18 +191,22 @@ def _execution(o: wire.ExecutionReport, account_id: str, now_ms: int) -> list[Us
     if status is None:
         return [*items, Unknown(f"order status {o.status[:40]}")]
     items.append(Order(
-        id=ids.order_id(account_id, o.symbol, o.order_id, status, o.filled, o.change_ms), exchange=_X, market=_M, symbol=o.symbol,
-        ts_event=o.change_ms, ts_recv=now_ms, account_id=account_id, order_id=order, client_order_id=client_id, side=side,
-        position_side="", order_type=o.type.lower(), time_in_force=o.time_in_force.lower(), status=status, price=o.price,
+        id=ids.order_id(account_id, o.symbol, o.order_id, o.type, status, o.filled, o.qty, o.change_ms), exchange=_X, market=_M,
+        symbol=o.symbol, ts_event=o.change_ms, ts_recv=now_ms, account_id=account_id, order_id=order, client_order_id=client_id,
+        side=side, position_side="", order_type=o.type.lower(), time_in_force=o.time_in_force.lower(), status=status, price=o.price,
         stop_price=o.stop_price, qty=o.qty, filled_qty=o.filled, avg_price=average(o.paid, o.filled), reduce_only=False,
     ))  # fmt: skip
     return items
 
 
 def average(paid: str, filled: str) -> str:
-    """Average price of an order: spot tells only the sums it comes from."""
+    """Average price of an order: spot tells only the sums it comes from. With 8 decimals as prices have, or 10 digits: a coin's
+    price may be a few units of the eighth decimal."""
     qty = Decimal(filled)
-    return plain(f"{Decimal(paid) / qty:.8f}") if qty else "0"
+    if not qty:
+        return "0"
+    price = Decimal(paid) / qty
+    return plain(f"{price:.{max(8, 9 - price.adjusted())}f}")
 
 
 def balance(

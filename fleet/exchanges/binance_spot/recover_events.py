@@ -35,12 +35,21 @@ def changes(found: Findings) -> list[UserRecord]:
     listed = {row.asset: row for row in found.account.balances}
     touched = _touched(found)
     spent = found.mark.spent_again(touched)
+    # What they do not explain, or what a known fill changed that is not read again, changed later than they tell.
+    later = found.open_assets().keys() | _booked(found)
     events: list[UserRecord] = []
     for asset in sorted(differing(found.mark.wallets, found.snapshot.wallets) | spent):
         row = listed.get(asset) or wire.BalanceRow(asset, "0", "0")
-        changed_ms = touched.get(asset) or found.account.update_ms or found.snapshot.at_ms
+        traded_ms = 0 if asset in later else touched.get(asset, 0)
+        changed_ms = traded_ms or found.account.update_ms or found.snapshot.at_ms
         events.append(balance(row, changed_ms, found.account_id, found.now_ms, "rest"))
     return events
+
+
+def _booked(found: Findings) -> set[str]:
+    """Assets of the fills that are known and were not read."""
+    fills = [booking for booking in found.mark.recent if booking.key.partition("|")[0] not in found.read]
+    return {asset for booking in fills for asset in (*(found.legs(booking.key) or ()), booking.asset)}
 
 
 def _touched(found: Findings) -> dict[str, int]:

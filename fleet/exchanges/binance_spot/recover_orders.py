@@ -35,6 +35,17 @@ def orders_of_fills(found: Findings) -> Dialogue[None]:
                 yield from _order(found, symbol, number)
 
 
+def _page_of(found: Findings, symbol: str, numbers: list[int]) -> Dialogue[None]:
+    """Those of the orders that are in one page."""
+    try:
+        reply = yield rows.orders_call(symbol, orderId=min(numbers))
+    except ExchangeRefused:
+        return  # one by one, then
+    for order in decode(reply, list[wire.OrderRow], "orders"):
+        if order.order_id in numbers:
+            found.keep(order)
+
+
 def _order(found: Findings, symbol: str, order_id: str) -> Dialogue[None]:
     try:
         found.keep(decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
@@ -122,7 +133,14 @@ def traded_unseen(found: Findings) -> set[str]:
 
 
 def ended_orders(found: Findings) -> Dialogue[None]:
-    """What became of orders that were open."""
+    """What became of orders that were open: each one (4), or of many of a symbol the page that begins with the oldest (20)."""
+    missing: dict[str, list[int]] = {}
+    for order_id, symbol in found.mark.open_orders.items():
+        if (symbol, order_id) not in found.orders and symbol not in found.unasked:
+            missing.setdefault(symbol, []).append(int(order_id))
+    for symbol, numbers in missing.items():
+        if len(numbers) > MAX_ORDERS:
+            yield from _page_of(found, symbol, numbers)
     for order_id, symbol in found.mark.open_orders.items():
         if (symbol, order_id) not in found.orders and symbol not in found.unasked:
             yield from _order(found, symbol, order_id)

@@ -60,9 +60,9 @@ def order(row: wire.OrderRow, account_id: str, now_ms: int) -> Order | None:
     if status is None:
         return None
     return Order(
-        id=ids.order_id(account_id, row.symbol, row.order_id, status, row.filled, row.update_ms), exchange=EXCHANGE, market=MARKET,
-        symbol=row.symbol, ts_event=row.update_ms, ts_recv=now_ms, source="rest", account_id=account_id,
-        order_id=str(row.order_id), client_order_id=row.client_id, side=SIDES[row.side], position_side="",
+        id=ids.order_id(account_id, row.symbol, row.order_id, row.type, status, row.filled, row.qty, row.update_ms),
+        exchange=EXCHANGE, market=MARKET, symbol=row.symbol, ts_event=row.update_ms, ts_recv=now_ms, source="rest",
+        account_id=account_id, order_id=str(row.order_id), client_order_id=row.client_id, side=SIDES[row.side], position_side="",
         order_type=row.type.lower(), time_in_force=row.time_in_force.lower(), status=status, price=row.price,
         stop_price=row.stop_price, qty=row.qty, filled_qty=row.filled, avg_price=average(row.paid, row.filled), reduce_only=False,
     )  # fmt: skip

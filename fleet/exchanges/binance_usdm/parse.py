@@ -196,6 +196,8 @@ def parse_user(frame: bytes, account_id: str, now_ms: int) -> list[UserItem]:
 def _user_row(kind: str, row: dict[str, Any], account_id: str, now_ms: int) -> list[UserItem]:
     if kind in _USER_TAGS:
         return _user_message(decoding.convert(row, wire.UserMessage), account_id, now_ms)
+    if kind == "ALGO_UPDATE" and row.get("st") == wire.CM:
+        return []
     event = _account_event(kind[:40], row, account_id, now_ms)
     if kind == "ALGO_UPDATE":
         return [event, *_algo_update(row, event.ts_event, account_id, now_ms)]
@@ -257,9 +259,9 @@ def algo_order(
     return Order(
         id=ids.algo_order_id(account_id, row.symbol, row.algo_id, row.status, at_ms), exchange=_X, market=_M, symbol=row.symbol,
         ts_event=at_ms, ts_recv=now_ms, source=source, account_id=account_id, order_id=ids.algo_name(row.algo_id),
-        client_order_id=row.client_id, side=SIDES[row.side], position_side=row.position_side.lower(),
-        order_type=row.type.lower(), time_in_force=row.time_in_force.lower(), status=status, price=row.price,
-        stop_price=row.trigger_price, qty=row.qty, filled_qty="0", avg_price="0", reduce_only=row.reduce_only,
+        client_order_id=row.client_id or "", side=SIDES[row.side], position_side=(row.position_side or "BOTH").lower(),
+        order_type=row.type.lower(), time_in_force=(row.time_in_force or "").lower(), status=status, price=row.price or "0",
+        stop_price=row.trigger_price or "0", qty=row.qty or "0", filled_qty="0", avg_price="0", reduce_only=row.reduce_only,
     )  # fmt: skip
 
 

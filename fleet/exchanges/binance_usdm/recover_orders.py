@@ -6,6 +6,7 @@ from collections.abc import Set
 from decimal import Decimal
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.exchange import code_of
 from fleet.core.recovery import TERMINAL
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
@@ -21,6 +22,7 @@ from fleet.exchanges.binance_usdm.ids import ALGO, algo_name
 from fleet.exchanges.binance_usdm.limits import PAGE, WINDOW_MS
 from fleet.exchanges.binance_usdm.parse import ALGO_STATUSES, STATUSES
 
+BAD_SYMBOL = "-1121"  # listed no more
 MAX_ORDERS = 5  # so many orders of a symbol one by one (1 each) cost as much as a page of them (5)
 
 
@@ -180,8 +182,10 @@ def conditional_orders(found: Findings) -> Dialogue[None]:
     for symbol in _a_few(wanted, found.now_ms) if found.frugal else sorted(wanted):
         try:
             resting = decode((yield rows.open_algo_orders_call(symbol)), list[wire.AlgoRow], "conditional orders")
-        except ExchangeRefused:
-            return  # a server before 2025-12-09, whose open orders tell them
+        except ExchangeRefused as refused:
+            if code_of(refused) != BAD_SYMBOL:
+                return  # a server before 2025-12-09, whose open orders tell them
+            resting = []
         found.conditional |= {algo_name(row.algo_id): row for row in resting}
         for name in sorted(known.get(symbol, set()) - found.conditional.keys()):
             try:
@@ -204,8 +208,11 @@ def past_conditional_orders(found: Findings) -> Dialogue[None]:
         for _ in range(MAX_PAGES):
             try:
                 reply = yield rows.all_algo_orders_call(symbol, **where)
-            except ExchangeRefused:
-                return  # a server before 2025-12-09
+            except ExchangeRefused as refused:
+                if code_of(refused) != BAD_SYMBOL:
+                    return  # a server before 2025-12-09
+                found.lost.append(f"conditional orders of {symbol}: {refused.verdict}")
+                break
             page = decode(reply, list[wire.AlgoRow], "conditional orders")
             found.conditional |= {algo_name(row.algo_id): row for row in page}
             if len(page) < PAGE:

@@ -162,16 +162,16 @@ class AlgoState(msgspec.Struct, gc=False, kw_only=True):
     """`o` of an ALGO_UPDATE: a conditional order (STOP, TAKE_PROFIT, trailing), which the matching engine does not know yet."""
 
     symbol: str = field(name="s")
-    client_id: str = field(name="caid", default="")
+    client_id: str | None = field(name="caid", default=None)
     algo_id: Id = field(name="aid")
     type: str = field(name="o")
     side: Direction = field(name="S")
-    position_side: str = field(name="ps", default="BOTH")
-    time_in_force: str = field(name="f", default="")
-    qty: str = field(name="q")
+    position_side: str | None = field(name="ps", default=None)
+    time_in_force: str | None = field(name="f", default=None)
+    qty: str | None = field(name="q", default=None)  # none where it closes the position
     status: str = field(name="X")
-    price: str = field(name="p", default="0")
-    trigger_price: str = field(name="tp", default="0")
+    price: str | None = field(name="p", default=None)
+    trigger_price: str | None = field(name="tp", default=None)
     reduce_only: bool = field(name="R", default=False)
 
 
@@ -278,16 +278,16 @@ class AlgoRow(msgspec.Struct, kw_only=True):
     """Row of openAlgoOrders, allAlgoOrders and algoOrder."""
 
     symbol: str
-    client_id: str = field(name="clientAlgoId", default="")
+    client_id: str | None = field(name="clientAlgoId", default=None)
     algo_id: Id = field(name="algoId")
     type: str = field(name="orderType")
     side: Direction
-    position_side: str = field(name="positionSide", default="BOTH")
-    time_in_force: str = field(name="timeInForce", default="")
-    qty: str = field(name="quantity")
+    position_side: str | None = field(name="positionSide", default=None)
+    time_in_force: str | None = field(name="timeInForce", default=None)
+    qty: str | None = field(name="quantity", default=None)
     status: str = field(name="algoStatus")
-    price: str = "0"
-    trigger_price: str = field(name="triggerPrice", default="0")
+    price: str | None = None
+    trigger_price: str | None = field(name="triggerPrice", default=None)
     reduce_only: bool = field(name="reduceOnly", default=False)
     update_ms: Ms = field(name="updateTime")
 
