@@ -253,7 +253,7 @@ def test_a_cancelled_reading_does_nothing_more(back: ReadBack) -> None:
         time.sleep(0.01)
     reading.cancel()
     calls = len(stream.rest.calls)
-    back.submit(stream.done.set, 0.2)
+    back.submit(stream.rest, stream.done.set, 0.2)  # type: ignore[arg-type]
     assert stream.done.wait(5.0) and len(stream.rest.calls) == calls
     assert "closed" not in stream.progress.log
 
@@ -281,6 +281,7 @@ def carried_out(requests: list[tuple[str, FakeStream, Scope | None]], second_rea
     back = ReadBack(margin_s=1.0, second_read_s=second_read_s, random=lambda: 0.1, stop=stop, threads=1)
     order: list[str] = []
     for name, stream, audit in requests:
+        stream.rest = requests[0][1].rest
         stream.proven = lambda reading, name=name: order.append(name)  # type: ignore[method-assign]
         back.request(stream, 0, audit=audit)  # type: ignore[arg-type]
     back.start()
@@ -341,8 +342,10 @@ def test_what_the_socket_tells_makes_a_read_urgent() -> None:
     back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop, threads=1)
     order: list[str] = []
     readings = {}
+    venue = FakeRest(plan)
     for name in ("quiet", "heard"):
         stream = account()
+        stream.rest = venue
         stream.proven = lambda reading, name=name: order.append(name)  # type: ignore[method-assign]
         readings[name] = back.request(stream, 0)  # type: ignore[arg-type]
     for _ in range(3):
@@ -361,6 +364,7 @@ def test_in_a_crowd_a_quiet_account_is_read_once_late_enough() -> None:
     back = ReadBack(margin_s=1.0, second_read_s=0.5, random=lambda: 0.1, stop=stop, threads=2)
     streams = [account() for _ in range(CROWD + 50)]
     for stream in streams:
+        stream.rest = streams[0].rest
         back.request(stream, stream.rest.now_ms())  # type: ignore[arg-type]
     back.start()
     assert all(stream.done.wait(10.0) for stream in streams)
@@ -427,22 +431,49 @@ def test_the_patient_leave_a_thread_to_the_urgent() -> None:
     back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop, threads=3)
 
     def held_up(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
-        assert go_on.wait(10.0)
+        assert account.id == "trader" or go_on.wait(10.0)
         yield HttpCall("GET", "/account")
         return Recovered([], Snapshot(now_ms, {}, {}))
 
+    venue = FakeRest(held_up)
     patient = [account() for _ in range(5)]
     for stream in patient:
-        stream.rest.recover = held_up
+        stream.rest = venue
         back.request(stream, 0)  # type: ignore[arg-type]
     back.start()
     trader = account(traded=True)
+    trader.spec, trader.rest = msgspec.structs.replace(SPEC, id="trader"), venue
     back.request(trader, 0)  # type: ignore[arg-type]
     assert trader.done.wait(5.0) and not any(stream.done.is_set() for stream in patient)
     go_on.set()
     assert all(stream.done.wait(5.0) for stream in patient)
     stop.set()
     back.join(2.0)
+
+
+def test_an_exchange_that_bans_us_holds_up_no_account_of_another_one() -> None:
+    """Its read-backs wait for weight for an hour; were the threads common, no gap of the other exchanges would close meanwhile."""
+    stop, over = threading.Event(), threading.Event()
+    back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop).start()
+
+    def banned(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        assert over.wait(10.0)
+        yield HttpCall("GET", "/account")
+        return Recovered([], Snapshot(now_ms, {}, {}))
+
+    venue = FakeRest(banned)
+    victims = [account(traded=True) for _ in range(20)]
+    for stream in victims:
+        stream.rest = venue
+        back.request(stream, 0)  # type: ignore[arg-type]
+    elsewhere = account(traded=True)
+    back.request(elsewhere, 0)  # type: ignore[arg-type]
+    try:
+        assert elsewhere.done.wait(5.0) and not any(stream.done.is_set() for stream in victims)
+    finally:
+        over.set()
+        stop.set()
+        back.join(2.0)
 
 
 # ── Orders that came and went ────────────────────────────────────────────────────────────────────────────────────────
@@ -495,10 +526,11 @@ def test_what_is_answered_is_not_asked_again(back: ReadBack) -> None:
 def test_a_crowd_s_gaps_close_before_anything_that_they_left_unasked_is_asked() -> None:
     stop, order, count = threading.Event(), list[str](), CROWD + 50
     back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop)
-    done = threading.Semaphore(0)
+    done, venue = threading.Semaphore(0), FakeRest(hasty)
 
     def crowd_member() -> FakeStream:
         stream = FakeStream(hasty)
+        stream.rest = venue
 
         def proven(reading: Reading) -> None:
             order.append(reading.audit or "closed")
