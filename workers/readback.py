@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fleet.core.backoff import delay_s
-from fleet.core.errors import ConnectionFailed, ExchangeRefused, NoPermit
+from fleet.core.errors import ConnectionFailed, ExchangeRefused, LeaseLost, NoPermit
 from fleet.core.events import Fill
 from fleet.core.exchange import REFUSED, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec, Credentials
@@ -176,8 +176,15 @@ class ReadBack:
         turn = reading.turn = next(self._turns)
 
         def read() -> None:
-            if reading.turn == turn and not reading.cancelled:
+            if reading.turn != turn or reading.cancelled:
+                return
+            try:
                 self._read(reading)
+            except LeaseLost:
+                raise
+            except Exception as error:  # noqa: BLE001  # a reply that is not what the sheet says, or a bug: a gap may not stay open for it
+                self._log.exception("read-back: unexpected", action="readback", stream=reading.stream.spec.id)
+                self._again(reading, type(error).__name__)
 
         self._queue_of(reading.stream.rest).submit(read, delay_s, self._deadline_s(reading))
 
@@ -234,10 +241,6 @@ class ReadBack:
             return
         except ExchangeRefused as error:
             self._refused(reading, error)
-            return
-        except (ValueError, LookupError) as error:  # a reply that is not what the sheet says: visible, and tried again
-            self._log.exception("read-back: unexpected reply", action="readback", stream=stream.spec.id)
-            self._again(reading, type(error).__name__)
             return
         if reading.cancelled:
             return
@@ -354,7 +357,7 @@ class ReadBack:
             self._again(reading, str(error))
 
     def _again(self, reading: Reading, why: str) -> None:
-        if reading.cancelled or self._stop.is_set():
+        if not reading.under_way or self._stop.is_set():
             return
         reading.attempt += 1
         self._log.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -234,6 +235,31 @@ def test_a_permanent_refusal_is_the_plans_own_business(back: ReadBack) -> None:
     back.request(stream, 0)  # type: ignore[arg-type]
     assert stream.done.wait(10.0)
     assert stream.rest.calls == ["/account", "/account", "/account", "/optional", "/instead"]
+
+
+@pytest.mark.parametrize("where", ["plan", "publishing"])
+def test_whatever_goes_wrong_in_a_read_it_is_tried_again(back: ReadBack, where: str) -> None:
+    """A read that ended without a word would leave its gap open for good, and the account without audits."""
+    stream, wrong = FakeStream(plan), [decimal.InvalidOperation("-"), AttributeError("x")]
+
+    def fails() -> None:
+        if wrong:
+            raise wrong.pop()
+
+    def odd(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        yield HttpCall("GET", "/account")
+        if where == "plan":
+            fails()
+        return Recovered([], Snapshot(now_ms, {}, {}))
+
+    def recovered(events: list[object], canceled: object) -> list[object]:
+        if where == "publishing":
+            fails()
+        return []
+
+    stream.rest.recover, stream.progress.recovered = odd, recovered  # type: ignore[method-assign]
+    back.request(stream, 0)  # type: ignore[arg-type]
+    assert stream.done.wait(10.0) and not wrong
 
 
 def test_dead_credentials_are_told_to_the_stream_and_not_repeated(back: ReadBack) -> None:
