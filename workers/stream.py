@@ -467,7 +467,7 @@ class AccountStream:
         before = self.state
         self._move(StreamState.ROTATING)
         try:
-            new = self._dialler.open(lambda phase: None)
+            new = self._dialler.open(lambda phase: None, patient=False)
         except (ConnectionFailed, ExchangeRefused) as error:
             self._log.warning("rotation failed, the old socket goes on", action="rotate", error=str(error))
             self._move(before)

@@ -315,6 +315,20 @@ def test_a_rotation_waits_for_its_permit_with_the_old_socket_read(
     assert bench.stream.reconnects == 0
 
 
+def test_a_rotation_does_not_wait_for_the_weight_of_its_listen_key(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exchange may ban REST for days; the old socket has to be read meanwhile, its pings answered."""
+    bench.live()
+    opened = bench.opened()
+    monkeypatch.setattr(NoLimit, "take", lambda self, kind, *_, **__: 60.0 if kind == "weight" else 0.0)
+    bench.stream.rotate()
+    until(lambda: bench.stream.state is StreamState.ROTATING or not bench.stream.rotating, 5.0, "the rotation to begin")
+    bench.order()
+    until(lambda: not bench.missing(), 5.0, "fills of the old socket")
+    assert bench.opened() == opened and bench.stream.reconnects == 0
+
+
 def test_rotation_overlaps_and_loses_nothing(bench: Bench) -> None:
     bench.live()
     opened = bench.opened()
