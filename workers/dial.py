@@ -96,8 +96,8 @@ class Dialler:
             self._rest.reach.leave(self._spec.id, answered)
 
     def open(self, phase: Callable[[str], None], *, patient: bool = True) -> PrivateSocket:
-        """Dial; `phase` hears which step of the opening is under way. Not `patient`: raises NoPermit where the weight of the ticket is
-        not to be had at once."""
+        """Dial; `phase` hears which step of the opening is under way. Not `patient`: raises NoPermit where there is no weight for
+        the ticket at once."""
         exchange = self._rest.exchange
         connection, ticket = self._reach(patient)
         self._metrics.dials(exchange.name, "ok").inc()
