@@ -254,7 +254,7 @@ class ReadBack:
         reading.reads += 1
         reading.attempt = 0
         published = progress.recovered(found.events, found.canceled)
-        if progress.overflowed:
+        if published is None:
             return  # Kafka's buffer is full again: the stream asks anew once there is room
         reading.recovered += len(published)
         old = [e.ts_event for e in published if isinstance(e, Fill) and e.ts_event < started_ms - LIVE_LAG_MS]

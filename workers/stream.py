@@ -451,7 +451,7 @@ class AccountStream:
     def _overflowed(self, socket: PrivateSocket) -> None:
         """Kafka is away and the buffer full: frames are read and dropped (pings are answered), and once there is room again a
         read-back from the watermark delivers what was dropped."""
-        self.progress.open_gap(self.progress.last_event_ms or self._alive_ms, "kafka")
+        self.progress.open_gap(self.progress.overflowed_ms, "kafka")
         self._move(StreamState.RECOVERING, reason="kafka")
         if self._worker.publisher.has_room():
             self.progress.resume()

@@ -358,6 +358,25 @@ def test_kafka_away_until_the_buffer_is_full_loses_nothing(simulator: Simulator)
         bench.close()
 
 
+def test_a_quiet_account_s_gap_begins_with_the_event_that_found_the_buffer_full(simulator: Simulator) -> None:
+    """Not with the last one before it, which may be older than what the exchange keeps: that gap would be called unrecoverable."""
+    bench = Bench(simulator, buffer_bytes=20_000)
+    try:
+        bench.live()
+        until(lambda: bench.stream.progress.gap is None and bench.publisher.pending_bytes() == 0, 10.0)
+        bench.stream.progress.last_event_ms -= 90 * 86_400_000
+        bench.kafka.away = True
+        while bench.publisher.offer("user.fills", b"other", b'{"type":"other"}', []):
+            pass
+        began_ms = int(time.time() * 1000)
+        bench.order()
+        until(lambda: bench.stream.progress.gap is not None, 10.0, "the gap")
+        gap = bench.stream.progress.gap
+        assert gap is not None and abs(gap.opened_ms - began_ms) < 5_000
+    finally:
+        bench.close()
+
+
 def test_what_kafka_did_not_take_by_the_end_is_left_to_the_next_owner(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,18 @@ def test_whatever_goes_wrong_in_a_read_it_is_tried_again(back: ReadBack, where: 
     assert stream.done.wait(10.0) and not wrong
 
 
+def test_a_read_whose_events_found_the_buffer_full_proves_nothing(back: ReadBack) -> None:
+    """Though there be room again a moment later: the stream asks anew then. As a base its snapshot would explain them away."""
+    stream, asked = FakeStream(plan), threading.Event()
+
+    def full(events: list[object], canceled: object) -> None:
+        asked.set()
+
+    stream.progress.recovered = full  # type: ignore[assignment, method-assign]
+    back.request(stream, 0)  # type: ignore[arg-type]
+    assert asked.wait(5.0) and not stream.done.wait(0.3) and stream.progress.log == []
+
+
 def test_dead_credentials_are_told_to_the_stream_and_not_repeated(back: ReadBack) -> None:
     stream = FakeStream(plan)
     stream.rest.answers = [ExchangeRefused("GET /account", Verdict(Outcome.INVALID, "-1022"))]
