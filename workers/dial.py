@@ -95,10 +95,11 @@ class Dialler:
             self._entered = False
             self._rest.reach.leave(self._spec.id, answered)
 
-    def open(self, phase: Callable[[str], None]) -> PrivateSocket:
-        """Dial; `phase` hears which step of the opening is under way."""
+    def open(self, phase: Callable[[str], None], *, patient: bool = True) -> PrivateSocket:
+        """Dial; `phase` hears which step of the opening is under way. Not `patient`: raises NoPermit where there is no weight for
+        the ticket at once."""
         exchange = self._rest.exchange
-        connection, ticket = self._reach()
+        connection, ticket = self._reach(patient)
         self._metrics.dials(exchange.name, "ok").inc()
         self._count(1)
         self._opening = connection
@@ -117,14 +118,16 @@ class Dialler:
             self._opening = None
         return socket
 
-    def _reach(self) -> tuple[Wire, str]:
+    def _reach(self, patient: bool) -> tuple[Wire, str]:
         """Ticket and handshake. A refusal is an answer, but for those of a server that has no exchange behind it."""
         exchange, ticket = self._rest.exchange, ""
         answered: bool | None = None
         dialled = False
         try:
             if exchange.ticket is not None and exchange.ticket_of is not None:
-                reply = self._rest.call(exchange.ticket, self._credentials, self._stopped, place=self._rest.crowd.place)
+                reply = self._rest.call(
+                    exchange.ticket, self._credentials, self._stopped, patient=patient, place=self._rest.crowd.place
+                )
                 ticket = exchange.ticket_of(reply)
             url = self._user_url(exchange, self._spec.is_testnet, ticket)
             dialled = True

@@ -66,6 +66,7 @@ class Progress:
         self.full_ms = 0  # exchange time up to which a full read has looked, in this process
         self.dirty = True
         self.overflowed = False
+        self.overflowed_ms = 0  # by our clock: all before was taken
         self._revoked = False  # once and for all, by whichever thread
         self.last_event_ms = mark.last_event_ms
         self.last_live_ms = 0  # exchange time of the newest event a socket delivered
@@ -125,8 +126,11 @@ class Progress:
                 continue
             if not self._may_publish():
                 raise LeaseLost(f"account {self.spec.id}: the lease is past its deadline")
-            if self.overflowed or not self._offer(event):
-                self.overflowed = True  # the buffer is full: from here on everything is left to a read-back
+            if self.overflowed:
+                break
+            if not self._offer(event):  # the buffer is full: from here on everything is left to a read-back
+                self.overflowed = True
+                self.overflowed_ms = max(self.last_event_ms, min(event.ts_event, event.ts_recv))
                 break
             published.append(event)
         return published
@@ -203,10 +207,11 @@ class Progress:
         copy.scope, copy.proven_ms = scope, max(0, since_ms - margin_ms)
         return copy
 
-    def recovered(self, events: list[UserRecord], canceled: Iterable[Order] = ()) -> list[UserRecord]:
+    def recovered(self, events: list[UserRecord], canceled: Iterable[Order] = ()) -> list[UserRecord] | None:
         """Publish what a read-back found and this process has not published yet, merged by exchange time with the held live
         events; what both tell is the socket's. `canceled`: ends of orders that the exchange has forgotten; of one whose end the
-        socket told since the question, its word is enough. → the found."""
+        socket told since the question, its word is enough. → the found; None where the buffer was full: then this read proves
+        nothing, even if there is room again before its reader looks."""
         with self._lock:
             held = self._held or []
             told = {event.id for event in held}
@@ -217,8 +222,9 @@ class Progress:
             found = [event for event in self._publish(in_order([*fresh, *held])) if event.source == "rest"]
             if self.gaps:
                 self.gaps[0].recovered += len(found)
-            if not self.overflowed:
-                self._held = None
+            if self.overflowed:
+                return None
+            self._held = None
             return found
 
     def prove(self, snapshot: Snapshot, proven_ms: int, scope: Scope = "full") -> None:

@@ -90,9 +90,8 @@ class Publisher:
         self._queue: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._acks: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._failed: deque[_Record] = deque()  # appended by Kafka's sender thread, taken by ours
-        self._failing: set[str] = (
-            set()
-        )  # their topics: later records of these queue up behind them, those of others go on
+        # topics of which a record has failed since the round began: later ones queue up behind it, those of others go on
+        self._failing: set[str] = set()
         self._retrying = 0  # so many of them are sent again in this round
         self._retry_s = 0.0  # when the next round begins
         self._bytes_lock = threading.Lock()  # guards _bytes and _full
@@ -189,7 +188,7 @@ class Publisher:
             if producer is None:
                 self._fail(record)
                 continue
-            valid = partial(self._counts, record)
+            valid = partial(self._in_turn, record)
             producer.send(record.topic, record.key, record.value, record.headers, self._done(record), valid)
 
     def _next(self) -> _Record | None:
@@ -198,16 +197,18 @@ class Publisher:
         now_s = time.monotonic()
         if not self._retrying and now_s >= self._retry_s:
             self._retry_s = now_s + RETRY_PAUSE_S
+            self._failing = set()  # before they are taken: one that fails right now is told by either
             again = sorted((self._failed.popleft() for _ in range(len(self._failed))), key=lambda r: r.offered_s)
             self._failed.extendleft(reversed(again))  # a client that is given up reports them in any order
-            self._retrying, self._failing = len(again), {record.topic for record in again}
+            self._retrying = len(again)
         if self._retrying:
             self._retrying -= 1
-            return self._failed.popleft()
-        try:
-            record = self._queue.get(timeout=0.2)
-        except queue.Empty:
-            return None
+            record: _Record | None = self._failed.popleft()
+        else:
+            try:
+                record = self._queue.get(timeout=0.2)
+            except queue.Empty:
+                return None
         if record is not None and record.topic in self._failing:
             self._failed.append(record)
             return None
@@ -215,8 +216,8 @@ class Publisher:
 
     def _fail(self, record: _Record) -> None:
         """Kafka did not take it now."""
-        self._failed.append(record)
         self._failing.add(record.topic)
+        self._failed.append(record)
 
     def _may_send(self, record: _Record) -> bool:
         """Past the lease nothing is sent: wait for the lease thread to renew it or to give the incarnation up."""
@@ -229,6 +230,10 @@ class Publisher:
     def _counts(self, record: _Record) -> bool:
         """Asked again where the Kafka client takes it: a fence may come while that connects or waits for room."""
         return record.generation == self._generation and record.valid()
+
+    def _in_turn(self, record: _Record) -> bool:
+        """And a new connection reports what failed with the old one: what waited for it is to go after that."""
+        return self._counts(record) and record.topic not in self._failing
 
     def _open(self) -> RecordProducer | None:
         try:

@@ -1,7 +1,8 @@
 """Read-backs: what a gap may have missed, read again by REST and handed to the stream's progress. Runs in the worker.
 
-A few REST threads serve all accounts of the worker, most urgent first, so that no socket reader ever waits for REST and a
-crowd of reconnecting accounts shares the exchange's weight limit in order (`workers/rest_queue.py`). The dialogue itself (which
+A few REST threads serve all accounts at a venue (from one address), most urgent first, so that no socket reader ever waits for REST
+and a crowd of reconnecting accounts shares the exchange's weight limit in order (`workers/rest_queue.py`). An exchange that bans us
+holds up the threads of its own accounts, and nobody else's. The dialogue itself (which
 calls, windows, paging) is the venue's pure plan, `Exchange.recover`; this module only carries it out.
 
 After the first read the live frames that were held are released; REST lags the engine, so a second read follows
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fleet.core.backoff import delay_s
-from fleet.core.errors import ConnectionFailed, ExchangeRefused, NoPermit
+from fleet.core.errors import ConnectionFailed, ExchangeRefused, LeaseLost, NoPermit
 from fleet.core.events import Fill
 from fleet.core.exchange import REFUSED, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec, Credentials
@@ -122,19 +123,36 @@ class ReadBack:
     ) -> None:
         self._margin_ms, self._second_read_ms = int(margin_s * 1000), int(second_read_s * 1000)
         self._random, self._stop = random, stop
-        self._queue = RestQueue(stop, threads)
+        self._threads, self._started = threads, False
         self._turns = itertools.count()
-        self._lock = threading.Lock()  # guards the following two
+        self._lock = threading.Lock()  # guards _started and the following three
+        self._queues: dict[VenueRest, RestQueue] = {}  # by venue and address
         self._under_way: set[Reading] = set()  # those after a gap
         self._urgent_s: dict[VenueRest, float] = {}  # venue and address → when an urgent one was over last
         self._log = get("readback")
 
     def start(self) -> ReadBack:
-        self._queue.start()
+        with self._lock:
+            self._started = True
+            for queue in self._queues.values():
+                queue.start()
         return self
 
     def join(self, timeout_s: float) -> None:
-        self._queue.join(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            queues = list(self._queues.values())
+        for queue in queues:
+            queue.join(max(0.0, deadline_s - time.monotonic()))
+
+    def _queue_of(self, rest: VenueRest) -> RestQueue:
+        with self._lock:
+            queue = self._queues.get(rest)
+            if queue is None:
+                queue = self._queues[rest] = RestQueue(self._stop, self._threads)
+                if self._started:
+                    queue.start()
+            return queue
 
     def request(self, stream: Readable, subscribed_ms: int, *, audit: Scope | None = None) -> Reading:
         """Ask for a read-back since the stream's watermark; it starts as soon as a thread is free."""
@@ -151,18 +169,25 @@ class ReadBack:
             reading.urgent = True
             self._line_up(reading, 0.0)
 
-    def submit(self, job: Job, delay_s: float = 0.0) -> None:
-        """Run `job` in a REST thread after `delay_s`, before anything else (listen-key renewals)."""
-        self._queue.submit(job, delay_s)
+    def submit(self, rest: VenueRest, job: Job, delay_s: float = 0.0) -> None:
+        """Run `job` in a REST thread of the venue after `delay_s`, before anything else (listen-key renewals)."""
+        self._queue_of(rest).submit(job, delay_s)
 
     def _line_up(self, reading: Reading, delay_s: float) -> None:
         turn = reading.turn = next(self._turns)
 
         def read() -> None:
-            if reading.turn == turn and not reading.cancelled:
+            if reading.turn != turn or reading.cancelled:
+                return
+            try:
                 self._read(reading)
+            except LeaseLost:
+                raise
+            except Exception as error:  # noqa: BLE001  # a reply that is not what the sheet says, or a bug: a gap may not stay open for it
+                self._log.exception("read-back: unexpected", action="readback", stream=reading.stream.spec.id)
+                self._again(reading, type(error).__name__)
 
-        self._queue.submit(read, delay_s, self._deadline_s(reading))
+        self._queue_of(reading.stream.rest).submit(read, delay_s, self._deadline_s(reading))
 
     def _over(self, reading: Reading) -> None:
         with self._lock:
@@ -218,10 +243,6 @@ class ReadBack:
         except ExchangeRefused as error:
             self._refused(reading, error)
             return
-        except (ValueError, LookupError) as error:  # a reply that is not what the sheet says: visible, and tried again
-            self._log.exception("read-back: unexpected reply", action="readback", stream=stream.spec.id)
-            self._again(reading, type(error).__name__)
-            return
         if reading.cancelled:
             return
         if scope == "orders":
@@ -234,7 +255,7 @@ class ReadBack:
         reading.reads += 1
         reading.attempt = 0
         published = progress.recovered(found.events, found.canceled)
-        if progress.overflowed:
+        if published is None:
             return  # Kafka's buffer is full again: the stream asks anew once there is room
         reading.recovered += len(published)
         old = [e.ts_event for e in published if isinstance(e, Fill) and e.ts_event < started_ms - LIVE_LAG_MS]
@@ -351,7 +372,7 @@ class ReadBack:
             self._again(reading, str(error))
 
     def _again(self, reading: Reading, why: str) -> None:
-        if reading.cancelled or self._stop.is_set():
+        if not reading.under_way or self._stop.is_set():
             return
         reading.attempt += 1
         self._log.warning(

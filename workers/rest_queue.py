@@ -1,4 +1,4 @@
-"""The worker's REST threads and their queue: read-backs, audits, listen-key renewals. Runs in the worker.
+"""REST threads and their queue, one for each venue and address: read-backs, audits, listen-key renewals. Runs in the worker.
 
 In: jobs, each with the time from which it may run and a deadline. Out: the jobs carried out, earliest deadline first, so that the
 urgent ones go ahead and none of the others waits for ever. A third of the threads take only jobs whose deadline has come: were

@@ -20,6 +20,7 @@ from workers.connection import Connection
 
 TURN_S = 0.05  # the reader looks this often for frames to send
 PING_APART_S = 2.0  # pings asked for by many accounts are one
+LOOK_S = 1.0  # who waits for another account's dial looks this often whether it is to stop
 MAX_WAITING = 10_000  # frames one account may leave unread before it is cut off, alone
 
 
@@ -234,8 +235,9 @@ class SharedSockets:
     """The shared sockets of one worker, by URL."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _carriers; held while dialling, so that a crowd does not dial once each
+        self._lock = threading.Lock()  # guards the two below
         self._carriers: dict[str, list[_Carrier]] = {}
+        self._dialling: dict[str, threading.Lock] = {}  # held while dialling there: a crowd does not dial once each
 
     def open(
         self,
@@ -247,19 +249,39 @@ class SharedSockets:
         cancelled: Callable[[], bool],
     ) -> SharedConnection:
         """A place on a socket to `url`: on one that has room, else on a new one, of which `closed` tells the end. Raises what
-        `dial` raises."""
+        `dial` raises, which may wait long; ConnectionFailed if cancelled while another account dials."""
         with self._lock:
-            carriers = self._carriers.setdefault(url, [])
-            for carrier in carriers:
-                member = SharedConnection(carrier, account_id, cancelled)
-                if carrier.join(member):
-                    return member
-            carrier = _Carrier(sharing, dial(), lambda gone: self._forget(url, gone), closed)
-            carriers.append(carrier)
-            member = SharedConnection(carrier, account_id, cancelled)
-            if not carrier.join(member):
-                raise ConnectionFailed("closed at once")
+            dialling = self._dialling.setdefault(url, threading.Lock())
+        member = self._join(url, account_id, cancelled)
+        if member is not None:
             return member
+        while not dialling.acquire(timeout=LOOK_S):
+            if cancelled():
+                raise ConnectionFailed("cancelled while another account dials")
+        try:
+            member = self._join(url, account_id, cancelled)
+            if member is not None:
+                return member
+            connection = dial()
+            with self._lock:
+                carrier = _Carrier(sharing, connection, lambda gone: self._forget(url, gone), closed)
+                self._carriers.setdefault(url, []).append(carrier)
+                member = SharedConnection(carrier, account_id, cancelled)
+                if not carrier.join(member):
+                    raise ConnectionFailed("closed at once")
+            return member
+        finally:
+            dialling.release()
+
+    def _join(self, url: str, account_id: str, cancelled: Callable[[], bool]) -> SharedConnection | None:
+        """A place on a socket that is open; None = there is none."""
+        with self._lock:
+            carriers = list(self._carriers.get(url, ()))
+        for carrier in carriers:
+            member = SharedConnection(carrier, account_id, cancelled)
+            if carrier.join(member):
+                return member
+        return None
 
     def _forget(self, url: str, carrier: _Carrier) -> None:
         with self._lock:

@@ -451,7 +451,7 @@ class AccountStream:
     def _overflowed(self, socket: PrivateSocket) -> None:
         """Kafka is away and the buffer full: frames are read and dropped (pings are answered), and once there is room again a
         read-back from the watermark delivers what was dropped."""
-        self.progress.open_gap(self.progress.last_event_ms or self._alive_ms, "kafka")
+        self.progress.open_gap(self.progress.overflowed_ms, "kafka")
         self._move(StreamState.RECOVERING, reason="kafka")
         if self._worker.publisher.has_room():
             self.progress.resume()
@@ -467,7 +467,7 @@ class AccountStream:
         before = self.state
         self._move(StreamState.ROTATING)
         try:
-            new = self._dialler.open(lambda phase: None)
+            new = self._dialler.open(lambda phase: None, patient=False)
         except (ConnectionFailed, ExchangeRefused) as error:
             self._log.warning("rotation failed, the old socket goes on", action="rotate", error=str(error))
             self._move(before)

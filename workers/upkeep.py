@@ -72,7 +72,7 @@ class Upkeep:
         self._ping(socket, looked_s)
         if self._stream.rest.exchange.renewal is not None and now_s >= self._renew_s:
             self._renew_s = now_s + self._settings.listenkey_renewal_s * (0.8 + 0.2 * self._jitter)
-            self._readback.submit(lambda: self._renew(socket.ticket))
+            self._readback.submit(self._stream.rest, lambda: self._renew(socket.ticket))
         if proven:
             self._audit(now_s)
 

@@ -7,6 +7,7 @@ decision. Thread-safe; one instance per root URL and source address.
 from __future__ import annotations
 
 import ssl
+import time
 import urllib.parse
 from typing import Any
 
@@ -17,6 +18,8 @@ from fleet.core.errors import ConnectionFailed
 from fleet.core.exchange import HttpReply, HttpRequest
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+READ_BYTES = 64 * 1024
+CONNECT_S = 5.0  # for TCP and TLS at the most, and beyond `timeout_s` for a call as a whole
 USER_AGENT = "streamfleet"
 
 
@@ -44,7 +47,8 @@ class Http:
     ) -> None:
         self.root_url = root_url.rstrip("/")
         secure = urllib.parse.urlsplit(root_url).scheme == "https"
-        self._timeout = urllib3.Timeout(connect=min(5.0, timeout_s), read=timeout_s, total=timeout_s + 5.0)
+        self._total_s = timeout_s + CONNECT_S
+        self._timeout = urllib3.Timeout(connect=min(CONNECT_S, timeout_s), read=timeout_s, total=self._total_s)
         options: dict[str, Any] = {"maxsize": max_connections, "block": False, "retries": False}
         if secure:
             options["ssl_context"] = tls or trust(ca_file)
@@ -56,6 +60,7 @@ class Http:
         """Send one request; a reply of any status is a reply. Raises ConnectionFailed when there is none (retryable). The
         error's text has neither the query nor a header: both may be secret."""
         headers = {"User-Agent": USER_AGENT, **dict(request.headers)}
+        until_s = time.monotonic() + self._total_s
         try:
             response = self._pool.request(
                 request.method,
@@ -66,15 +71,13 @@ class Http:
                 redirect=False,
                 preload_content=False,
             )
-            body = response.read(MAX_BODY_BYTES + 1, decode_content=True)
-            response.drain_conn()
-            response.release_conn()
+            body = _body(response, until_s)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             # `from None`: urllib3 puts the whole URL, signature included, into its messages, and http.client, by a ValueError,
             # a header that it cannot write: the API key
             where = request.target.partition("?")[0]
             raise ConnectionFailed(f"{request.method} {where}: {_reason(error)}") from None
-        if len(body) > MAX_BODY_BYTES:
+        if body is None:
             raise ConnectionFailed(
                 f"{request.method} {request.target.partition('?')[0]}: reply is over {MAX_BODY_BYTES} bytes"
             )
@@ -82,6 +85,22 @@ class Http:
 
     def close(self) -> None:
         self._pool.clear()
+
+
+def _body(response: urllib3.BaseHTTPResponse, until_s: float) -> bytes | None:
+    """The whole body, or None where it is too large; each read has a timeout of its own, which a body that drips never meets.
+    Raises TimeoutError at `until_s` (time.monotonic())."""
+    body = bytearray()
+    while part := response.read1(READ_BYTES, decode_content=True):
+        body += part
+        late = time.monotonic() > until_s
+        if late or len(body) > MAX_BODY_BYTES:
+            response.close()  # not to be used again: the rest is still to come
+            if late:
+                raise TimeoutError
+            return None
+    response.release_conn()
+    return bytes(body)
 
 
 def _reason(error: Exception) -> str:

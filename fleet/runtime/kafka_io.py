@@ -172,8 +172,10 @@ class Producer:
             return
         try:
             with self._use:
-                if self._broken or not valid():  # aborted a moment ago: its thread reports nothing any more
+                if self._broken:  # aborted a moment ago: its thread reports nothing any more
                     raise kafka_errors.IllegalStateError("aborted")
+                if not valid():
+                    raise kafka_errors.KafkaError("given back")
                 future = self._kafka.send(topic, value=value, key=key, headers=headers, partition=partition)
         except (kafka_errors.KafkaError, ValueError, TypeError, AssertionError) as error:
             refused = isinstance(error, (ValueError, TypeError))
@@ -202,8 +204,9 @@ class Producer:
         """
         with self._use:
             self._broken = True
-            if self._kafka is not None:
-                self._kafka._sender.force_close()
+            kafka = self._kafka  # the sending thread may be about to drop it
+            if kafka is not None:
+                kafka._sender.force_close()
 
     def close(self, timeout_s: float) -> None:
         """Flush, then stop; what is left after `timeout_s` is reported failed."""

@@ -324,6 +324,46 @@ def test_who_is_refused_on_a_socket_gets_another_one(lines: Lines, code: int) ->
     assert lines.first.sent[-1]["id"] == "key-c", "the others may still join the first one"
 
 
+def test_a_dial_that_waits_holds_up_nobody_who_leaves_or_dials_elsewhere_or_is_told_to_stop(lines: Lines) -> None:
+    """It may wait for a ban's end. A stream that cannot leave meanwhile is not released, for which its worker is fenced."""
+    over, stop, told = threading.Event(), threading.Event(), queue.SimpleQueue[str]()
+
+    def banned() -> Line:
+        assert over.wait(10.0)
+        return Line()
+
+    def begin(url: str, account_id: str, dial: Callable[[], Any], cancelled: Callable[[], bool]) -> threading.Thread:
+        def run() -> None:
+            try:
+                lines.shared.open(url, account_id, lines.sharing, dial, lambda: None, cancelled).close()
+                told.put(f"{account_id} had a place")
+            except ConnectionFailed:
+                told.put(f"{account_id} stopped")
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        time.sleep(0.1)
+        return thread
+
+    threads = [begin("v", "a", banned, lambda: False), begin("v", "c", Line, stop.is_set)]
+    try:
+        threads.append(begin("w", "d", Line, lambda: False))
+        assert told.get(timeout=1.0) == "d had a place"
+        leaving = threading.Thread(target=lines.places[0].close)
+        threads.append(leaving)
+        leaving.start()
+        leaving.join(1.0)
+        assert not leaving.is_alive()
+        stop.set()
+        assert told.get(timeout=4.0) == "c stopped"
+        over.set()
+        assert told.get(timeout=4.0) == "a had a place"
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(5.0)
+
+
 def test_a_place_whose_reader_is_gone_says_so() -> None:
     def refused() -> Connection:
         raise ConnectionFailed("refused")

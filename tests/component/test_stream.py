@@ -315,6 +315,20 @@ def test_a_rotation_waits_for_its_permit_with_the_old_socket_read(
     assert bench.stream.reconnects == 0
 
 
+def test_a_rotation_does_not_wait_for_the_weight_of_its_listen_key(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exchange may ban REST for days; the old socket has to be read meanwhile, its pings answered."""
+    bench.live()
+    opened = bench.opened()
+    monkeypatch.setattr(NoLimit, "take", lambda self, kind, *_, **__: 60.0 if kind == "weight" else 0.0)
+    bench.stream.rotate()
+    until(lambda: bench.stream.state is StreamState.ROTATING or not bench.stream.rotating, 5.0, "the rotation to begin")
+    bench.order()
+    until(lambda: not bench.missing(), 5.0, "fills of the old socket")
+    assert bench.opened() == opened and bench.stream.reconnects == 0
+
+
 def test_rotation_overlaps_and_loses_nothing(bench: Bench) -> None:
     bench.live()
     opened = bench.opened()
@@ -340,6 +354,25 @@ def test_kafka_away_until_the_buffer_is_full_loses_nothing(simulator: Simulator)
         bench.kafka.come_back()
         until(lambda: not bench.missing(), 20.0, "everything after all")
         until(lambda: bench.stream.progress.gap is None, 10.0)
+    finally:
+        bench.close()
+
+
+def test_a_quiet_account_s_gap_begins_with_the_event_that_found_the_buffer_full(simulator: Simulator) -> None:
+    """Not with the last one before it, which may be older than what the exchange keeps: that gap would be called unrecoverable."""
+    bench = Bench(simulator, buffer_bytes=20_000)
+    try:
+        bench.live()
+        until(lambda: bench.stream.progress.gap is None and bench.publisher.pending_bytes() == 0, 10.0)
+        bench.stream.progress.last_event_ms -= 90 * 86_400_000
+        bench.kafka.away = True
+        while bench.publisher.offer("user.fills", b"other", b'{"type":"other"}', []):
+            pass
+        began_ms = int(time.time() * 1000)
+        bench.order()
+        until(lambda: bench.stream.progress.gap is not None, 10.0, "the gap")
+        gap = bench.stream.progress.gap
+        assert gap is not None and abs(gap.opened_ms - began_ms) < 5_000
     finally:
         bench.close()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fleet.core.errors import StoreUnavailable
 from fleet.runtime import kafka_io
 from fleet.runtime.kafka_io import Producer
 
@@ -46,3 +47,21 @@ def test_an_abort_while_it_connects_is_not_forgotten(monkeypatch: pytest.MonkeyP
     producer.send("t", b"k", b"old", [], told.append, lambda: owned)
     assert Library.written == [] and len(told) == 1 and told[0] is not None
     assert producer.pending() == 0
+
+
+def test_a_record_that_is_given_back_costs_the_others_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Library] = []
+
+    class Counted(Library):
+        def __init__(self, **config: Any) -> None:
+            super().__init__(**config)
+            made.append(self)
+
+    monkeypatch.setattr(kafka_io, "KafkaProducer", Counted)
+    Library.written = []
+    producer = Producer("nowhere:9", "test")
+    told: list[Exception | None] = []
+    producer.send("t", b"k", b"old", [], told.append, lambda: False)
+    producer.send("t", b"k", b"new", [], told.append)
+    assert Library.written == [b"new"] and len(made) == 1
+    assert isinstance(told[0], StoreUnavailable)

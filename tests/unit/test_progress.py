@@ -177,6 +177,7 @@ def test_a_full_buffer_leaves_everything_after_it_to_a_read_back() -> None:
     assert made.overflowed and publisher.ids() == ["fill1", "fill2"]
     publisher.room = 100
     made.live([fill(5)])  # still overflowed: order would break
+    assert made.recovered([fill(6, source="rest")]) is None, "a read that proves nothing"
     assert publisher.ids() == ["fill1", "fill2"]
     made.resume()
     made.live([fill(6)])

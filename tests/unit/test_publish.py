@@ -127,6 +127,44 @@ def test_failed_records_are_sent_again_and_refused_ones_are_not(parts: tuple[Pub
     assert kafka.sent == [b"again"]
 
 
+def test_a_record_does_not_overtake_one_that_fails_again(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
+    """Kafka comes back in the midst of a round of records that are sent again: the rest of the round waits for the next one."""
+    publisher, kafka, _ = parts
+    away = StoreUnavailable("broker away")
+    kafka.fail = {b"1": away}
+
+    def once_more() -> None:
+        if not kafka.fail and not again:
+            again.append(True)
+            kafka.fail[b"1"] = away
+
+    again: list[bool] = []
+    kafka.connecting = once_more
+    for text in (b"1", b"2", b"3"):
+        offer(publisher, text)
+    until(lambda: publisher.pending_bytes() == 0)
+    assert again and kafka.sent == [b"1", b"2", b"3"]
+
+
+def test_a_record_that_waits_for_a_new_connection_does_not_overtake_what_failed_with_the_old_one(
+    parts: tuple[Publisher, FakeKafka, Lease],
+) -> None:
+    publisher, kafka, _ = parts
+    kafka.hold = True
+    offer(publisher, b"1")
+    until(lambda: len(kafka.waiting) == 1)
+
+    def reconnect() -> None:
+        kafka.abort()
+        kafka.hold = False
+
+    kafka.connecting = reconnect
+    kafka.sent.clear()
+    offer(publisher, b"2")
+    until(lambda: publisher.pending_bytes() == 0)
+    assert kafka.sent == [b"1", b"2"]
+
+
 def test_a_record_refused_for_good_is_told(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
     publisher, kafka, _ = parts
     kafka.fail = {b"never": FleetError("too large")}

@@ -22,6 +22,7 @@ from tests.unit.test_binance_recover import SPEC, T0, Venue, items
 from workers.progress import Progress
 from workers.publish import Publisher
 from workers.readback import ReadBack, Reading
+from workers.rest import VenueRest
 from workers.rest_queue import RestQueue
 
 HOUR_MS, PERIOD_MS = 3_600_000, 1_200_000
@@ -125,7 +126,7 @@ class Life:
         publisher = cast(Publisher, self.kafka)
         self.progress = Progress(self.spec, mark, 1, "h:0", "i", publisher, Gate(), Metrics())
         self.back = ReadBack(margin_s=10.0, second_read_s=8.0, random=lambda: 0.1, stop=threading.Event(), threads=1)
-        self.back._queue = cast(RestQueue, self.jobs)
+        self.back._queues[cast(VenueRest, self.rest)] = cast(RestQueue, self.jobs)
 
     def rejected(self, verdict: object) -> None:
         raise AssertionError(verdict)
