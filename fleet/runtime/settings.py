@@ -22,6 +22,10 @@ from fleet.runtime import redis_place
 
 PLAIN_SCHEMES = ("ws", "http")
 LAST_PORT = 65535
+LONGEST_S = 10**9  # a wait of ten times that overflows the clock
+LONGEST_DAYS = (
+    18_250  # ClickHouse's times end in 2106: what is to be kept beyond began anew in 1970, and was dropped at once
+)
 WORKER_OFFSET = 10  # the metrics port of worker_00 is this far from the first
 DEFAULT_VENUE = "binance_usdm"
 SILENCE_S = 1.0  # Q: what a stream may still be doing with one message when its lease ends
@@ -189,6 +193,14 @@ class Settings:
             )
         if self.console_port > LAST_PORT:
             raise SettingsError(f"FLEET_CONSOLE_PORT={self.console_port}: at most {LAST_PORT}")
+        for name, days in (("MARKET", self.market_ttl_days), ("BOOK", self.book_ttl_days)):
+            if days > LONGEST_DAYS:
+                raise SettingsError(f"FLEET_{name}_TTL_DAYS={days}: at most {LONGEST_DAYS}")
+        for address in self.egress_ips:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError:
+                raise SettingsError(f"FLEET_EGRESS_IPS: {address!r} is not an IP address") from None
         for broker in self.kafka_bootstrap.split(","):
             if not re.fullmatch(r"[^\s:]+(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?", broker.strip()):
                 raise SettingsError(
@@ -268,8 +280,10 @@ def _convert(name: str, text: str, default: Any) -> Any:
         except ValueError:
             kind = "a whole number" if isinstance(default, int) else "a number"
             raise SettingsError(f"{name}={text!r}: {kind} is expected") from None
-        if number < 0 or (number == 0 and default > 0) or number != number or number == float("inf"):
+        if not 0 <= number or (number == 0 and default > 0):
             raise SettingsError(f"{name}={text!r}: must be greater than 0")
+        if isinstance(number, float) and number > LONGEST_S:
+            raise SettingsError(f"{name}={text!r}: at most {LONGEST_S}")
         return number
     return text
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from fleet.core.errors import FleetError, StoreUnavailable
+import pytest
+
+from fleet.core.errors import FleetError, SettingsError, StoreUnavailable
 from fleet.runtime.kafka_io import KafkaRecord
 from fleet.runtime.metrics import Metrics
 from workers.sinks.loop import DataRefused, DeadLetter, Loop
@@ -111,6 +113,14 @@ def test_each_record_at_fault_is_found_and_the_rest_is_stored_in_order() -> None
     assert {letter.value for letter in store.letters} == at_fault
     assert all(letter.reason for letter in store.letters)
     assert topic.committed == 32
+
+
+def test_a_wrong_setting_that_only_the_store_can_tell_ends_the_sink() -> None:
+    """It was waited out, for ever."""
+    store = Store(failures=[SettingsError("FLEET_CLICKHOUSE_DSN=/proc/x: Permission denied")])
+    with pytest.raises(SettingsError):
+        run([b"1"], store)
+    assert store.closed
 
 
 def test_a_store_that_is_away_is_waited_for_and_nothing_is_put_aside() -> None:

@@ -18,7 +18,7 @@ from threading import Event
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from fleet.core.backoff import delay_s
-from fleet.core.errors import FleetError, StoreUnavailable
+from fleet.core.errors import FleetError, SettingsError, StoreUnavailable
 from fleet.runtime.kafka_io import KafkaRecord
 from fleet.runtime.logs import get
 from fleet.runtime.metrics import Metrics
@@ -96,7 +96,7 @@ class Loop(Generic[Item]):
         self._committed_s = 0.0  # time.monotonic() of the last commit
 
     def run(self) -> None:
-        """Until `stop`. A failure that can pass is logged once, waited out, and logged as over."""
+        """Until `stop`. A failure that can pass is logged once, waited out, and logged as over. Raises SettingsError."""
         try:
             while not self._stop.is_set():
                 try:
@@ -104,6 +104,8 @@ class Loop(Generic[Item]):
                     behind = self._observe_lag(source)
                     if self.step(source) or behind == 0:
                         self._over()
+                except SettingsError:
+                    raise  # waiting mends none
                 except FleetError as error:
                     self._wait_out(error)
             self._drain()
