@@ -97,7 +97,7 @@ def _translate(error: Exception) -> FleetError:
 
 
 def _check(dsn: str) -> None:
-    """Raises SettingsError also where libpq would take a part of the password for the host or the port, and say so in its errors."""
+    """Raises SettingsError also where libpq would take a part of the password for the host or the port, and quote it."""
     try:
         parts = psycopg2.extensions.parse_dsn(dsn)
     except psycopg2.Error:

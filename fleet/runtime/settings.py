@@ -280,7 +280,7 @@ def _convert(name: str, text: str, default: Any) -> Any:
         except ValueError:
             kind = "a whole number" if isinstance(default, int) else "a number"
             raise SettingsError(f"{name}={text!r}: {kind} is expected") from None
-        if not 0 <= number or (number == 0 and default > 0):
+        if number < 0 or number != number or (number == 0 and default > 0):
             raise SettingsError(f"{name}={text!r}: must be greater than 0")
         if isinstance(number, float) and number > LONGEST_S:
             raise SettingsError(f"{name}={text!r}: at most {LONGEST_S}")
