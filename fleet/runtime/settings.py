@@ -26,6 +26,7 @@ LONGEST_S = 10**9  # a wait of ten times that overflows the clock
 LONGEST_DAYS = (
     18_250  # ClickHouse's times end in 2106: what is to be kept beyond began anew in 1970, and was dropped at once
 )
+FIXED_PORTS = 5  # metrics ports of the programs that are no workers, from the first on (fleet/runtime/metrics.py)
 WORKER_OFFSET = 10  # the metrics port of worker_00 is this far from the first
 DEFAULT_VENUE = "binance_usdm"
 SILENCE_S = 1.0  # Q: what a stream may still be doing with one message when its lease ends
@@ -193,6 +194,12 @@ class Settings:
             )
         if self.console_port > LAST_PORT:
             raise SettingsError(f"FLEET_CONSOLE_PORT={self.console_port}: at most {LAST_PORT}")
+        place = self.console_port - self.metrics_base_port
+        if 0 <= place < FIXED_PORTS or WORKER_OFFSET <= place <= last:
+            raise SettingsError(
+                f"FLEET_CONSOLE_PORT={self.console_port}: is the port of a process's metrics, those from"
+                f" FLEET_METRICS_BASE_PORT={self.metrics_base_port} on"
+            )
         for name, days in (("MARKET", self.market_ttl_days), ("BOOK", self.book_ttl_days)):
             if days > LONGEST_DAYS:
                 raise SettingsError(f"FLEET_{name}_TTL_DAYS={days}: at most {LONGEST_DAYS}")
@@ -247,6 +254,8 @@ class Settings:
         kinds: list[str] = []
         for entry in self.market_streams:
             word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", entry).lower()
+            if re.fullmatch(r"kline_\d+M", entry):  # months; every other word is taken in any case
+                word = entry
             kind = KIND_WORDS.get(word, word)
             if not re.fullmatch(r"kline_\d+[smhdwM]", kind, re.IGNORECASE) and kind not in MARKET_KINDS:
                 raise SettingsError(
@@ -329,5 +338,7 @@ def load_env_file(path: str) -> dict[str, str]:
         key, sep, value = line.partition("=")
         if not sep:
             raise SettingsError(f"{path}:{number}: KEY=VALUE is expected")
-        env[key.strip()] = value.strip().strip("'\"")
+        value = value.strip()
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        env[key.strip()] = value[1:-1] if quoted else value
     return env

@@ -364,6 +364,18 @@ def test_doctor_names_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
     assert done.returncode == 1 and "chmod 600" in done.stdout
     done = cli.run("doctor", "--json", FLEET_WORKERS="none")
     assert done.returncode == 1 and "FLEET_WORKERS" in json.loads(done.stdout)[0]["what"]
+    done = cli.run("doctor", FLEET_CONNECTIONS_PER_IP="binance=5")
+    assert done.returncode == 1 and "unknown venue 'binance'; known: binance_spot" in done.stdout
+
+
+def test_doctor_reads_the_clock_of_every_venue_that_accounts_are_at(cli: Cli) -> None:
+    words = ("--user", "clocks", "--label", "l", "--credentials", "-")
+    secret = json.dumps({"api_key": KEY, "secret": SECRET, "passphrase": "p"})
+    for exchange in ("bybit", "okx"):
+        cli.ok("accounts", "add", "--exchange", exchange, "--market", "unified", *words, stdin=secret)
+    away = {f"FLEET_{venue}_REST_URL": "http://127.0.0.1:1" for venue in ("BINANCE_USDM", "BYBIT", "OKX")}
+    found = json.loads(cli.run("doctor", "--json", FLEET_MARKET_SYMBOLS="", **away).stdout)
+    assert [f["what"].partition(":")[0] for f in found if f["check"] == "clock"] == ["binance_usdm", "bybit", "okx"]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from fleet.cli import main
 from fleet.core.errors import SettingsError
-from fleet.runtime.metrics import Metrics
+from fleet.runtime.metrics import OFFSETS, Metrics
 from fleet.runtime.postgres import Postgres
-from fleet.runtime.settings import Settings, load_env_file
+from fleet.runtime.settings import FIXED_PORTS, Settings, load_env_file
 from workers.sinks import clickhouse_loop
 
 REST, WS = "FLEET_BYBIT_REST_URL", "FLEET_BYBIT_WS_URL"
@@ -71,6 +71,28 @@ def test_a_bad_value_is_one_line_that_names_its_variable(name: str, value: str) 
 )
 def test_a_good_value_is_taken(name: str, value: str) -> None:
     Settings.from_env({name: value})
+
+
+def test_a_candle_of_a_month_is_not_one_of_a_minute() -> None:
+    settings = Settings.from_env({"FLEET_MARKET_STREAMS": "kline_1M,Kline_1H,kline_1m,aggTrade"})
+    assert settings.market_kinds() == ("kline_1M", "kline_1h", "kline_1m", "trade")
+
+
+def test_quotes_around_a_value_of_an_env_file_are_not_part_of_it_and_others_are(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.env"
+    path.write_text("A=\"x y\"\nB='x'\nC=host=h password='a b'\nD=\"\nE=\n")
+    assert load_env_file(str(path)) == {"A": "x y", "B": "x", "C": "host=h password='a b'", "D": '"', "E": ""}
+
+
+def test_the_consoles_port_is_nobody_elses() -> None:
+    """Who came second tried for ever, and Prometheus read one process for the whole host."""
+    assert max(OFFSETS.values()) + 1 == FIXED_PORTS
+    base = {"FLEET_METRICS_BASE_PORT": "9080", "FLEET_WORKERS": "1"}
+    for port in (9080, 9084, 9090):
+        with pytest.raises(SettingsError, match=f"FLEET_CONSOLE_PORT={port}: .*9080"):
+            Settings.from_env(base | {"FLEET_CONSOLE_PORT": str(port)})
+    for port in (9079, 9085, 9091):
+        Settings.from_env(base | {"FLEET_CONSOLE_PORT": str(port)})
 
 
 def test_an_env_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
