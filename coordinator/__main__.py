@@ -40,6 +40,7 @@ STATEMENT_S = 3.0
 def run(settings: Settings) -> int:
     """Coordinate until SIGTERM."""
     settings.need("postgres_dsn")
+    exchanges.check_names("FLEET_CONNECTIONS_PER_IP", settings.connection_limits())
     stop = install_stop()
     die_with_parent()
     logs.configure(settings, "coordinator")

@@ -18,7 +18,7 @@ from fleet.core.errors import FleetError, SettingsError
 from fleet.core.exchange import Exchange, Outcome
 from fleet.core.model import Credentials
 from fleet.core.names import MARKET_TOPICS, TOPIC_STREAMS, USER_TOPICS
-from fleet.exchanges import exchanges, hosts
+from fleet.exchanges import check_names, exchanges, hosts
 from fleet.runtime import clickhouse
 from fleet.runtime.account_rows import AccountRows
 from fleet.runtime.http import Http
@@ -53,11 +53,9 @@ def doctor(as_json: bool) -> None:
     try:
         here = session()
     except SettingsError as error:
-        found.append(
-            Finding("settings", "problem", str(error), "correct this setting; docs/settings.md lists them all")
-        )
+        found.append(Finding("settings", "problem", str(error), ADVICE["settings"]))
     else:
-        found.append(Finding("settings", "ok", f"fleet {here.settings.fleet!r}, {here.settings.workers} workers"))
+        found.extend(attempt("settings", settings, here))
         for check, run in CHECKS:
             found.extend(attempt(check, run, here))
     if as_json:
@@ -76,6 +74,13 @@ def attempt(check: str, run: Callable[[Session], Checks], here: Session) -> list
         return list(run(here))
     except FleetError as error:
         return [Finding(check, "problem", " ".join(str(error).split()), ADVICE.get(check, ""))]
+
+
+def settings(here: Session) -> Checks:
+    """Those that a process alone would refuse, too."""
+    check_names("FLEET_MARKET_SYMBOLS", here.settings.symbols_by_venue())
+    check_names("FLEET_CONNECTIONS_PER_IP", here.settings.connection_limits())
+    yield Finding("settings", "ok", f"fleet {here.settings.fleet!r}, {here.settings.workers} workers")
 
 
 def postgres(here: Session) -> Checks:
@@ -178,13 +183,12 @@ def clock(here: Session) -> Checks:
 def venues_in_use(here: Session) -> list[Exchange]:
     """Those of the active accounts and of the market symbols; of the symbols alone while Postgres cannot be asked."""
     names = set(here.settings.symbols_by_venue())
+    pairs: set[tuple[str, str]] = set()
     try:
-        names |= {
-            f"{row['exchange']}_{row['market']}" for row in AccountRows(here.postgres()).every() if row["is_active"]
-        }
+        pairs = {(row["exchange"], row["market"]) for row in AccountRows(here.postgres()).every() if row["is_active"]}
     except FleetError:  # told by the check of Postgres
         pass
-    return [venue for name, venue in sorted(exchanges().items()) if name in names]
+    return [v for name, v in sorted(exchanges().items()) if name in names or (v.exchange, v.market) in pairs]
 
 
 def offset(venue: Exchange, settings: Settings) -> Finding:
@@ -210,6 +214,7 @@ def offset(venue: Exchange, settings: Settings) -> Finding:
 
 PLACE_ADVICE = "more workers, a larger FLEET_WORKER_CAPACITY, or one more address in FLEET_EGRESS_IPS"
 ADVICE = {
+    "settings": "correct this setting; docs/settings.md lists them all",
     "postgres": "start Postgres, or correct FLEET_POSTGRES_DSN",
     "redis": "start Redis, or correct FLEET_REDIS_URL",
     "kafka": "start Kafka or correct FLEET_KAFKA_BOOTSTRAP; `fleet migrate` creates the topics",

@@ -55,7 +55,8 @@ def retry(ids: tuple[int, ...]) -> None:
 
 
 def send_again(bootstrap: str, letters: list[dict[str, Any]]) -> tuple[list[int], dict[int, str]]:
-    """Ids of the letters that the broker acknowledged, and {id: why} of those that no later try would bring there."""
+    """Ids of the letters that the broker acknowledged, and {id: why} of those that no later try would bring there. Raises
+    StoreUnavailable."""
     acknowledged: list[int] = []
     refused: dict[int, str] = {}
     lock = threading.Lock()  # guards both: the callbacks run in the producer's thread
@@ -72,9 +73,11 @@ def send_again(bootstrap: str, letters: list[dict[str, Any]]) -> tuple[list[int]
         return done
 
     try:
+        producer.prepare(())  # while Kafka is away each record would wait for it anew
         for letter in letters:
-            key = bytes(letter["key"] or b"")
-            producer.send(letter["topic"], key, bytes(letter["value"] or b""), [], done_for(int(letter["id"])))
+            key, value = bytes(letter["key"] or b""), bytes(letter["value"] or b"")
+            headers = [(name, text.encode()) for name, text in letter["headers"].items()]
+            producer.send(letter["topic"], key, value, headers, done_for(int(letter["id"])))
         producer.flush(FLUSH_S)
     finally:
         producer.close(FLUSH_S)

@@ -111,7 +111,7 @@ def merge(texts: Mapping[str, str | None]) -> str:
     for shard, text in texts.items():
         label = f'shard="{_escape(shard)}"'
         family = _Family()
-        for line in (text or "").splitlines():
+        for line in (text or "").split("\n"):  # a label may hold what else ends a line of text
             if line.startswith(("# HELP ", "# TYPE ")):
                 name = line.split(" ", 3)[2]
                 family = families.setdefault(name, _Family())

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from fleet.core.errors import FleetError
+from fleet.core.errors import FleetError, SettingsError
 from fleet.core.exchange import Exchange, Hosts
 
 
@@ -23,6 +23,13 @@ def exchanges() -> dict[str, Exchange]:
             venue = importlib.import_module(f"{__name__}.{module.name}").EXCHANGE
             found[venue.name] = venue
     return found
+
+
+def check_names(setting: str, names: Iterable[str]) -> None:
+    """Raises SettingsError for a venue that does not exist: what is said of it would hold for nobody."""
+    for name in names:
+        if name not in exchanges():
+            raise SettingsError(f"{setting}: unknown venue {name!r}; known: {', '.join(exchanges())}")
 
 
 def for_account(exchange: str, market: str) -> Exchange:

@@ -47,7 +47,7 @@ def parse_credentials(text: bytes | str, venue: Exchange) -> Credentials:
     quotes the input."""
     try:
         credentials = decoding.decode(text, Credentials)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # not chained: the vendor's message is harmless today, but it comes from parsing a secret
         raise BadAccount(
             'credentials: a JSON object {"api_key", "secret", "passphrase"?} of strings is expected'

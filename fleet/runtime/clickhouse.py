@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
@@ -115,13 +115,9 @@ def open(dsn: str) -> ClickHouse:
 
     Raises StoreUnavailable (server away, directory held by another process) or SettingsError.
     """
-    if "://" not in dsn:
+    url = server_url(dsn)
+    if url is None:
         return _open_directory(dsn)
-    url = urlsplit(dsn)
-    if url.scheme not in ("http", "https", "clickhouse", "clickhouses") or not url.hostname:
-        raise SettingsError(
-            "FLEET_CLICKHOUSE_DSN: a directory or http[s]://user:password@host:port/database is expected"
-        )
     secure = url.scheme in ("https", "clickhouses")
     where = f"{url.hostname}:{url.port or (8443 if secure else 8123)}"
     try:
@@ -139,6 +135,22 @@ def open(dsn: str) -> ClickHouse:
     except (ClickHouseError, OSError) as error:
         raise StoreUnavailable(f"clickhouse {where}: {type(error).__name__}") from error
     return ClickHouse(client, where)
+
+
+def server_url(dsn: str) -> SplitResult | None:
+    """The parts of a server's URL, None for a directory. Raises SettingsError, which quotes nothing: there may be a password."""
+    if "://" not in dsn:
+        return None
+    try:
+        url = urlsplit(dsn)
+        known = url.scheme in ("http", "https", "clickhouse", "clickhouses") and url.hostname and url.port != 0
+    except ValueError:
+        known = False
+    if not known or "@" in url.path + url.query + url.fragment:  # then a password's own "/", "?" or "#" ended the host
+        raise SettingsError(
+            "FLEET_CLICKHOUSE_DSN: a directory or http[s]://user:password@host:port/database is expected"
+        ) from None
+    return url
 
 
 def _open_directory(path: str) -> ClickHouse:

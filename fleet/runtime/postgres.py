@@ -96,6 +96,18 @@ def _translate(error: Exception) -> FleetError:
     return StatementFailed(state or "58000", text)
 
 
+def _check(dsn: str) -> None:
+    """Raises SettingsError also where libpq would take a part of the password for the host or the port, and quote it."""
+    try:
+        parts = psycopg2.extensions.parse_dsn(dsn)
+    except psycopg2.Error:
+        raise SettingsError("FLEET_POSTGRES_DSN: a libpq connection string or URL is expected") from None
+    if "@" in parts.get("host", "") or not set(parts.get("port", "")) <= set("0123456789,"):
+        raise SettingsError(
+            "FLEET_POSTGRES_DSN: no host and port can be read; in the password of a URL @ is written %40, / %2F, : %3A"
+        )
+
+
 def _connect(dsn: str, application: str) -> _DeadlineConnection:
     connection: _DeadlineConnection = psycopg2.connect(
         dsn, connection_factory=_DeadlineConnection, application_name=application
@@ -109,10 +121,7 @@ class Postgres:
 
     def __init__(self, dsn: str, *, application: str, statement_timeout_s: float = 5.0) -> None:
         """`dsn`: libpq keywords or URL. Raises SettingsError where it is neither (its text may hold a password)."""
-        try:
-            psycopg2.extensions.parse_dsn(dsn)
-        except psycopg2.Error:
-            raise SettingsError("FLEET_POSTGRES_DSN: a libpq connection string or URL is expected") from None
+        _check(dsn)
         self._dsn = dsn
         self._application = application
         self._timeout_s = statement_timeout_s

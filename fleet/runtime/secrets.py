@@ -100,7 +100,7 @@ class Keyring:
             raise SecretsError(f"{path}: {error.strerror}") from error
         try:
             return cls(path, decoding.decode(content, _File).keys)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise SecretsError(f"{path}: not a keyring (fleet keyring new FILE writes one)") from None
 
     def key_ids(self) -> list[str]:

@@ -22,6 +22,11 @@ from fleet.runtime import redis_place
 
 PLAIN_SCHEMES = ("ws", "http")
 LAST_PORT = 65535
+LONGEST_S = 10**9  # a wait of ten times that overflows the clock
+LONGEST_DAYS = (
+    18_250  # ClickHouse's times end in 2106: what is to be kept beyond began anew in 1970, and was dropped at once
+)
+FIXED_PORTS = 5  # metrics ports of the programs that are no workers, from the first on (fleet/runtime/metrics.py)
 WORKER_OFFSET = 10  # the metrics port of worker_00 is this far from the first
 DEFAULT_VENUE = "binance_usdm"
 SILENCE_S = 1.0  # Q: what a stream may still be doing with one message when its lease ends
@@ -189,6 +194,20 @@ class Settings:
             )
         if self.console_port > LAST_PORT:
             raise SettingsError(f"FLEET_CONSOLE_PORT={self.console_port}: at most {LAST_PORT}")
+        place = self.console_port - self.metrics_base_port
+        if 0 <= place < FIXED_PORTS or WORKER_OFFSET <= place <= last:
+            raise SettingsError(
+                f"FLEET_CONSOLE_PORT={self.console_port}: is the port of a process's metrics, those from"
+                f" FLEET_METRICS_BASE_PORT={self.metrics_base_port} on"
+            )
+        for name, days in (("MARKET", self.market_ttl_days), ("BOOK", self.book_ttl_days)):
+            if days > LONGEST_DAYS:
+                raise SettingsError(f"FLEET_{name}_TTL_DAYS={days}: at most {LONGEST_DAYS}")
+        for address in self.egress_ips:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError:
+                raise SettingsError(f"FLEET_EGRESS_IPS: {address!r} is not an IP address") from None
         for broker in self.kafka_bootstrap.split(","):
             if not re.fullmatch(r"[^\s:]+(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?", broker.strip()):
                 raise SettingsError(
@@ -235,6 +254,8 @@ class Settings:
         kinds: list[str] = []
         for entry in self.market_streams:
             word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", entry).lower()
+            if re.fullmatch(r"kline_\d+M", entry):  # months; every other word is taken in any case
+                word = entry
             kind = KIND_WORDS.get(word, word)
             if not re.fullmatch(r"kline_\d+[smhdwM]", kind, re.IGNORECASE) and kind not in MARKET_KINDS:
                 raise SettingsError(
@@ -268,8 +289,10 @@ def _convert(name: str, text: str, default: Any) -> Any:
         except ValueError:
             kind = "a whole number" if isinstance(default, int) else "a number"
             raise SettingsError(f"{name}={text!r}: {kind} is expected") from None
-        if number < 0 or (number == 0 and default > 0) or number != number or number == float("inf"):
+        if number < 0 or number != number or (number == 0 and default > 0):
             raise SettingsError(f"{name}={text!r}: must be greater than 0")
+        if isinstance(number, float) and number > LONGEST_S:
+            raise SettingsError(f"{name}={text!r}: at most {LONGEST_S}")
         return number
     return text
 
@@ -315,5 +338,7 @@ def load_env_file(path: str) -> dict[str, str]:
         key, sep, value = line.partition("=")
         if not sep:
             raise SettingsError(f"{path}:{number}: KEY=VALUE is expected")
-        env[key.strip()] = value.strip().strip("'\"")
+        value = value.strip()
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        env[key.strip()] = value[1:-1] if quoted else value
     return env

@@ -113,7 +113,7 @@ def _delivery(reply: HttpReply) -> Delivery:
 def _decode(body: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # a proxy's page may be anything
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -21,11 +21,15 @@ from fleet.commands import control
 from fleet.core.model import Ownership, StreamState, StreamStatus, WorkerView, token_of
 from fleet.core.names import Keys
 from fleet.core.wire import Generation
+from fleet.runtime.kafka_io import Consumer, KafkaRecord
 from fleet.runtime.postgres import Postgres
 from fleet.runtime.redis_store import RedisStore
 from fleet.runtime.secrets import Keyring
 from tests.support.fleet import fresh_env
+from tests.support.records import wait_until
 from tests.support.services import SharedServices
+from workers.sinks.loop import DeadLetter
+from workers.sinks.postgres import put_aside
 
 pytestmark = pytest.mark.integration
 
@@ -305,6 +309,24 @@ def test_an_account_in_quarantine_says_so_everywhere(cli: Cli) -> None:
     assert cli.run("accounts", "activate", account).stdout == ""
 
 
+def test_a_quarantine_ends_with_its_row_whether_or_not_anybody_led_then(cli: Cli) -> None:
+    """`fleet doctor` named a removed account for ever, and advised to activate it."""
+    gone, changed = cli.add("poison, removed"), cli.add("poison, changed")
+    pg = Postgres(cli.env["FLEET_POSTGRES_DSN"], application="test")
+    for account in (gone, changed):
+        pg.execute(
+            "INSERT INTO fleet_quarantine (incident, account_id, revision, reason) VALUES (%s, %s, 1, 'deadly')",
+            (account, account),
+        )
+    pg.close()
+    assert "2 in quarantine" in cli.run("shards").stderr
+    cli.ok("accounts", "remove", gone)
+    cli.ok("accounts", "set-credentials", changed, "--credentials", "-", stdin=CREDENTIALS)
+    assert "quarantine" not in cli.run("shards").stderr
+    assert cli.json("account", changed)["state"] == "unplaced"
+    assert "quarantined" not in cli.run("doctor").stdout
+
+
 def test_gaps_are_filtered(cli: Cli) -> None:
     account = cli.add("gaps")
     pg = Postgres(cli.env["FLEET_POSTGRES_DSN"], application="test")
@@ -342,6 +364,18 @@ def test_doctor_names_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
     assert done.returncode == 1 and "chmod 600" in done.stdout
     done = cli.run("doctor", "--json", FLEET_WORKERS="none")
     assert done.returncode == 1 and "FLEET_WORKERS" in json.loads(done.stdout)[0]["what"]
+    done = cli.run("doctor", FLEET_CONNECTIONS_PER_IP="binance=5")
+    assert done.returncode == 1 and "unknown venue 'binance'; known: binance_spot" in done.stdout
+
+
+def test_doctor_reads_the_clock_of_every_venue_that_accounts_are_at(cli: Cli) -> None:
+    words = ("--user", "clocks", "--label", "l", "--credentials", "-")
+    secret = json.dumps({"api_key": KEY, "secret": SECRET, "passphrase": "p"})
+    for exchange in ("bybit", "okx"):
+        cli.ok("accounts", "add", "--exchange", exchange, "--market", "unified", *words, stdin=secret)
+    away = {f"FLEET_{venue}_REST_URL": "http://127.0.0.1:1" for venue in ("BINANCE_USDM", "BYBIT", "OKX")}
+    found = json.loads(cli.run("doctor", "--json", FLEET_MARKET_SYMBOLS="", **away).stdout)
+    assert [f["what"].partition(":")[0] for f in found if f["check"] == "clock"] == ["binance_usdm", "bybit", "okx"]
 
 
 @pytest.mark.parametrize(
@@ -389,7 +423,25 @@ def test_dead_letters_are_listed_and_sent_again(cli: Cli) -> None:
     assert f"dead letter {row['id']} is refused for good" in done.stderr and "run it again" not in done.stderr
     pg.execute("DELETE FROM dead_letter WHERE id = %s", (row["id"],))
     pg.close()
+    assert "kafka" in cli.fails(1, "dead-letters", "retry", str(letter), FLEET_KAFKA_BOOTSTRAP="127.0.0.1:1").lower()
     assert "no dead letter" in cli.fails(1, "dead-letters", "retry", "999999999")
+
+
+def test_a_dead_letter_goes_back_with_its_headers_and_one_of_a_topic_made_anew_is_another(cli: Cli) -> None:
+    pg = Postgres(cli.env["FLEET_POSTGRES_DSN"], application="test")
+    headers = {"token": "7", "shard": "h:0", "incarnation": "i\\u0000\0"}
+    first, second = (KafkaRecord("user.account", 0, -9, b"k", value, headers, 0) for value in (b"first", b"second"))
+    for record in (first, first, second):
+        put_aside(pg, "postgres", [DeadLetter(record, record.value, "test")])
+    letters = pg.fetch('SELECT id, value FROM dead_letter WHERE "offset" = -9 ORDER BY id')
+    assert [bytes(row["value"]) for row in letters] == [b"first", b"second"]
+    pg.close()
+    consumer = Consumer(cli.env["FLEET_KAFKA_BOOTSTRAP"], None, ["user.account"], from_beginning=False)
+    consumer.poll(1.0, 1)
+    cli.ok("dead-letters", "retry", str(letters[1]["id"]))
+    (record,) = wait_until(lambda: consumer.poll(0.5, 10), 10, "the record is in Kafka again")
+    consumer.close()
+    assert (record.value, record.headers) == (b"second", headers | {"incarnation": "i\\u0000␀"})
 
 
 def ciphertext(cli: Cli, account: str) -> dict[str, Any]:

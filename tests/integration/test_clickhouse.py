@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
@@ -131,27 +132,46 @@ def test_a_block_at_fault_is_told_from_a_store_that_is_away(store: ClickHouse) -
     assert row["n"] == 0
 
 
-def test_a_server_by_url_is_the_same_interface(directory: str) -> None:
+@contextmanager
+def served(directory: str) -> Iterator[str]:
+    """A server's URL."""
     command = [sys.executable, "-m", "tests.support.clickhouse_server", directory]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            dsn = f"http://user:hunter2@127.0.0.1:{int(server.stdout.readline())}/default"
-            opened = clickhouse.open(dsn)
-            opened.migrate(30, 3)
-            opened.insert_lines("market_trades", b"\n".join(map(msgspec.json.encode, trades("U", 0, 10))))
-            opened.insert("market_trades", ["id", "ts_event"], [["x", 1]])
-            with pytest.raises(RowsRefused):
-                opened.insert_lines("market_trades", b"{")
-            with pytest.raises(StoreUnavailable) as caught:
-                opened.query("SELECT * FROM no_such_table")
-            assert "hunter2" not in str(caught.value)
-            opened.close()
-            assert count_rows(dsn)["market_trades"] == (11, 11)
+            yield f"http://user:hunter2@127.0.0.1:{int(server.stdout.readline())}/default"
         finally:
             server.kill()
+
+
+def test_a_server_by_url_is_the_same_interface(directory: str) -> None:
+    with served(directory) as dsn:
+        opened = clickhouse.open(dsn)
+        opened.migrate(30, 3)
+        opened.insert_lines("market_trades", b"\n".join(map(msgspec.json.encode, trades("U", 0, 10))))
+        opened.insert("market_trades", ["id", "ts_event"], [["x", 1]])
+        with pytest.raises(RowsRefused):
+            opened.insert_lines("market_trades", b"{")
+        with pytest.raises(StoreUnavailable) as caught:
+            opened.query("SELECT * FROM no_such_table")
+        assert "hunter2" not in str(caught.value)
+        opened.close()
+        assert count_rows(dsn)["market_trades"] == (11, 11)
     with pytest.raises(StoreUnavailable):
         clickhouse.open(dsn)
+
+
+def test_a_sink_starts_with_a_whole_batch_in_doubt_before_a_server(directory: str) -> None:
+    """A server takes 128 KiB a parameter ("Field value too long"): it refused the ids to look up, and the sink waited for ever."""
+    with served(directory) as dsn:
+        opened = clickhouse.open(dsn)
+        opened.create()
+        events = trades("L", 0, 5000)
+        for _ in range(2):
+            sink = ClickHouseSink(lambda: opened, lambda _: None, None)
+            sink.store([line for n, event in enumerate(events) for line in sink.decode(record(event, n))[0]])
+        opened.close()
+        assert count_rows(dsn)["market_trades"] == (5000, 5000)
 
 
 @pytest.mark.parametrize("dsn", ["ftp://x/y", "http://", "/proc/nowhere/at/all"])

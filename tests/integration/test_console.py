@@ -92,14 +92,15 @@ def test_the_merged_text_is_valid_for_prometheus() -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     metrics = Metrics()
-    metrics.frames_unknown('we"ird}\\', "a b\nc").inc()
+    odd = "a b\nc\u2028d\x85e\rf\x0bg"  # an exchange's own word: what str.splitlines takes for the end of a line
+    metrics.frames_unknown('we"ird}\\', odd).inc()
     metrics.publish_latency().observe(0.01)
     families = list(
         text_string_to_metric_families(merge({'sl"ot': metrics.render().decode(), "b": metrics.render().decode()}))
     )
     unknown = next(family for family in families if family.name == "fleet_frames_unknown")
     assert [sample.labels["shard"] for sample in unknown.samples] == ['sl"ot', "b"]
-    assert unknown.samples[0].labels["exchange"] == 'we"ird}\\' and unknown.samples[0].labels["type"] == "a b\nc"
+    assert unknown.samples[0].labels["exchange"] == 'we"ird}\\' and unknown.samples[0].labels["type"] == odd
 
 
 # ── scraping ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -133,9 +133,11 @@ def test_429_is_honoured_for_the_whole_bot(settings: Settings, postgres: Postgre
         error(401, "Unauthorized"),
         (403, b"<html>proxy says no</html>", {}),
         (200, b"<html>captive portal</html>", {}),
+        (502, b'"\xe9teint"', {}),
+        (502, b"[" * 100_000, {}),
         "cut",
     ],
-    ids=["500", "502", "401 token", "proxy 403", "portal 200", "cut"],
+    ids=["500", "502", "401 token", "proxy 403", "portal 200", "latin-1", "nested", "cut"],
 )
 def test_outages_are_waited_out_with_backoff(settings: Settings, postgres: Postgres, bot: BotApi, answer: Any) -> None:
     sender = NoticeSender(settings)

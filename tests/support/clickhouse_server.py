@@ -10,6 +10,8 @@ import gzip
 import re
 import sys
 import tempfile
+from email import message_from_bytes
+from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +20,7 @@ import chdb
 import lz4.frame
 
 UNPACK = {"": bytes, "gzip": gzip.decompress, "lz4": lz4.frame.decompress}
+MAX_FIELD = 128 * 1024  # http_max_field_value_size, of a parameter in the URL or in a form
 CODE = re.compile(r"Code: (\d+)")
 
 
@@ -41,9 +44,15 @@ class Handler(BaseHTTPRequestHandler):
             else self._chunks()
         )
         body = UNPACK[self.headers.get("Content-Encoding") or ""](body)
+        form = self._form(body)
+        if form:  # so the client sends long parameters
+            query |= form
+            body = query.pop("query").encode()
         sql = query.get("query", "")
         params = {name[6:]: value for name, value in query.items() if name.startswith("param_")}
         try:
+            if any(len(value) > MAX_FIELD for value in query.values()):
+                raise ValueError("Poco::Exception. Code: 1000, HTML Form Exception: Field value too long")
             if body.startswith(b"INSERT"):  # the statement is the body's first line
                 head, _, body = body.partition(b"\n")
                 sql = head.decode()
@@ -68,6 +77,13 @@ class Handler(BaseHTTPRequestHandler):
                 f"{head} FROM INFILE '{file.name}' SETTINGS input_format_skip_unknown_fields = 1 FORMAT {form}"
             )
         return b""
+
+    def _form(self, body: bytes) -> dict[str, str]:
+        kind = self.headers.get("Content-Type") or ""
+        if not kind.startswith("multipart/form-data"):
+            return {}
+        parts: Any = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body, policy=HTTP).iter_parts()
+        return {part["Content-Disposition"].params["name"]: part.get_payload(decode=True).decode() for part in parts}
 
     def _chunks(self) -> bytes:
         body = b""

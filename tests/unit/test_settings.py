@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ from click.testing import CliRunner
 
 from fleet.cli import main
 from fleet.core.errors import SettingsError
-from fleet.runtime.settings import Settings, load_env_file
+from fleet.runtime.metrics import OFFSETS, Metrics
+from fleet.runtime.postgres import Postgres
+from fleet.runtime.settings import FIXED_PORTS, Settings, load_env_file
+from workers.sinks import clickhouse_loop
 
 REST, WS = "FLEET_BYBIT_REST_URL", "FLEET_BYBIT_WS_URL"
 
@@ -38,6 +42,12 @@ REST, WS = "FLEET_BYBIT_REST_URL", "FLEET_BYBIT_WS_URL"
         ("FLEET_KAFKA_BOOTSTRAP", ""),
         ("FLEET_WORKERS", "two"),
         ("FLEET_HEALTH_CHECK_INTERVAL_S", "nan"),
+        ("FLEET_HEALTH_CHECK_INTERVAL_S", "inf"),
+        ("FLEET_HEALTH_CHECK_INTERVAL_S", "1e12"),  # threading cannot wait that long
+        ("FLEET_EGRESS_IPS", "eth0"),
+        ("FLEET_EGRESS_IPS", "10.0.0.1 10.0.0.2"),
+        ("FLEET_MARKET_TTL_DAYS", "36500"),  # ClickHouse wraps to 1990, and drops everything
+        ("FLEET_BOOK_TTL_DAYS", "36500"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_its_variable(name: str, value: str) -> None:
@@ -63,11 +73,79 @@ def test_a_good_value_is_taken(name: str, value: str) -> None:
     Settings.from_env({name: value})
 
 
+def test_a_candle_of_a_month_is_not_one_of_a_minute() -> None:
+    settings = Settings.from_env({"FLEET_MARKET_STREAMS": "kline_1M,Kline_1H,kline_1m,aggTrade"})
+    assert settings.market_kinds() == ("kline_1M", "kline_1h", "kline_1m", "trade")
+
+
+def test_quotes_around_a_value_of_an_env_file_are_not_part_of_it_and_others_are(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.env"
+    path.write_text("A=\"x y\"\nB='x'\nC=host=h password='a b'\nD=\"\nE=\n")
+    assert load_env_file(str(path)) == {"A": "x y", "B": "x", "C": "host=h password='a b'", "D": '"', "E": ""}
+
+
+def test_the_consoles_port_is_nobody_elses() -> None:
+    """Who came second tried for ever, and Prometheus read one process for the whole host."""
+    assert max(OFFSETS.values()) + 1 == FIXED_PORTS
+    base = {"FLEET_METRICS_BASE_PORT": "9080", "FLEET_WORKERS": "1"}
+    for port in (9080, 9084, 9090):
+        with pytest.raises(SettingsError, match=f"FLEET_CONSOLE_PORT={port}: .*9080"):
+            Settings.from_env(base | {"FLEET_CONSOLE_PORT": str(port)})
+    for port in (9079, 9085, 9091):
+        Settings.from_env(base | {"FLEET_CONSOLE_PORT": str(port)})
+
+
 def test_an_env_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "fleet.env"
     path.write_bytes(b"\xff\xfe\0")
     with pytest.raises(SettingsError, match="not a text file"):
         load_env_file(str(path))
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "http://u:canary/x@127.0.0.1:8123/db",
+        "http://u:canary#x@127.0.0.1:8123/db",
+        "http://u:12#canary@127.0.0.1:8123/db",
+        "http://u:canary@127.0.0.1:99999/db",
+        "http://[::1",
+        "htp://127.0.0.1",
+    ],
+)
+def test_a_bad_url_of_clickhouse_ends_the_sink_at_once_and_is_not_quoted(dsn: str) -> None:
+    settings = Settings.from_env({"FLEET_CLICKHOUSE_DSN": dsn})
+    with pytest.raises(SettingsError, match="FLEET_CLICKHOUSE_DSN: a directory or") as caught:
+        clickhouse_loop(settings, threading.Event(), Metrics())
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://u:pa@canary@127.0.0.1:5432/db", "postgresql://u:canary/x@127.0.0.1:5432/db"]
+)
+def test_no_part_of_a_password_is_taken_for_the_host_or_port_of_postgres(dsn: str) -> None:
+    """libpq would quote it: could not translate host name "canary@127.0.0.1"."""
+    with pytest.raises(SettingsError, match="FLEET_POSTGRES_DSN: .*%40") as caught:
+        Postgres(dsn, application="tests")
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    ["", "dbname=x", "host=a,b port=5432,5433", "postgresql://u:pa%40ss@[::1]:5432/db", "postgresql:///db?host=/run"],
+)
+def test_every_form_of_a_postgres_dsn_is_taken(dsn: str) -> None:
+    Postgres(dsn, application="tests")
+
+
+@pytest.mark.parametrize("text", [b'{"api_key":"\xff","secret":"s"}', b"\xff\xfe", b"[" * 100_000])
+def test_credentials_that_are_no_text_are_one_line(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "credentials"
+    path.write_bytes(text)
+    words = ("--user", "u", "--exchange", "binance", "--market", "usdm", "--label", "l", "--credentials", str(path))
+    done = CliRunner().invoke(main, ["accounts", "add", *words])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "credentials: a JSON object" in done.stderr
 
 
 @pytest.mark.parametrize(

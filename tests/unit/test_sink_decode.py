@@ -57,3 +57,11 @@ def test_a_record_at_fault_is_a_dead_letter_in_both_sinks(name: str, value: byte
     )
     assert [line.text for line in lines] == [good]
     assert letter is not None and letter.value == trade and letter.reason
+
+
+def test_an_id_too_long_to_be_looked_up_is_a_dead_letter() -> None:
+    """It is asked for after each start, in one parameter, of which a server takes 128 KiB."""
+    trade = with_field(TRADE, "id", b'"' + b"x" * 900_000 + b'"')
+    sink = ClickHouseSink(None, None, None)  # type: ignore[arg-type]
+    lines, letter = sink.decode(KafkaRecord("market.trades", 0, 0, b"k", trade, {}, 0))
+    assert not lines and letter is not None and letter.reason == "an id of 900000 characters"

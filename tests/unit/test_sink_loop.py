@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from fleet.core.errors import FleetError, StoreUnavailable
+import pytest
+
+from fleet.core.errors import FleetError, SettingsError, StoreUnavailable
 from fleet.runtime.kafka_io import KafkaRecord
 from fleet.runtime.metrics import Metrics
 from workers.sinks.loop import DataRefused, DeadLetter, Loop
@@ -111,6 +113,31 @@ def test_each_record_at_fault_is_found_and_the_rest_is_stored_in_order() -> None
     assert {letter.value for letter in store.letters} == at_fault
     assert all(letter.reason for letter in store.letters)
     assert topic.committed == 32
+
+
+def test_a_store_too_slow_for_a_whole_batch_gets_smaller_ones() -> None:
+    """Its deadline is of one call: the same batch again would end as the first did, for ever."""
+
+    class Slow(Store):
+        def store(self, items: Sequence[KafkaRecord]) -> dict[str, int]:
+            if len(items) > 2 and self.calls < 30:
+                self.calls += 1
+                raise StoreUnavailable("postgres: canceling statement due to statement timeout")
+            return super().store(items)
+
+    values, store = [b"%d" % n for n in range(12)], Slow()
+    topic = run(values, store)
+    assert store.rows == values
+    assert topic.committed == 12
+    assert store.calls < 20
+
+
+def test_a_wrong_setting_that_only_the_store_can_tell_ends_the_sink() -> None:
+    """It was waited out, for ever."""
+    store = Store(failures=[SettingsError("FLEET_CLICKHOUSE_DSN=/proc/x: Permission denied")])
+    with pytest.raises(SettingsError):
+        run([b"1"], store)
+    assert store.closed
 
 
 def test_a_store_that_is_away_is_waited_for_and_nothing_is_put_aside() -> None:

@@ -56,13 +56,14 @@ def postgres_loop(settings: Settings, stop: Event, metrics: Metrics) -> Loop[Row
 
 def clickhouse_loop(settings: Settings, stop: Event, metrics: Metrics) -> Loop[Line]:
     """The ClickHouse sink, not running yet. Without FLEET_POSTGRES_DSN its dead letters are only logged."""
-    from fleet.runtime.clickhouse import open as open_clickhouse  # a fifth of a start; the Postgres sink does without
+    from fleet.runtime import clickhouse  # a fifth of a start; the Postgres sink does without
     from workers.sinks.clickhouse import ClickHouseSink
 
     settings.need("clickhouse_dsn")
+    clickhouse.server_url(settings.clickhouse_dsn)
     letters = Postgres(settings.postgres_dsn, application="sink clickhouse") if settings.postgres_dsn else None
     sink = ClickHouseSink(
-        lambda: open_clickhouse(settings.clickhouse_dsn),
+        lambda: clickhouse.open(settings.clickhouse_dsn),
         lambda store: store.migrate(settings.market_ttl_days, settings.book_ttl_days),
         letters,
     )

@@ -37,7 +37,8 @@ from workers.sinks.postgres import MAX_REASON, put_aside
 MAX_RECORDS = 5000
 LINGER_S = 0.5  # larger blocks, fewer parts
 REMEMBERED_IDS = 200_000
-LOOKUP_IDS = 5000  # ids per look-up query
+LOOKUP_CHARS = 30_000  # of ids in one look-up: a server takes 128 KiB a parameter (http_max_field_value_size)
+MAX_ID = 1000  # characters
 
 TYPES: dict[str, type[Event]] = {
     TOPIC_TRADES: Trade,
@@ -94,7 +95,10 @@ class ClickHouseSink:
             if not text.strip():
                 continue
             try:
-                lines.append(Line(record.topic, decode(text).id, text, record))
+                line = Line(record.topic, decode(text).id, text, record)
+                if len(line.id) > MAX_ID:
+                    raise ValueError(f"an id of {len(line.id)} characters")
+                lines.append(line)
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: bytes that are not UTF-8
                 reason = reason if wrong else str(error)[:MAX_REASON]
                 wrong.append(text)
@@ -167,9 +171,22 @@ class ClickHouseSink:
 
 def _stored(clickhouse: ClickHouse, table: str, ids: list[str]) -> Iterator[str]:
     """Those of `ids` that the table holds."""
-    for start in range(0, len(ids), LOOKUP_IDS):
-        page = ids[start : start + LOOKUP_IDS]
+    for page in _pages(ids):
         for row in clickhouse.query(
             f"SELECT DISTINCT id FROM {table} WHERE id IN {{ids:Array(String)}}", {"ids": page}
         ):
             yield str(row["id"])
+
+
+def _pages(ids: list[str]) -> Iterator[list[str]]:
+    """In pieces of at most LOOKUP_CHARS, quotes and commas included."""
+    page: list[str] = []
+    left = LOOKUP_CHARS
+    for id in ids:
+        left -= len(id) + 3
+        if left < 0 and page:
+            yield page
+            page, left = [], LOOKUP_CHARS - len(id) - 3
+        page.append(id)
+    if page:
+        yield page

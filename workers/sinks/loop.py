@@ -18,7 +18,7 @@ from threading import Event
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from fleet.core.backoff import delay_s
-from fleet.core.errors import FleetError, StoreUnavailable
+from fleet.core.errors import FleetError, SettingsError, StoreUnavailable
 from fleet.runtime.kafka_io import KafkaRecord
 from fleet.runtime.logs import get
 from fleet.runtime.metrics import Metrics
@@ -28,6 +28,7 @@ LAG_EVERY_S = 2.0
 DRAIN_S = 4.0
 BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 5.0
+REGAINED_IN = 16  # batches after which a batch may be whole again
 
 Item = TypeVar("Item")
 
@@ -92,11 +93,14 @@ class Loop(Generic[Item]):
         self._log = get(__name__).bind(sink=sink.name)
         self._trouble = ""  # the failure being waited out, "" = none
         self._attempt = 0
+        self._most = (
+            sink.max_records
+        )  # of a batch: less after a failure, which may have been a deadline that it was too much for
         self._lag_at_s = time.monotonic()  # of the last look; the first records do not wait for the first one
         self._committed_s = 0.0  # time.monotonic() of the last commit
 
     def run(self) -> None:
-        """Until `stop`. A failure that can pass is logged once, waited out, and logged as over."""
+        """Until `stop`. A failure that can pass is logged once, waited out, and logged as over. Raises SettingsError."""
         try:
             while not self._stop.is_set():
                 try:
@@ -104,6 +108,8 @@ class Loop(Generic[Item]):
                     behind = self._observe_lag(source)
                     if self.step(source) or behind == 0:
                         self._over()
+                except SettingsError:
+                    raise  # waiting mends none
                 except FleetError as error:
                     self._wait_out(error)
             self._drain()
@@ -128,6 +134,7 @@ class Loop(Generic[Item]):
             self._put_aside(_one_per_record(letters))
         if time.monotonic() - self._committed_s >= self._sink.commit_every_s:
             self._commit(source)
+        self._most = min(self._sink.max_records, self._most + max(1, self._sink.max_records // REGAINED_IN))
         return len(records)
 
     def _commit(self, source: Source) -> None:
@@ -148,16 +155,16 @@ class Loop(Generic[Item]):
             self._log.warning("sink stops before it has caught up", action="drain", error=str(error))
 
     def _gather(self, source: Source) -> list[KafkaRecord]:
-        records = source.poll(POLL_S, self._sink.max_records)
+        records = source.poll(POLL_S, self._most)
         linger_s = (
             self._sink.linger_s if self._committed_s else 0.0
         )  # a process that is killed all the time gets somewhere
         until_s = time.monotonic() + linger_s
-        while records and len(records) < self._sink.max_records and not self._stop.is_set():
+        while records and len(records) < self._most and not self._stop.is_set():
             left_s = until_s - time.monotonic()
             if left_s <= 0:
                 break
-            records += source.poll(min(left_s, 0.2), self._sink.max_records - len(records))
+            records += source.poll(min(left_s, 0.2), self._most - len(records))
         return records
 
     def _store(self, items: Sequence[Item], letters: list[DeadLetter]) -> None:
@@ -205,6 +212,7 @@ class Loop(Generic[Item]):
 
     def _wait_out(self, error: FleetError) -> None:
         self._attempt += 1
+        self._most = max(1, self._most // 2)
         if str(error) != self._trouble:
             self._log.warning("sink waits and tries again", action="wait", attempt=self._attempt, error=str(error))
         self._trouble = str(error)

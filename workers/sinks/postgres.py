@@ -106,10 +106,16 @@ class PostgresSink:
 def put_aside(postgres: Postgres, sink: str, letters: Sequence[DeadLetter]) -> None:
     """Write dead letters in one transaction. Raises StoreUnavailable."""
     rows = [
-        (sink, r.topic, r.partition, r.offset, r.key, value, reason.replace("\0", "␀")) for r, value, reason in letters
+        (sink, r.topic, r.partition, r.offset, r.key, value, _headers(r), reason.replace("\0", "␀"))
+        for r, value, reason in letters
     ]
     with postgres.transaction() as tx:
         tx.execute_values(queries("sinks")["dead_letter"], rows)
+
+
+def _headers(record: KafkaRecord) -> str:
+    held = {k.replace("\0", "␀"): v.replace("\0", "␀") for k, v in record.headers.items()}  # jsonb does not hold NUL
+    return msgspec.json.encode(held).decode()
 
 
 # ── one reader per topic: record → (statements, values in the order of their VALUES lists) ───────────────────────────

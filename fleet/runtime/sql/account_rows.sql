@@ -29,12 +29,15 @@ WHERE id = %(id)s;
 UPDATE fleet_quarantine SET cleared_at = now(), cleared_by = 'operator' WHERE account_id = %(id)s AND cleared_at IS NULL;
 
 -- name: quarantine_of
--- Why the account is not started, if it is not.
-SELECT reason, since FROM fleet_quarantine WHERE account_id = %(id)s AND cleared_at IS NULL ORDER BY since DESC LIMIT 1;
+-- Why the account is not started, if it is not: a quarantine is of one revision of its row. That a changed or removed row ended it may
+-- be written down by nobody, where no coordinator led at the time.
+SELECT q.reason, q.since FROM fleet_quarantine AS q JOIN exchange_accounts AS a ON a.id = q.account_id
+WHERE q.account_id = %(id)s AND q.cleared_at IS NULL AND q.revision IN (a.revision, -1) ORDER BY q.since DESC LIMIT 1;
 
 -- name: quarantined
 -- All accounts that are not started because their start killed workers.
-SELECT account_id, reason, since FROM fleet_quarantine WHERE cleared_at IS NULL ORDER BY since;
+SELECT q.account_id, q.reason, q.since FROM fleet_quarantine AS q JOIN exchange_accounts AS a ON a.id = q.account_id
+WHERE q.cleared_at IS NULL AND q.revision IN (a.revision, -1) ORDER BY q.since;
 
 -- name: durable_owners
 -- The durable copy of ownership, of one slot or one account, or all: what is left to read while Redis is away.

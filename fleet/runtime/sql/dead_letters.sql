@@ -5,7 +5,7 @@ FROM dead_letter ORDER BY id DESC LIMIT 1000;
 
 -- name: pending_dead_letters
 -- The records to send again: those named, or every one that was not sent again yet.
-SELECT id, topic, key, value FROM dead_letter
+SELECT id, topic, key, value, headers FROM dead_letter
 WHERE CASE WHEN %(ids)s::bigint[] IS NULL THEN retried_at IS NULL ELSE id = ANY(%(ids)s::bigint[]) END
 ORDER BY id;
 

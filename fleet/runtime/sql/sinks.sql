@@ -127,8 +127,8 @@ FROM (
 WHERE older.id = later.id;
 
 -- name: dead_letter
--- Put records aside; its place in the topic identifies a record.
-INSERT INTO dead_letter (sink, topic, partition, "offset", key, value, reason)
-SELECT sink, topic, partition, "offset", key::bytea, value::bytea, reason
-FROM (VALUES %s) AS page (sink, topic, partition, "offset", key, value, reason)
+-- Put records aside; its place in the topic and its bytes identify a record.
+INSERT INTO dead_letter (sink, topic, partition, "offset", key, value, headers, reason)
+SELECT sink, topic, partition, "offset", key::bytea, value::bytea, headers::jsonb, reason
+FROM (VALUES %s) AS page (sink, topic, partition, "offset", key, value, headers, reason)
 ON CONFLICT DO NOTHING;
