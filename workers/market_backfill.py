@@ -56,6 +56,11 @@ class Backfill:
         """Something is missing or on its way: settle often."""
         return bool(self._open)
 
+    @property
+    def down(self) -> bool:
+        """A socket is gone, and none took its place yet."""
+        return self._down_ms > 0
+
     def accept(self, event: Trade | Kline, now_s: float) -> list[MarketRecord]:
         """What may be published now that `event` came on a socket."""
         track = self._track(event)
