@@ -459,3 +459,22 @@ def test_every_track_lets_go_at_the_end() -> None:
         assert isinstance(track, CountedTrack)
         feed(track, first, second)
         assert len(track.finish()) == 1
+
+
+def test_what_kafka_dropped_waits_for_the_gap_that_is_open() -> None:
+    """A network that fails takes the exchange and Kafka at once: what the gap holds must not be forgotten."""
+    track = opaque()
+    assert feed(track, trade("a", 1), trade("b", 2), trade("c", 3)) == ["ta", "tb", "tc"]
+    track.disconnected(1.0)
+    track.reconnected(2.0)
+    assert feed(track, trade("e", 5)) == []
+    track.reopen("b", "c", 2.0)
+    assert track.floor(2.0) == Mark("a", 0), "where a later life must begin"
+    rows = [trade(ident, at_ms) for at_ms, ident in enumerate("abcde", start=1)]
+    track.question(2.0 + TRADE_GRACE_S)
+    out = told(track.answer(answer(*rows), 3.0))
+    track.question(3.0 + TRADE_GRACE_S)
+    out += told(track.answer(answer(*rows), 4.0))
+    assert sorted(out) == ["tb", "tc", "td", "te"]
+    assert track.gap is None and track.floor(9.0) is None
+    assert [(n.event, n.reason) for n in track.notices] == [("backfilled", "disconnected"), ("backfilled", "kafka")]
