@@ -171,14 +171,13 @@ class MarketSocket:
             self._report("malformed", "malformed market data message", reason=item.reason, frame=frame)
 
     def _answered(self, reply: Reply) -> Sequence[Topic]:
-        """The topics a reply is about: all of its request, or those it names where the venue answers one by one (a name
-        may stand for several: those that continue it after a colon)."""
+        """The topics a reply is about: all of its request, or those it names where the venue answers one by one."""
         if not reply.topics:
             return self._awaited.pop(reply.key, ((), 0.0))[0]
         about: list[Topic] = []
         for key in [reply.key] if reply.key in self._awaited else list(self._awaited):
             topics, deadline_s = self._awaited[key]
-            named = [t for t in topics if any(t.name == n or t.name.startswith(f"{n}:") for n in reply.topics)]
+            named = [t for t in topics if t.name in reply.topics]
             about += named
             rest = [t for t in topics if t not in named]
             if rest:

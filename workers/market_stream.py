@@ -33,7 +33,9 @@ TICK_S = 0.25  # longest read without looking at the stop event, answers and clo
 BUSY_TICK_S = 0.05  # the same while an answer is on its way
 CHECK_S = 0.5
 ROTATE_RETRY_S = 30.0
-GOODBYE_RETRY_S = 5.0  # a server that goes says so up to a minute ahead, and may take no new sockets; permits are the fleet's
+GOODBYE_RETRY_S = (
+    5.0  # a server that goes says so up to a minute ahead, and may take no new sockets; permits are the fleet's
+)
 ROTATE_DIAL_S = 4.0  # permit and dial: the old socket is not read meanwhile
 ROTATE_SPREAD = 0.05  # lanes rotate at different times
 LIVE_CAP_S = 3.0  # longest pause after a socket that had worked

@@ -20,7 +20,9 @@ class Server:
     root_url = "https://fapi.binance.com"
 
     def send(self, request: HttpRequest) -> HttpReply:
-        return HttpReply(200, {}, BOOK if "/depth" in request.target else b"[]" if "Trades" in request.target else b"{}")
+        return HttpReply(
+            200, {}, BOOK if "/depth" in request.target else b"[]" if "Trades" in request.target else b"{}"
+        )
 
 
 class Short:

@@ -58,7 +58,9 @@ class Reader:
 class Socket:
     """Brings its batches one a read; an error among them ends it."""
 
-    def __init__(self, *batches: list[MarketRecord] | ConnectionFailed | Callable[[], None], subscribed: int = 0) -> None:
+    def __init__(
+        self, *batches: list[MarketRecord] | ConnectionFailed | Callable[[], None], subscribed: int = 0
+    ) -> None:
         self._batches, self._subscribed = list(batches), subscribed
         self.topics_seen: set[str] = set()
         self.refused: list[Any] = []
