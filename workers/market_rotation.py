@@ -29,11 +29,11 @@ def overlap(
 ) -> None:
     """Return once the new socket delivers whatever the old one delivered, topics without a rhythm aside, or its time is over.
     Raises ConnectionFailed if the new one dies or does not subscribe in time; the old one may die meanwhile."""
-    feed.overlap = True
+    feed.overlap, feed.silent = True, stalled
     try:
         _until_proven(feed, old, new, topics, stalled, stop)
     finally:
-        feed.overlap = False
+        feed.overlap, feed.silent = False, frozenset()
 
 
 def _until_proven(

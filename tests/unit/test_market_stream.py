@@ -6,18 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from fleet.core.errors import ConnectionFailed
-from fleet.core.events import MarketRecord, StreamEvent, Trade
+from fleet.core.events import Depth, MarketRecord, StreamEvent, Trade
 from fleet.core.exchange import Exchange
 from fleet.exchanges import exchanges
 from fleet.runtime.metrics import Metrics
 from workers import market_stream
 from workers.market_plan import lanes
 from workers.market_reader import Read
+from workers.market_rotation import overlap
 from workers.market_stream import MarketStream
 
 
@@ -144,3 +145,23 @@ def test_a_server_that_shuts_down_and_refuses_dials_is_not_dialled_each_half_sec
     for n in range(20):  # ten seconds
         lane._check(socket, 1000.0 + n * 0.5)
     assert 2 <= dialer.dials <= 4
+
+
+def depth(kind: Literal["snapshot", "update"], seq: int) -> Depth:
+    return Depth(
+        id=f"{kind}{seq}", exchange="bybit", market="linear", symbol="BTCUSDT", ts_event=seq, ts_recv=seq, kind=kind,
+        bids=[("10", "1")], asks=[("11", "1")], first_seq=seq, last_seq=seq,
+    )  # fmt: skip
+
+
+def test_the_book_of_a_topic_that_fell_silent_begins_anew_on_the_new_socket() -> None:
+    """The venue's service restarted and counts from lower down: its snapshot is not an older one."""
+    lane, out, _ = stream("bybit", "depth", Dialer(), threading.Event())
+    feed, old = lane.feed, Socket()
+    feed.take([depth("snapshot", 100), depth("update", 101)], old)  # type: ignore[arg-type]
+    new = Socket([depth("snapshot", 40)], [depth("update", 41)])
+    topics = lane.lane.topics
+    overlap(feed, old, new, topics, frozenset(t.name for t in topics), threading.Event())  # type: ignore[arg-type]
+    feed.take([depth("update", 41), depth("update", 42)], new)  # type: ignore[arg-type]
+    assert [e.id for e in out.events] == ["snapshot100", "update101", "snapshot40", "update41", "update42"]
+    assert feed.books._books["BTCUSDT"].last_seq == 42
