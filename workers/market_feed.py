@@ -31,7 +31,7 @@ class MarketFeed:
         self._lane, self._venue, self._publisher = lane, venue, publisher
         self._market = lane.topics[0].market or venue.market
         self.venue = (venue.exchange, self._market)  # as its events say it
-        self._topic_of = venue.market_data.topic_of
+        self.topic_of = venue.market_data.topic_of
         self.watch = TopicWatch(lane.topics, time.monotonic())
         market = venue.market_data
         self.books = Books(venue.name, market.book, reader if market.snapshot is not None else None, self.announce)
@@ -49,7 +49,7 @@ class MarketFeed:
         if not events:
             return
         now_s = time.monotonic()
-        recent, older, note, topic_of = self._recent, self._older, self.watch.note, self._topic_of
+        recent, older, note, topic_of = self._recent, self._older, self.watch.note, self.topic_of
         seen = socket.topics_seen
         out: list[MarketRecord] = []
         for event in events:

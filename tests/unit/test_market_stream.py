@@ -15,7 +15,7 @@ from fleet.core.events import Depth, MarketRecord, StreamEvent, Trade
 from fleet.core.exchange import Exchange
 from fleet.exchanges import exchanges
 from fleet.runtime.metrics import Metrics
-from workers import market_stream
+from workers import market_rotation, market_stream
 from workers.market_plan import lanes
 from workers.market_reader import Read
 from workers.market_rotation import overlap
@@ -165,3 +165,22 @@ def test_the_book_of_a_topic_that_fell_silent_begins_anew_on_the_new_socket() ->
     feed.take([depth("update", 41), depth("update", 42)], new)  # type: ignore[arg-type]
     assert [e.id for e in out.events] == ["snapshot100", "update101", "snapshot40", "update41", "update42"]
     assert feed.books._books["BTCUSDT"].last_seq == 42
+
+
+def test_a_new_socket_that_says_nothing_does_not_replace_one_that_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exchange acknowledges, answers pings and sends nothing: the old socket is the better one."""
+    monkeypatch.setattr(market_rotation, "PROVE_S", 0.5)
+    monkeypatch.setattr(market_rotation, "SLACK_S", 0.05, raising=False)
+    lane, out, _ = stream("bybit", "depth", Dialer(), threading.Event())
+    numbers = iter(range(1, 10_000))
+
+    class Speaking(Socket):
+        def step(self, timeout_s: float) -> list[MarketRecord]:
+            time.sleep(0.005)
+            return [depth("update", next(numbers))]
+
+    old = Speaking()
+    lane.feed.take([depth("snapshot", 0)], old)  # type: ignore[arg-type]
+    with pytest.raises(ConnectionFailed):
+        overlap(lane.feed, old, Socket(), lane.lane.topics, frozenset(), threading.Event())  # type: ignore[arg-type]
+    assert len(out.events) > 20
