@@ -28,9 +28,9 @@ def overlap(
     stalled: frozenset[str],
     stop: threading.Event,
 ) -> None:
-    """Return once the new socket delivers whatever the old one delivered, topics without a rhythm aside, or its time is over and the
-    old one was as silent. Raises ConnectionFailed if the new one dies, does not subscribe in time or does not say what the old one
-    says; the old one may die meanwhile."""
+    """Return once the new socket delivers whatever the old one delivered, topics without a rhythm aside, or its time is over and
+    the old one was as silent. Raises ConnectionFailed if the new one dies, does not subscribe in time or does not say what the
+    old one says; the old one may die meanwhile."""
     feed.overlap, feed.silent = True, stalled
     try:
         _until_proven(feed, old, new, topics, stalled, stop)

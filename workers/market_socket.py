@@ -121,11 +121,13 @@ class MarketSocket:
     def again(self, topics: Sequence[Topic]) -> None:
         """Have the venue send these topics anew, from a snapshot. Raises ConnectionFailed."""
         frames_of = self._venue.market_data.again
-        if frames_of is not None and topics:
+        if frames_of is None:
+            return
+        for part in chunks(topics, self._venue.limits.subscribe_chunk):
             number = next(self._numbers)
-            for frame in frames_of(topics, number):
+            for frame in frames_of(part, number):
                 self.connection.send(frame)
-            self._awaited[str(number)] = (topics, time.monotonic() + REPLY_TIMEOUT_S)
+            self._awaited[str(number)] = (part, time.monotonic() + REPLY_TIMEOUT_S)
 
     def close(self) -> None:
         self.connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from workers import market_rotation, market_stream
 from workers.market_plan import lanes
 from workers.market_reader import Read
 from workers.market_rotation import overlap
+from workers.market_socket import MarketSocket
 from workers.market_stream import MarketStream
 
 
@@ -184,3 +186,18 @@ def test_a_new_socket_that_says_nothing_does_not_replace_one_that_speaks(monkeyp
     with pytest.raises(ConnectionFailed):
         overlap(lane.feed, old, Socket(), lane.lane.topics, frozenset(), threading.Event())  # type: ignore[arg-type]
     assert len(out.events) > 20
+
+
+def test_books_of_bybit_spot_that_break_together_are_subscribed_anew_in_requests_it_takes() -> None:
+    """More than ten arguments are refused as a whole: the books stayed invalid until the socket was replaced."""
+    venue = exchanges()["bybit"]
+    (lane,) = lanes(venue, [f"spot/C{n}USDT" for n in range(25)], ["depth"])
+    sent: list[dict[str, Any]] = []
+    connection: Any = SimpleNamespace(send=lambda frame: sent.append(json.loads(frame)), last_rx=0.0)
+    socket = MarketSocket(connection, venue, lane, Metrics())
+    socket.again(lane.topics)
+    assert all(len(request["args"]) <= 10 for request in sent)
+    for op in ("unsubscribe", "subscribe"):
+        assert [arg for request in sent if request["op"] == op for arg in request["args"]] == [
+            t.name for t in lane.topics
+        ]
