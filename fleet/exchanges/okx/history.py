@@ -81,8 +81,8 @@ def _trade(rows: list[wire.TradeRow], now_ms: int) -> Trade:
 
 
 def candles_call(query: CandleQuery) -> HttpCall:
-    """One page back from the end of the span. Of `candles` only the newest 1440 are had (24 minutes of 1s), 40 calls in 2 s; what it
-    does not have is in `history-candles`, 20 calls in 2 s."""
+    """One page back from the end of the span. `candles` has the newest 1440 (24 minutes of 1s), 40 calls in 2 s; what it does not
+    have is in `history-candles`, 20 calls in 2 s."""
     older = query.tries % 2 == 1
     params = (
         ("instId", query.symbol), ("bar", BARS[query.interval]), ("after", str(query.until_ms + 1)), ("limit", str(CANDLE_PAGE)),
