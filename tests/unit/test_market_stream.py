@@ -22,6 +22,7 @@ from workers.market_reader import Read
 from workers.market_rotation import overlap
 from workers.market_socket import MarketSocket
 from workers.market_stream import MarketStream
+from workers.market_tracks import Mark, Name
 
 
 class Published:
@@ -201,3 +202,14 @@ def test_books_of_bybit_spot_that_break_together_are_subscribed_anew_in_requests
         assert [arg for request in sent if request["op"] == op for arg in request["args"]] == [
             t.name for t in lane.topics
         ]
+
+
+def test_marks_that_are_read_late_are_not_overtaken_before_the_lane_knows_them() -> None:
+    """They are put on record with what the lane misses; until it took them up nothing was missing, and they were overwritten."""
+    lane, _, _ = stream("bybit", "trade", Dialer(), threading.Event())
+    lane.feed.take([trade("e", 5)], Socket())  # type: ignore[arg-type]
+    name = Name("trade", "BTCUSDT")
+    lane.feed.backfill.resume({name: Mark("a", 1), Name("trade", "OTHER"): Mark("z", 1)})
+    assert lane.feed.backfill.floors(0.0) == {name: Mark("a", 1)}
+    lane.feed.settle()
+    assert lane.feed.backfill.floors(0.0) == {name: Mark("a", 1)}, "and then it asks for what is between"
