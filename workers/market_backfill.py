@@ -46,6 +46,7 @@ class Backfill:
         self._open: set[Name] = set()  # tracks with a gap
         self._inbox: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._marks: queue.SimpleQueue[Mapping[Name, Mark]] = queue.SimpleQueue()
+        self._resuming: Mapping[Name, Mark] = {}  # those that the lane has not taken up yet
         self._down_ms = 0  # since when the socket is away
         history = reader.venue.market_data if reader is not None else None
         self._trade_history = history.trade_history if history is not None else None
@@ -55,6 +56,11 @@ class Backfill:
     def waiting(self) -> bool:
         """Something is missing or on its way: settle often."""
         return bool(self._open)
+
+    @property
+    def down(self) -> bool:
+        """A socket is gone, and none took its place yet."""
+        return self._down_ms > 0
 
     def accept(self, event: Trade | Kline, now_s: float) -> list[MarketRecord]:
         """What may be published now that `event` came on a socket."""
@@ -121,12 +127,14 @@ class Backfill:
     # ── for any thread ───────────────────────────────────────────────────────────────────────────────────────────
     def resume(self, marks: Mapping[Name, Mark]) -> None:
         """How far a former life of this process told each track."""
+        self._resuming = {name: mark for name, mark in marks.items() if self.owns(name)}
         self._marks.put(marks)
 
     def floors(self, now_s: float) -> dict[Name, Mark]:
         """Tracks that are not told up to what Kafka acknowledged, and how far they are."""
+        resuming = self._resuming  # read first: when it is empty, the tracks know
         found = {name: track.floor(now_s) for name, track in list(self._tracks.items())}
-        return {name: mark for name, mark in found.items() if mark is not None}
+        return {name: mark for name, mark in found.items() if mark is not None} | dict(resuming)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
     def _track(self, event: Trade | Kline) -> Track | None:
@@ -160,6 +168,7 @@ class Backfill:
                 track = self._tracks.get(name) or self._make(name)
                 if track is not None:
                     track.resume(mark, now_s)
+        self._resuming = {}
 
     def _ask(self, track: Track, now_s: float) -> None:
         query = track.question(now_s)

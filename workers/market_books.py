@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import random
+from itertools import islice
 from typing import Protocol
 
 from fleet.core.backoff import delay_s
@@ -20,6 +21,7 @@ from workers.market_reader import MarketReader
 
 RETRY_FIRST_S = 0.5
 RETRY_CAP_S = 15.0
+RENEW_MOST = 50  # at once: two requests each
 RENEW_S = 5.0  # a snapshot that was asked for on the socket has this long to come
 
 
@@ -89,7 +91,8 @@ class Books:
 
     def to_renew(self, now_s: float) -> list[str]:
         """Symbols to subscribe anew now: their books wait for a snapshot that only the stream can bring."""
-        found = [s for s, b in self._books.items() if b.needs_stream and now_s >= self._renew_at_s.get(s, 0.0)]
+        due = (s for s, b in self._books.items() if b.needs_stream and now_s >= self._renew_at_s.get(s, 0.0))
+        found = list(islice(due, RENEW_MOST))
         self._renew_at_s |= dict.fromkeys(found, now_s + RENEW_S)
         return found
 

@@ -31,12 +31,13 @@ class MarketFeed:
         self._lane, self._venue, self._publisher = lane, venue, publisher
         self._market = lane.topics[0].market or venue.market
         self.venue = (venue.exchange, self._market)  # as its events say it
-        self._topic_of = venue.market_data.topic_of
+        self.topic_of = venue.market_data.topic_of
         self.watch = TopicWatch(lane.topics, time.monotonic())
         market = venue.market_data
         self.books = Books(venue.name, market.book, reader if market.snapshot is not None else None, self.announce)
         self.backfill = Backfill(lane, self._market, reader, self.announce)
-        self.overlap = False  # two sockets are read side by side
+        self.overlap = False  # two sockets are read side by side,
+        self.silent: frozenset[str] = frozenset()  # and of these topics the old one says nothing any more
         self._settle_at_s = 0.0
         self._book_symbols = {topic.symbol for topic in lane.topics if topic.kind == "depth"}
         self._candles: dict[str, tuple[int, str]] = {}  # topic -> its last one's open time and volume
@@ -48,18 +49,19 @@ class MarketFeed:
         if not events:
             return
         now_s = time.monotonic()
-        recent, older, note, topic_of = self._recent, self._older, self.watch.note, self._topic_of
+        recent, older, note, topic_of = self._recent, self._older, self.watch.note, self.topic_of
         seen = socket.topics_seen
         out: list[MarketRecord] = []
         for event in events:
             topic = topic_of(event)
             note(topic, now_s, first=topic not in seen)
             seen.add(topic)
-            if (event.id in recent or event.id in older) and not self._continues(event):
+            overlap = self.overlap and topic not in self.silent
+            if (event.id in recent or event.id in older) and (overlap or not self._continues(event)):
                 continue
             recent.add(event.id)
             if isinstance(event, Depth):
-                out += self.books.accept(event, overlap=self.overlap)
+                out += self.books.accept(event, overlap=overlap)
             elif isinstance(event, (Trade, Kline)):
                 if self._shows_trading(event, topic):
                     self.watch.traded(topic, event.symbol)
@@ -81,7 +83,7 @@ class MarketFeed:
 
     def _continues(self, event: MarketRecord) -> bool:
         """Numbers that were seen before are new where they continue a book: its venue counts anew from lower down (okx.md 4.4)."""
-        return isinstance(event, Depth) and not self.overlap and self.books.continues(event)
+        return isinstance(event, Depth) and self.books.continues(event)
 
     @property
     def waiting(self) -> bool:

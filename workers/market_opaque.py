@@ -36,6 +36,8 @@ class OpaqueTrack:
         self._audit_at_s = 0.0  # 0 = no trade came yet
         self._auditing = False
         self._short_ms = 0  # where a reply began that did not reach back to `_before`
+        self._dropped: list[tuple[str, str]] = []  # to be read again once the gap is closed
+        self._lowest: Mark | None = None  # the last one told before those, if that is earlier than `_before`
 
     def accept(self, event: Any, now_s: float) -> list[MarketRecord]:
         if event.trade_id in self._known:
@@ -76,7 +78,7 @@ class OpaqueTrack:
             return []
         if answer.failure:
             if answer.final:
-                return self._give_up(answer.failure, before, before.at_ms)
+                return self._give_up(answer.failure, before, before.at_ms, now_s)
             gap.failed(now_s)
             return []
         rows = [row for row in answer.rows if isinstance(row, Trade)]
@@ -96,11 +98,11 @@ class OpaqueTrack:
             gap.again(now_s)
             return self._let_go() if gap.late else []
         if lags and self._came:
-            return self._give_up("not in the exchange's history", before, answer.at_ms)
+            return self._give_up("not in the exchange's history", before, answer.at_ms, now_s)
         if begin is None or self._short_ms:
             first_ms = self._short_ms or (rows[0].ts_event if rows else answer.at_ms)
-            return self._give_up("older than the exchange's recent trades", before, first_ms)
-        return self._close()
+            return self._give_up("older than the exchange's recent trades", before, first_ms, now_s)
+        return self._close(now_s)
 
     def disconnected(self, now_s: float) -> None:
         """What comes from now on is not known to follow; the venue is asked when there is a socket again."""
@@ -126,10 +128,17 @@ class OpaqueTrack:
             self._came = dict.fromkeys(self._known, 0)
 
     def reopen(self, first: str, last: str, now_s: float) -> None:
-        """These were dropped on the way to Kafka: they are unknown again."""
+        """These were dropped on the way to Kafka: they are unknown again. An open gap is closed first: its question is another
+        one, and events wait in it."""
         ids = list(self._known)
         if first in self._known and last in self._known:
             begin, end = ids.index(first), ids.index(last)
+            if self.gap is not None:
+                self._dropped.append((first, last))
+                lowest = self._lowest or self._before
+                if lowest is not None and lowest.id in ids[begin:]:
+                    self._lowest = Mark(ids[begin - 1] if begin else "", 0)
+                return
             for ident in ids[begin : end + 1]:
                 del self._known[ident]
             self._came = dict.fromkeys(ids[end + 1 :], 0)
@@ -137,7 +146,7 @@ class OpaqueTrack:
             self._begin("kafka", now_s)
 
     def floor(self, now_s: float) -> Mark | None:
-        return self._before if self.gap is not None else None
+        return (self._lowest or self._before) if self.gap is not None else None
 
     def finish(self) -> list[MarketRecord]:
         return self._let_go() if self.gap is not None else []
@@ -178,7 +187,7 @@ class OpaqueTrack:
         gap.stash, gap.held = [], []
         return out
 
-    def _close(self) -> list[MarketRecord]:
+    def _close(self, now_s: float) -> list[MarketRecord]:
         gap = self.gap
         assert gap is not None
         out = self._let_go()
@@ -186,11 +195,14 @@ class OpaqueTrack:
         if gap.recovered:
             data = {"events": gap.recovered, "since_ms": gap.since_ms, "until_ms": int(time.time() * 1000)}
             self.notices.append(Notice("backfilled", gap.reason, data))
+        dropped, self._dropped, self._lowest = self._dropped, [], None
+        for first, last in dropped:
+            self.reopen(first, last, now_s)
         return out
 
-    def _give_up(self, reason: str, before: Mark, until_ms: int) -> list[MarketRecord]:
+    def _give_up(self, reason: str, before: Mark, until_ms: int, now_s: float) -> list[MarketRecord]:
         gap = self.gap
         assert gap is not None
         data = {"events": None, "since_ms": before.at_ms, "until_ms": until_ms, "after": gap.reason}
         self.notices.append(Notice("gap", reason, data))
-        return self._close()
+        return self._close(now_s)

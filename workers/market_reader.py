@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fleet.core.errors import ConnectionFailed, ExchangeRefused
+from fleet.core.errors import ConnectionFailed, ExchangeRefused, NoPermit
 from fleet.core.events import Depth, Kline, Trade
 from fleet.core.exchange import Exchange, HttpCall, HttpReply, Outcome, Verdict
 from fleet.runtime import logs
@@ -23,6 +23,7 @@ Books = queue.SimpleQueue[tuple[str, Depth | None]]
 Rows = Sequence[Trade] | Sequence[Kline]
 BOOKS_FIRST, HISTORY = 0, 1
 RESERVED_SHARE = 0.4  # of the weight: public history waits for the read-backs of accounts
+NO_PERMIT_S = 0.25  # then history asks again, and books in between
 
 
 class Answer(NamedTuple):
@@ -78,10 +79,14 @@ class MarketReader:
     def _loop(self) -> None:
         while not self._stop.is_set():
             try:
-                _, _, work = self._requests.get(timeout=0.5)
+                request = self._requests.get(timeout=0.5)
             except queue.Empty:
                 continue
-            work()
+            try:
+                request[2]()
+            except NoPermit:
+                self._requests.put(request)
+                self._stop.wait(NO_PERMIT_S)
 
     def _book(self, symbol: str) -> Depth | None:
         market = self.venue.market_data
@@ -97,9 +102,12 @@ class MarketReader:
         return None
 
     def _history(self, read: Read) -> Answer:
+        """Raises NoPermit: it waits for weight where books, which may spend more of it, can go before it."""
         try:
-            reply = self._rest.call(read.call, None, reserved_share=RESERVED_SHARE)
+            reply = self._rest.call(read.call, None, reserved_share=RESERVED_SHARE, patient=False)
             return Answer(read.name, read.rows(reply, _now_ms()), reply.at_ms or _now_ms())
+        except NoPermit:
+            raise
         except ConnectionFailed as error:
             self._warn("history", str(read.name), error)
             return Answer(read.name, failure=str(error))

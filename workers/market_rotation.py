@@ -15,6 +15,7 @@ from workers.market_feed import MarketFeed
 from workers.market_socket import MarketSocket
 
 PROVE_S = 10.0  # a new socket has this long to send what the old one sends
+SLACK_S = 1.0  # what the old one says is looked for on the new one this much longer
 READ_S = 0.02
 DRAIN_S = 0.5
 
@@ -27,13 +28,14 @@ def overlap(
     stalled: frozenset[str],
     stop: threading.Event,
 ) -> None:
-    """Return once the new socket delivers whatever the old one delivered, topics without a rhythm aside, or its time is over.
-    Raises ConnectionFailed if the new one dies or does not subscribe in time; the old one may die meanwhile."""
-    feed.overlap = True
+    """Return once the new socket delivers whatever the old one delivered, topics without a rhythm aside, or its time is over and
+    the old one was as silent. Raises ConnectionFailed if the new one dies, does not subscribe in time or does not say what the
+    old one says; the old one may die meanwhile."""
+    feed.overlap, feed.silent = True, stalled
     try:
         _until_proven(feed, old, new, topics, stalled, stop)
     finally:
-        feed.overlap = False
+        feed.overlap, feed.silent = False, frozenset()
 
 
 def _until_proven(
@@ -47,10 +49,14 @@ def _until_proven(
     deadline_s = time.monotonic() + PROVE_S
     wanted = {t.name for t in topics if t.expect_s is not None and t.name in old.topics_seen} - stalled
     old_alive = True
+    heard: set[str] = set()  # on the old one, since the new one is subscribed
     while time.monotonic() < deadline_s and not stop.is_set():
         if old_alive:
             try:
-                feed.take(old.step(READ_S), old)
+                events = old.step(READ_S)
+                feed.take(events, old)
+                if new.subscribed and time.monotonic() < deadline_s - SLACK_S:
+                    heard.update(map(feed.topic_of, events))
             except ConnectionFailed:
                 old_alive = False
         feed.take(new.step(READ_S), new)
@@ -59,6 +65,9 @@ def _until_proven(
             return
     if not new.subscribed and not stop.is_set():
         raise ConnectionFailed("the new socket did not subscribe in time")
+    missing = (heard & wanted) - new.topics_seen
+    if missing and old_alive and not stop.is_set():
+        raise ConnectionFailed(f"the new socket says nothing of {min(missing)} and {len(missing) - 1} more")
 
 
 def drain(feed: MarketFeed, old: MarketSocket) -> str:

@@ -121,11 +121,13 @@ class MarketSocket:
     def again(self, topics: Sequence[Topic]) -> None:
         """Have the venue send these topics anew, from a snapshot. Raises ConnectionFailed."""
         frames_of = self._venue.market_data.again
-        if frames_of is not None and topics:
+        if frames_of is None:
+            return
+        for part in chunks(topics, self._venue.limits.subscribe_chunk):
             number = next(self._numbers)
-            for frame in frames_of(topics, number):
+            for frame in frames_of(part, number):
                 self.connection.send(frame)
-            self._awaited[str(number)] = (topics, time.monotonic() + REPLY_TIMEOUT_S)
+            self._awaited[str(number)] = (part, time.monotonic() + REPLY_TIMEOUT_S)
 
     def close(self) -> None:
         self.connection.close()
@@ -171,14 +173,13 @@ class MarketSocket:
             self._report("malformed", "malformed market data message", reason=item.reason, frame=frame)
 
     def _answered(self, reply: Reply) -> Sequence[Topic]:
-        """The topics a reply is about: all of its request, or those it names where the venue answers one by one (a name
-        may stand for several: those that continue it after a colon)."""
+        """The topics a reply is about: all of its request, or those it names where the venue answers one by one."""
         if not reply.topics:
             return self._awaited.pop(reply.key, ((), 0.0))[0]
         about: list[Topic] = []
         for key in [reply.key] if reply.key in self._awaited else list(self._awaited):
             topics, deadline_s = self._awaited[key]
-            named = [t for t in topics if any(t.name == n or t.name.startswith(f"{n}:") for n in reply.topics)]
+            named = [t for t in topics if t.name in reply.topics]
             about += named
             rest = [t for t in topics if t not in named]
             if rest:

@@ -33,6 +33,9 @@ TICK_S = 0.25  # longest read without looking at the stop event, answers and clo
 BUSY_TICK_S = 0.05  # the same while an answer is on its way
 CHECK_S = 0.5
 ROTATE_RETRY_S = 30.0
+GOODBYE_RETRY_S = (
+    5.0  # a server that goes says so up to a minute ahead, and may take no new sockets; permits are the fleet's
+)
 ROTATE_DIAL_S = 4.0  # permit and dial: the old socket is not read meanwhile
 ROTATE_SPREAD = 0.05  # lanes rotate at different times
 LIVE_CAP_S = 3.0  # longest pause after a socket that had worked
@@ -61,6 +64,7 @@ class MarketStream:
         self.state = StreamState.IDLE
         self._socket: MarketSocket | None = None
         self._rotate_at_s = 0.0
+        self._goodbye_at_s = 0.0  # when a goodbye may be met again
         self._check_at_s = 0.0
         self._stalled: list[str] = []
         self._log = logs.get("market_stream").bind(stream=lane.name)
@@ -165,7 +169,8 @@ class MarketStream:
         self._stalled = stalled = self.feed.watch.stalled(now_s)
         if stalled:
             self._meet_stall(socket, stalled, now_s)
-        elif socket.goodbye or now_s >= self._rotate_at_s:
+        elif now_s >= self._rotate_at_s or (socket.goodbye and now_s >= self._goodbye_at_s):
+            self._goodbye_at_s = now_s + GOODBYE_RETRY_S
             self._replace(socket, socket.goodbye or "lifetime")
 
     def _meet_stall(self, socket: MarketSocket, stalled: list[str], now_s: float) -> None:
@@ -230,8 +235,9 @@ class MarketStream:
         self._stalled = []
         self.state = StreamState.LIVE
         fields: dict[str, Any] = {"attempt": attempt, "topics": len(self.lane.topics)}
-        if again:
+        if again or self.feed.backfill.down:  # also where the socket before died as it subscribed
             self.feed.backfill.reconnected(now_s)
+        if again:
             self._metrics.marketdata_reconnects("success").inc()
             self._log.info(names.MARKET_RECONNECTED, action="reconnect", **fields)
         else:

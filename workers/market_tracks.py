@@ -242,8 +242,8 @@ class CountedTrack:
             return [*late, *self._close(now_s)]
         if self.series.count() < before:
             gap.ask_at_s, gap.tries = now_s, 0
-        elif not self.settled(answer.at_ms):
-            gap.ask_at_s = now_s + RETRY_S[0]
+        elif (wait_s := self.settles_in_s(answer.at_ms)) > 0:
+            gap.ask_at_s = now_s + min(max(RETRY_S[0], wait_s), FAILED_CAP_S)
         elif gap.tries < TRIES:
             gap.again(now_s)
         else:
@@ -317,9 +317,9 @@ class CountedTrack:
     def lengths(self, spans: list[Span]) -> int:
         return sum(hi - lo + 1 for lo, hi in spans)
 
-    def settled(self, at_ms: int) -> bool:
-        """Could the venue have told all of it by `at_ms`?"""
-        return True
+    def settles_in_s(self, at_ms: int) -> float:
+        """How long after `at_ms` the venue can tell all of it; 0 = it could."""
+        return 0.0
 
 
 RESTART_MS = 5_000  # a lower id on a newer trade: the venue counts anew
@@ -432,7 +432,8 @@ class CandleTrack(CountedTrack):
     def query(self, span: tuple[int, int | None], page: int) -> CandleQuery:
         lo, hi = span
         until_ms = int(time.time() * 1000) if hi is None else hi
-        return CandleQuery(self.name.symbol, self.market, self.name.interval, lo, until_ms)
+        tries = self.gap.tries if self.gap is not None else 0
+        return CandleQuery(self.name.symbol, self.market, self.name.interval, lo, until_ms, tries)
 
     def reconnected(self, now_s: float) -> None:
         """No probe: the clock tells when a candle is due."""
@@ -440,8 +441,9 @@ class CandleTrack(CountedTrack):
     def lengths(self, spans: list[Span]) -> int:
         return sum(-(-(hi - lo + 1) // self.length_ms) for lo, hi in spans)
 
-    def settled(self, at_ms: int) -> bool:
-        return at_ms > self.series.missing[-1][1] + CANDLE_SETTLE_MS
+    def settles_in_s(self, at_ms: int) -> float:
+        """Hours, where this machine's clock is ahead by as much."""
+        return max(0, self.series.missing[-1][1] + CANDLE_SETTLE_MS + 1 - at_ms) / 1000
 
     def _give_up(self, reason: str, now_s: float) -> list[MarketRecord]:
         self._boundary_from_s = now_s + UNTRADED_S

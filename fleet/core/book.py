@@ -29,7 +29,8 @@ LATE_RUN = 50  # updates in a row that all end before the book: no repetition, t
 
 @dataclass(frozen=True)
 class Rules:
-    """`link`: an update names its predecessor ("previous": prev_seq == last) or starts after it ("next": first_seq == last + 1).
+    """`link`: an update names its predecessor ("previous": prev_seq == last) or starts after it, at the latest ("next": first_seq ==
+    last + 1; quantities are absolute, so one that begins earlier and ends later continues it too).
     `covers`: the first update after a snapshot may also begin before it, if it reaches it. `snapshots`: where they come from;
     "either": the stream begins with one, and where it did not or a gap followed, REST has one of the same sequence."""
 
@@ -41,7 +42,7 @@ class Rules:
         """Is `update` the direct continuation of a book at `last_seq`?"""
         if self.link == "previous":
             return update.prev_seq == last_seq
-        return update.first_seq == last_seq + 1
+        return update.first_seq <= last_seq + 1 <= update.last_seq
 
     def meets(self, update: Depth, snapshot_seq: int) -> bool:
         """May `update` be the first one applied to a snapshot?"""

@@ -259,13 +259,14 @@ class TradeQuery(msgspec.Struct, frozen=True):
 
 
 class CandleQuery(msgspec.Struct, frozen=True):
-    """Candles of one symbol that opened within since_ms … until_ms."""
+    """Candles of one symbol that opened within since_ms … until_ms. `tries`: so many replies in a row had none of them."""
 
     symbol: str
     market: str
     interval: str
     since_ms: int
     until_ms: int
+    tries: int = 0
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,17 @@ def test_spot_rules() -> None:
     assert names(book.load(snapshot(11))) == ["s11", "11-12"]
 
 
+def test_a_spot_update_that_begins_before_the_end_of_the_book_is_no_gap() -> None:
+    """binance.md 3.5: a gap is U > local id + 1. Two sockets may cut the same changes at different places."""
+    book = Book(SPOT)
+    book.feed(update(1, 5))
+    book.load(snapshot(5))
+    assert names(book.feed(update(6, 10))) == ["6-10"]
+    assert names(book.feed(update(8, 13, bids=[("10", "7")]))) == ["8-13"]
+    assert book.valid and book.last_seq == 13 and book.best_bid() == ("10", "7")
+    assert book.feed(update(15, 16)) == [] and not book.valid
+
+
 def test_snapshots_in_the_stream() -> None:
     book = Book(BYBIT)
     assert book.feed(update(5, 5)) == [] and not book.needs_snapshot

@@ -346,6 +346,41 @@ def test_a_candle_that_is_not_over_at_the_exchange_is_waited_for() -> None:
     assert track.gap is not None and track.notices == []
 
 
+def test_a_clock_that_is_an_hour_ahead_does_not_ask_twice_a_second() -> None:
+    track = candles()
+    feed(track, candle(-3), now_s=1.0)
+    track.settle(2.0)
+    asked = 0
+    for n in range(240):  # two minutes
+        if track.question(2.0 + n / 2) is not None:
+            asked += 1
+            track.answer(answer(at_ms=OPEN - 60 * MINUTE), 2.0 + n / 2)
+    assert asked <= 5
+
+
+def test_what_the_newest_candles_of_okx_do_not_reach_is_asked_for_elsewhere() -> None:
+    okx = exchanges()["okx"].market_data
+    assert okx.candle_history is not None
+    track = CandleTrack(Name("kline", "BTC-USDT", "1m"), "unified", okx.candle_history)
+    feed(track, candle(-3000))
+    feed(track, candle(0, closed=False), now_s=5.0)
+    found, now_s = [], 10.0
+    for _ in range(40):
+        query = track.question(now_s)
+        if query is None:
+            break
+        assert isinstance(query, CandleQuery)
+        call = okx.candle_history.call(query)
+        newest = (query.until_ms + 1 - OPEN) // MINUTE - 1
+        reach = -1440 if call.path.endswith("/market/candles") else -9999
+        rows = [candle(n) for n in range(max(newest - 299, reach), newest + 1)]
+        found += track.answer(answer(*rows), now_s)
+        now_s += 40.0
+    assert track.gap is None
+    assert [n.event for n in track.notices] == ["backfilled"]
+    assert sum(1 for event in found if isinstance(event, Kline) and event.closed) == 2999
+
+
 def test_a_candle_that_does_not_exist_is_told_and_its_successors_asked_for_rarely() -> None:
     track = candles()
     feed(track, candle(-4), now_s=1.0)
@@ -459,3 +494,22 @@ def test_every_track_lets_go_at_the_end() -> None:
         assert isinstance(track, CountedTrack)
         feed(track, first, second)
         assert len(track.finish()) == 1
+
+
+def test_what_kafka_dropped_waits_for_the_gap_that_is_open() -> None:
+    """A network that fails takes the exchange and Kafka at once: what the gap holds must not be forgotten."""
+    track = opaque()
+    assert feed(track, trade("a", 1), trade("b", 2), trade("c", 3)) == ["ta", "tb", "tc"]
+    track.disconnected(1.0)
+    track.reconnected(2.0)
+    assert feed(track, trade("e", 5)) == []
+    track.reopen("b", "c", 2.0)
+    assert track.floor(2.0) == Mark("a", 0), "where a later life must begin"
+    rows = [trade(ident, at_ms) for at_ms, ident in enumerate("abcde", start=1)]
+    track.question(2.0 + TRADE_GRACE_S)
+    out = told(track.answer(answer(*rows), 3.0))
+    track.question(3.0 + TRADE_GRACE_S)
+    out += told(track.answer(answer(*rows), 4.0))
+    assert sorted(out) == ["tb", "tc", "td", "te"]
+    assert track.gap is None and track.floor(9.0) is None
+    assert [(n.event, n.reason) for n in track.notices] == [("backfilled", "disconnected"), ("backfilled", "kafka")]

@@ -19,6 +19,7 @@ from fleet.core.tally import Tally
 from fleet.exchanges import exchanges, for_account
 from fleet.exchanges.okx import ids, limits, parse, rows, session, subscribe, wire
 from tests.support.captures import received
+from workers import market_plan
 
 OKX = exchanges()["okx"]
 CREDENTIALS = Credentials("key", "demo-secret", "phrase")
@@ -113,12 +114,10 @@ def test_no_public_call_is_made_more_often_in_two_seconds_than_its_endpoint_allo
 def test_topics_and_their_arguments() -> None:
     symbols = ["BTC-USDT", "BTC-USDT-SWAP", "ETH-USDT-SWAP", "BTC-USD-270326", "BTC-USD-270326-100000-C"]
     topics = subscribe.topics(symbols, ["liquidation", "trade", "kline_1d"])
-    names = [t.name for t in topics]
-    assert names[::3] == [
-        "liquidation-orders:MARGIN:BTC-USDT", "liquidation-orders:SWAP:BTC-USDT-SWAP", "liquidation-orders:SWAP:ETH-USDT-SWAP",
-        "liquidation-orders:FUTURES:BTC-USD-270326", "liquidation-orders:OPTION:BTC-USD-270326-100000-C",
+    assert [t.name for t in topics if t.kind == "liquidation"] == [
+        "liquidation-orders:MARGIN", "liquidation-orders:SWAP", "liquidation-orders:FUTURES", "liquidation-orders:OPTION",
     ]  # fmt: skip
-    frame = json.loads(subscribe.subscribe(topics[:9], 7))
+    frame = json.loads(subscribe.subscribe(topics[:8], 7))
     assert frame["id"] == "7" and frame["op"] == "subscribe"
     assert frame["args"] == [
         {"channel": "liquidation-orders", "instType": "MARGIN"}, {"channel": "trades", "instId": "BTC-USDT"},
@@ -138,6 +137,14 @@ def test_topics_and_their_arguments() -> None:
         : OKX.limits.subscribe_chunk
     ]
     assert len(subscribe.subscribe(chunk, 1)) <= 4096  # the limit of old; 64 KB today
+
+
+def test_liquidations_come_on_one_socket_however_many_symbols() -> None:
+    """They come for all instruments at once: each lane that asked for them published them all."""
+    lanes = market_plan.lanes(
+        OKX, [f"A{n}-USDT-SWAP" for n in range(60)], ["ticker", "depth", "trade", "liquidation", "mark_price"]
+    )
+    assert [sum(t.kind == "liquidation" for t in lane.topics) for lane in lanes] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """OKX public streams: topics, paths, subscribe frames, the order-book call. Sources: exchanges/okx.md 1.1, 1.2, 4.
 
 In: symbols (instIds) and kinds of the settings. Out: data for workers/market_stream.py. One topic per symbol and kind, named
-`channel:instId`; liquidations come for all instruments of a product at once, so those of one product share an argument.
+`channel:instId`; liquidations come for all instruments of a product at once: they are one topic, named `channel:instType`.
 """
 
 from __future__ import annotations
@@ -51,21 +51,26 @@ def product_of(symbol: str) -> str:
     return next((product for form, product in _PRODUCTS if form.fullmatch(symbol)), "SPOT")
 
 
-def liquidation_name(symbol: str) -> str:
+def liquidated(symbol: str) -> str:
+    """The instType under which the liquidations of an instrument come."""
     product = product_of(symbol)
-    return f"{LIQUIDATIONS}:{'MARGIN' if product == 'SPOT' else product}:{symbol}"
+    return "MARGIN" if product == "SPOT" else product
 
 
 def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
-    """One topic per symbol and kind; kinds that are not in KINDS are left out (the caller compares with `Market.kinds`)."""
-    found = []
+    """One topic per symbol and kind, but one for all liquidations of a product: on two sockets each would come twice. Kinds that
+    are not in KINDS are left out (the caller compares with `Market.kinds`)."""
+    found: dict[str, Topic] = {}
     for symbol in symbols:
         for kind in kinds:
             if kind in _KINDS:
                 channel, path, expect_s = _KINDS[kind]
-                name = liquidation_name(symbol) if channel == LIQUIDATIONS else f"{channel}:{symbol}"
-                found.append(Topic(name, path, kind, symbol, expect_s, first_s=None if kind in EVENTS else FIRST_S))
-    return found
+                what = liquidated(symbol) if channel == LIQUIDATIONS else symbol
+                topic = Topic(
+                    f"{channel}:{what}", path, kind, what, expect_s, first_s=None if kind in EVENTS else FIRST_S
+                )
+                found.setdefault(topic.name, topic)
+    return list(found.values())
 
 
 def url(hosts: Hosts, path: str) -> str:
@@ -75,17 +80,13 @@ def url(hosts: Hosts, path: str) -> str:
 
 def subscribe(topics: Sequence[Topic], request_id: int) -> bytes:
     """One request; acknowledged argument by argument, each with the id."""
-    args: dict[str, dict[str, str]] = {}
+    args: list[dict[str, str]] = []
     for topic in topics:
         channel, _, what = topic.name.partition(":")
-        if channel == LIQUIDATIONS:
-            product = what.partition(":")[0]
-            args[product] = {"channel": channel, "instType": product}
-        else:
-            args[topic.name] = {"channel": channel, "instId": what}
+        args.append({"channel": channel, "instType" if channel == LIQUIDATIONS else "instId": what})
         if channel == MARK_PRICES and product_of(what) == "SWAP":
-            args[f"{FUNDING}:{what}"] = {"channel": FUNDING, "instId": what}
-    return msgspec.json.encode({"id": str(request_id), "op": "subscribe", "args": list(args.values())})
+            args.append({"channel": FUNDING, "instId": what})
+    return msgspec.json.encode({"id": str(request_id), "op": "subscribe", "args": args})
 
 
 def topic_of(event: MarketRecord) -> str:
@@ -104,7 +105,7 @@ def topic_of(event: MarketRecord) -> str:
             f"{MARK_PRICES}:{symbol}" if event.mark is not None else ""
         )  # a funding rate proves nothing of mark prices
     assert isinstance(event, Liquidation)
-    return liquidation_name(symbol)
+    return f"{LIQUIDATIONS}:{liquidated(symbol)}"
 
 
 def snapshot(symbol: str) -> HttpCall:
