@@ -311,6 +311,8 @@ def test_a_call_that_is_always_too_fast_is_given_up_for_a_while(back: ReadBack) 
     while not reading.attempt and time.monotonic() < deadline_s:
         time.sleep(0.01)
     assert reading.attempt == 1 and stream.done.wait(5.0)
+
+
 @pytest.mark.parametrize("where", ["plan", "publishing"])
 def test_whatever_goes_wrong_in_a_read_it_is_tried_again(back: ReadBack, where: str) -> None:
     """A read that ended without a word would leave its gap open for good, and the account without audits."""
