@@ -29,6 +29,7 @@ TRANSFER = "balanceUpdate"  # Binance Spot tells what was put in or taken out be
 AMOUNT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
+NEAR_MS = 10_000  # a read-back's calls come within so long of one another
 KEPT = 50  # of them outlive a proof: fills of orders that a full read will list again
 Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
@@ -373,6 +374,49 @@ def untold_fills_ms(
         and Decimal(order.filled_qty or "0") > filled.get(order.order_id, Decimal(0))
     ]  # fmt: skip
     return min(times, default=0)
+
+
+def hidden_fills_ms(
+    mark: Watermark,
+    events: list[UserRecord],
+    now: Snapshot,
+    changed_ms: dict[str, int],
+    judged: Callable[[str, str], bool],
+) -> int:
+    """Since when a position has moved by more, or less, than the known fills: REST tells some fills later than positions. 0 = none.
+
+    `events`: a read of everything since the base. `changed_ms`: symbol -> when its position changed last. `judged`: do only fills
+    move the position of this symbol, and does one of this order? ("" = of any.) Long and short are taken together, and margin
+    modes. A snapshot is not taken in one moment: not judged is a symbol with a known fill near the base, nor one that moved
+    since `now` was asked for."""
+    if mark.base is None:
+        return 0
+    base_ms = mark.base.at_ms
+    before, after = _by_symbol(mark.base.positions), _by_symbol(now.positions)
+    fills = [event for event in events if isinstance(event, Fill)]
+    known = {
+        _names(fill): (fill.ts_event, fill.qty if fill.side == "buy" else str(-Decimal(fill.qty))) for fill in fills
+    }
+    known |= {(booking.key, booking.trade): (booking.ts, booking.qty) for booking in mark.recent if booking.key}
+    moved: dict[str, str] = {}
+    near = set[str]()
+    for (key, trade), (at_ms, qty) in known.items():
+        symbol = key.partition("|")[0]
+        if judged(symbol, trade.partition("/")[2]):
+            if abs(at_ms - base_ms) < NEAR_MS:
+                near.add(symbol)
+            if at_ms >= base_ms:
+                _add(moved, symbol, Decimal(qty))
+    odd = differing(before, after) & _differences(before, moved, after).keys()
+    times = [max(base_ms + 1, changed_ms.get(symbol, 0)) for symbol in odd - near if judged(symbol, "")]
+    return min([at_ms for at_ms in times if at_ms < now.at_ms], default=0)
+
+
+def _by_symbol(positions: dict[str, str]) -> dict[str, str]:
+    sums: dict[str, str] = {}
+    for key, qty in positions.items():
+        _add(sums, key.partition("|")[0], Decimal(qty))
+    return sums
 
 
 def differing(known: dict[str, str], now: dict[str, str]) -> set[str]:

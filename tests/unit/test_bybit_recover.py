@@ -380,3 +380,27 @@ def test_an_order_that_is_ahead_of_its_fills_is_said() -> None:
         ].untold_ms
         == 0
     )
+
+
+def test_a_position_that_is_ahead_of_its_fills_is_said() -> None:
+    """REST tells executions later than positions: as a base this snapshot would explain the fill away."""
+    opened = NOW - 30_000
+    position = rest_row(POSITION, size="0.02", side="Buy", updatedTime=str(opened))
+
+    def told(linear: list[Any], spot: list[Any] | None = None, row: dict[str, Any] = position) -> Recovered:
+        fills = {"linear": linear, "spot": spot or []}
+
+        def answer(path: str, params: dict[str, str]) -> Any:
+            if path == "/v5/execution/list":
+                return fills.get(params["category"], [])
+            return [row] if path == "/v5/position/list" and params.get("settleCoin") == "USDT" else []
+
+        return read(proven(), answer)[0]
+
+    mine = rest_row(EXECUTION, side="Buy", execQty="0.02", execTime=str(opened))
+    assert (told([]).untold_ms, told([]).explained) == (opened, False)
+    assert (told([mine]).untold_ms, told([mine]).explained) == (0, True)
+    assert told([], [mine | {"orderId": "17", "execId": "18"}]).untold_ms == opened  # a fill of the spot market
+    assert told([], row=position | {"updatedTime": str(NOW + 1)} | {"symbol": "ETHUSDT"}).untold_ms == NOW + 1
+    assert told([], row=position | {"updatedTime": str(NOW + 4)}).untold_ms == 0  # the socket tells that one
+    assert told([], row=position | {"symbol": "ETHUSDT-26DEC26"}).untold_ms == 0  # it may have been delivered

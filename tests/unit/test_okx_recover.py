@@ -444,3 +444,31 @@ def test_an_order_that_is_ahead_of_its_fills_is_said() -> None:
     (told,) = of(read(mark, {rows.FILLS: data(fill(3))})[0], Fill)
     mark.advance(told)
     assert read(mark, answers)[0].untold_ms == 0, "the socket told it, REST does not yet"
+
+
+def test_a_position_that_is_ahead_of_its_fills_is_said() -> None:
+    """REST tells fills later than positions: as a base this snapshot would explain the fill away."""
+    opened = NOW - 30_000
+
+    def told(
+        *fills: dict[str, str], qty: str = "1", symbol: str = SWAP, at_ms: int = opened, base: str = ""
+    ) -> Recovered:
+        answers: dict[str, Reply | Answer] = {
+            rows.BALANCE.path: balance(wallet("USDT", "5")),
+            rows.POSITIONS.path: data(held(qty, symbol, at_ms=at_ms)),
+            rows.FILLS: data(*fills),
+        }
+        return read(based({f"{SWAP}|net|cross": base} if base else {}, {"USDT": "5"}), answers)[0]
+
+    ahead = told()
+    assert (ahead.untold_ms, ahead.explained) == (opened, False)
+    explained = told(fill(1, fee="0", at_ms=opened))
+    assert (explained.untold_ms, explained.explained) == (0, True)
+    assert told(fill(1, fee="0", at_ms=opened), qty="3").untold_ms == opened  # one of two
+    assert told(base="1").untold_ms == 0
+    assert told(fill(1, fee="0", at_ms=opened), base="1").untold_ms == 0  # it lags, and is read again by the next one
+    assert told(at_ms=NOW).untold_ms == 0  # the socket tells that one
+    assert told(fill(1, fee="0", at_ms=NOW - 58_000), qty="2").untold_ms == 0  # was the base taken before it, or after?
+    assert told(symbol="BTC-USD-260925-70000-C").untold_ms == 0  # it may have expired
+    gone = read(based({f"{SWAP}|net|cross": "1"}, {"USDT": "5"}), {rows.BALANCE.path: balance(wallet("USDT", "5"))})[0]
+    assert (gone.untold_ms, gone.explained) == (NOW - 59_999, False)

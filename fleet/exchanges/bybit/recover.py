@@ -36,6 +36,7 @@ from fleet.core.recovery import (
     Watermark,
     differing,
     forgotten_orders,
+    hidden_fills_ms,
     missed,
     untold_fills_ms,
 )
@@ -99,13 +100,30 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     history = _history(found)
     placed_ms = {row.order_id: int(row.created_time or 0) for row in found.orders.values()}
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
+    snapshot = _snapshot(found, known_positions, known_wallets)
+    untold_ms = 0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms)
+    hidden_ms = 0 if found.lost else _hidden_ms(found, history, snapshot)
     return Recovered(
         missed(history + _changes(found, history, known_positions, known_wallets), set()),
-        _snapshot(found, known_positions, known_wallets),
+        snapshot,
         "; ".join([*found.lost, *untold]),
-        untold_ms=0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms),
+        explained=not hidden_ms,
+        untold_ms=untold_ms or hidden_ms,
         canceled=canceled,
     )
+
+
+def _hidden_ms(found: _Findings, history: list[UserRecord], snapshot: Snapshot) -> int:
+    """Since when a perpetual's position is ahead of its fills. Options and dated futures also end without one; spot has none."""
+    changed_ms: dict[str, int] = {}
+    for row, _ in found.positions.values():
+        changed_ms[row.symbol] = max(changed_ms.get(row.symbol, 0), int(row.updated_time or 0))
+
+    def judged(symbol: str, order_id: str) -> bool:
+        perpetual = "-" not in symbol and (not rows.is_inverse(symbol) or symbol.endswith("USD"))
+        return perpetual and rows.category_of(symbol, order_id) in ("linear", "inverse")
+
+    return hidden_fills_ms(found.mark, history, snapshot, changed_ms, judged)
 
 
 def _used(mark: Watermark) -> set[str]:

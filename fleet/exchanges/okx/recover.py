@@ -30,6 +30,7 @@ from fleet.core.recovery import (
     Watermark,
     differing,
     forgotten_orders,
+    hidden_fills_ms,
     missed,
     position_key,
     side_of,
@@ -99,12 +100,21 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     history = _history(found)
     placed_ms = {row.order_id: int(row.created_ms or 0) for row in found.orders.values()}
     untold_ms = 0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms)
+    hidden_ms = 0 if found.lost else _hidden_ms(found, history)
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
     unasked = mark.scope == "full" and set(PRODUCTS) != set(_products(found))
     events = missed(history + _changes(found), set())
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
     unrecoverable = "; ".join([*found.lost, *untold])
-    return Recovered(events, snapshot, unrecoverable, unasked=unasked, untold_ms=untold_ms, canceled=canceled)
+    return Recovered(events, snapshot, unrecoverable, not hidden_ms, unasked, untold_ms or hidden_ms, canceled)
+
+
+def _hidden_ms(found: _Findings, history: list[UserRecord]) -> int:
+    """Since when a swap's position is ahead of its fills. Options and futures also end without one."""
+    changed_ms = {row.symbol: int(row.update_ms or 0) for row in found.positions}
+    return hidden_fills_ms(
+        found.mark, history, found.snapshot, changed_ms, lambda symbol, order_id: product_of(symbol) == "SWAP"
+    )
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
