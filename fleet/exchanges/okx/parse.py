@@ -88,9 +88,11 @@ def negated(number: str) -> str:
 
 
 def signed(row: wire.PositionRow) -> str:
-    """In long/short mode a short position is told without a sign."""
+    """Told without a sign: a short position in long/short mode, and one on margin, which is short where it is in the quote currency
+    (the venue's words of `posSide`: "posCcy being quote currency means short position")."""
     qty = row.qty or "0"
-    return f"-{qty}" if row.position_side == "short" and qty.strip("-0.") and not qty.startswith("-") else qty
+    short = row.position_side == "short" or (row.currency != "" and row.symbol.endswith(f"-{row.currency}"))
+    return f"-{qty}" if short and qty.strip("-0.") and not qty.startswith("-") else qty
 
 
 # ── Market ───────────────────────────────────────────────────────────────────────────────────────────────────────

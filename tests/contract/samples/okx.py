@@ -93,6 +93,8 @@ USER = [
     Sample("position", push("positions", POSITION, instType="ANY"),
            [("Position", {"symbol": "BTC-USDT-SWAP", "qty": "2", "entry_price": "83500.5", "unrealized_pnl": "0.07", "margin_mode": "cross", "position_side": "net", "ts_event": AT})]),
     Sample("short position in long/short mode", push("positions", POSITION | {"posSide": "short"}, instType="ANY"), [("Position", {"qty": "-2", "position_side": "short"})]),
+    Sample("long and short on margin", push("positions", POSITION | {"instId": "BTC-USDT", "instType": "MARGIN", "posCcy": "BTC"},
+           POSITION | {"instId": "BTC-USDT", "instType": "MARGIN", "pos": "167000.5", "posCcy": "USDT"}, instType="ANY"), [("Position", {"qty": "2"}), ("Position", {"qty": "-167000.5"})]),
     Sample("position closed", push("positions", POSITION | {"pos": "0", "avgPx": "", "upl": ""}, instType="ANY"), [("Position", {"qty": "0", "entry_price": "0", "unrealized_pnl": "0"})]),
     Sample("empty snapshot", push("positions", instType="ANY"), []),
     Sample("wallets", account_frame(WALLET, WALLET | {"ccy": "BTC", "cashBal": "", "availBal": ""}),
