@@ -111,12 +111,17 @@ def test_a_login_answered_with_a_code(code: int, outcome: Outcome) -> None:
         ("error:handler not found,topic:orderbook.50.NOPEUSDT", Outcome.PERMANENT),
         (r"args size \u003e10", Outcome.PERMANENT),
         ("Invalid symbol :[tickers.NOPEUSDT]", Outcome.PERMANENT),
-        ("some text of the future", Outcome.TRANSIENT),
+        ("some text of the future", Outcome.PERMANENT),  # hundreds of topics share the socket
     ],
 )
 def test_answers_to_subscriptions(text: str, outcome: Outcome) -> None:
     frame = f'{{"success":false,"ret_msg":"{text}","conn_id":"d","req_id":"5","op":"subscribe"}}'.encode()
     assert (reply(frame, private=False).key, reply(frame, private=False).verdict.outcome) == ("5", outcome)
+
+
+def test_a_private_subscription_refused_in_unknown_words_is_tried_again() -> None:
+    frame = b'{"success":false,"ret_msg":"error:topic:position needs auth first","req_id":"subscribe","op":"subscribe"}'
+    assert reply(frame).verdict == Verdict(Outcome.TRANSIENT, "subscribe")
 
 
 def test_pongs_of_every_socket_and_odd_objects() -> None:
@@ -129,7 +134,7 @@ def test_pongs_of_every_socket_and_odd_objects() -> None:
         assert parse_user(frame, "acc", 1) == [Pong()] and parse_market(frame, "", 1) == [Pong()]
     assert parse_user(b'{"op":"login"}', "acc", 1) == [Unknown("login")]
     refused = b'{"success":false,"data":{"failTopics":["x"],"successTopics":[]},"type":"COMMAND_RESP"}'
-    assert reply(refused, private=False) == Reply("", Verdict(Outcome.TRANSIENT, "subscribe"), ("x",))
+    assert reply(refused, private=False) == Reply("", Verdict(Outcome.PERMANENT), ("x",))
 
 
 # ── Topics ───────────────────────────────────────────────────────────────────────────────────────────────────────

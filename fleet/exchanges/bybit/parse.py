@@ -238,17 +238,18 @@ def _control(f: wire.Frame, *, private: bool) -> Control:
         return Pong()
     if f.type == "COMMAND_RESP":
         told = _topics(f.data)
-        return Reply("", _verdict(f, "subscribe"), tuple(told.done or told.failed))
+        return Reply("", _verdict(f, "subscribe", private), tuple(told.done or told.failed))
     if f.success is None and f.ret_code is None:
         return Unknown(f.op[:40])
     echo = _echo(f.request) if bytes(f.request) else wire.Echo()
     op = f.op or echo.op or ("auth" if private else "")
-    return Reply((f.req_id or echo.req_id or op)[:40], _verdict(f, op))
+    return Reply((f.req_id or echo.req_id or op)[:40], _verdict(f, op, private))
 
 
-def _verdict(f: wire.Frame, op: str) -> Verdict:
+def _verdict(f: wire.Frame, op: str, private: bool) -> Verdict:
     """A refused login names no reason that could be told apart (3.2: a bad key and a slow clock read alike), so it is a
-    suspicion, which a signed call confirms or not. The texts of subscriptions are all there is to go by (1.4)."""
+    suspicion, which a signed call confirms or not. The texts of subscriptions are all there is to go by (1.4). One that is not
+    known costs a public topic its place until the next socket, and not its neighbours theirs: the socket stays open."""
     if f.success or f.ret_code == 0:
         return Verdict(Outcome.OK)
     if f.ret_code is not None:
@@ -259,7 +260,9 @@ def _verdict(f: wire.Frame, op: str) -> Verdict:
         return Verdict(Outcome.OK)
     known = ("handler not found", "args size", "invalid op", "Invalid symbol")
     text = next((words for words in known if words in f.ret_msg), "")
-    return Verdict(Outcome.PERMANENT, text) if text else Verdict(Outcome.TRANSIENT, op[:20])
+    if text or not private:
+        return Verdict(Outcome.PERMANENT, text or f.ret_msg[:60])
+    return Verdict(Outcome.TRANSIENT, op[:20])
 
 
 def _malformed(error: BaseException) -> Malformed:

@@ -48,7 +48,7 @@ from fleet.core.exchange import (
 from fleet.core.series import interval_ms
 from fleet.exchanges.okx import ids, wire
 from fleet.exchanges.okx.limits import EXCHANGE, MARKET
-from fleet.exchanges.okx.session import LOGGED_IN_ALREADY, LOGIN, UNREADABLE, key_of, moment, verdict_of
+from fleet.exchanges.okx.session import CODES, LOGGED_IN_ALREADY, LOGIN, UNREADABLE, key_of, moment, verdict_of
 from fleet.exchanges.okx.subscribe import INTERVALS
 
 STATES: dict[str, OrderStatus] = {
@@ -88,9 +88,11 @@ def negated(number: str) -> str:
 
 
 def signed(row: wire.PositionRow) -> str:
-    """In long/short mode a short position is told without a sign."""
+    """Told without a sign: a short position in long/short mode, and one on margin, which is short where it is in the quote currency
+    (the venue's words of `posSide`: "posCcy being quote currency means short position")."""
     qty = row.qty or "0"
-    return f"-{qty}" if row.position_side == "short" and qty.strip("-0.") and not qty.startswith("-") else qty
+    short = row.position_side == "short" or (row.currency != "" and row.symbol.endswith(f"-{row.currency}"))
+    return f"-{qty}" if short and qty.strip("-0.") and not qty.startswith("-") else qty
 
 
 # ── Market ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -414,6 +416,8 @@ def _error(head: wire.Frame) -> Reply:
     if not head.id and not channel:
         return _login(head.code)
     what = head.arg.symbol or head.arg.product or (named["what"] or "" if named else "")
-    return Reply(
-        head.id[:40] or key_of(channel), verdict_of(head.code), (f"{channel}:{what}",) if channel and what else ()
-    )
+    about = (f"{channel}:{what}",) if channel and what else ()
+    verdict = verdict_of(head.code)
+    if about and head.code not in CODES:  # of one argument among many: no reason to end the socket of the others
+        verdict = Verdict(Outcome.PERMANENT, verdict.code)
+    return Reply(head.id[:40] or key_of(channel), verdict, about)

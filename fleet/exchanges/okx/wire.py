@@ -159,7 +159,7 @@ class FillRow(msgspec.Struct, gc=False):
 
 # ── Positions and balances ───────────────────────────────────────────────────────────────────────────────────────
 class PositionRow(msgspec.Struct, gc=False):
-    """Size in contracts; signed in net mode, never in long/short mode."""
+    """Size in contracts; signed in net mode, never in long/short mode. On margin in `currency`, which is "" elsewhere."""
 
     symbol: str = field(name="instId")
     qty: Number = field(name="pos")
@@ -168,6 +168,7 @@ class PositionRow(msgspec.Struct, gc=False):
     margin_mode: str = field(name="mgnMode", default="")
     entry: Number = field(name="avgPx", default="")
     unrealized: Number = field(name="upl", default="")
+    currency: str = field(name="posCcy", default="")
 
 
 class AssetRow(msgspec.Struct, gc=False):
