@@ -106,6 +106,8 @@ class Campaign:
         stream = self.worker.streams["stalled"]
         self.kafka.stalled.add(b"stalled")
         self.order("stalled", fills=3)
+        since_s, margin_s = time.monotonic(), self.worker.settings.recover_margin_s
+        eventually(lambda: time.monotonic() - since_s > margin_s + 0.5, 10.0, "older than any margin")
         self.cut("stalled", lambda: self.order("stalled", symbol="ETHUSDT"))
         eventually(lambda: stream.socket is not None, 8.0, "a new socket")
         eventually(
