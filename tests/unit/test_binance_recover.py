@@ -355,6 +355,21 @@ def test_a_profit_with_its_fee_in_bnb_costs_no_more(symbol: str) -> None:
     assert venue.read(mark, T0 + 100).explained and "income" not in venue.paths()
 
 
+def test_a_symbol_that_is_listed_no_more_loses_nothing_where_the_account_is_explained() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {"BTCUSDT_250926": T0 - 300 * DAY}
+    venue.refuse = {"/fapi/v1/userTrades BTCUSDT_250926": -1121}
+    venue.trade("NEWUSDT", "BUY", "1", T0 + 10)
+    venue.trade("NEWUSDT", "SELL", "1", T0 + 20, pnl="5")
+    found = venue.read(mark, T0 + 100)
+    assert len(ids(found.events, Fill)) == 2
+    assert (found.explained, found.unrecoverable) == (True, "")
+    venue.wallets["USDT"][0] += 3  # whatever that was
+    found = venue.read(mark, T0 + 100)
+    assert (found.explained, found.unrecoverable) == (False, "fills of BTCUSDT_250926: permanent(-1121)")
+
+
 def test_an_order_that_came_and_went_without_a_fill_is_found() -> None:
     venue = Venue()
     mark = based(venue)

@@ -11,6 +11,7 @@ from fleet.core.exchange import HttpCall, HttpReply
 from fleet.core.recovery import Legs, Snapshot, Watermark
 from fleet.exchanges.binance_spot import assets, ids, rows, wire
 
+BAD_SYMBOL = "-1121"  # listed no more
 T = TypeVar("T")
 Dialogue = Generator[HttpCall, HttpReply, T]
 
@@ -33,6 +34,7 @@ class Findings:
     closed: list[str] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)  # known as open, and archived
     lost: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)  # lost too, unless nothing is missing
 
     @property
     def legs(self) -> Legs:
