@@ -588,7 +588,7 @@ def test_refusals_are_said_and_do_not_stop_the_rest() -> None:
     venue.refuse = {"/fapi/v3/positionRisk": -1000, "/fapi/v1/allOrders": -1121}
     found = venue.read(mark, T0 + 20)
     assert "orders of BTCUSDT" in found.unrecoverable
-    assert [e.entry_price for e in found.events if isinstance(e, Position)] == ["0"]
+    assert [e.entry_price for e in found.events if isinstance(e, Position)] == [""], "not told, and not 0"
     assert len(ids(found.events, Order)) == 1  # asked for alone
     venue.refuse = {"/fapi/v1/userTrades": -1121}
     assert "fills of BTCUSDT: permanent(-1121)" in venue.read(mark, T0 + 20).unrecoverable
@@ -601,6 +601,18 @@ def test_an_unknown_status_is_said() -> None:
     venue.orders[0]["status"] = "SOMETHING"
     found = venue.read(mark, T0 + 20)
     assert "unknown status SOMETHING" in found.unrecoverable and len(ids(found.events, Fill)) == 1
+
+
+def test_a_price_that_is_no_number_is_tried_again() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 10)
+    venue.trades[0]["price"] = ""
+    with pytest.raises(ConnectionFailed):
+        venue.read(mark, T0 + 20)
+    venue.trades[0]["price"] = "n/a"
+    with pytest.raises(ConnectionFailed):
+        venue.read(mark, T0 + 20)
 
 
 def test_a_page_that_is_not_json_is_tried_again() -> None:
