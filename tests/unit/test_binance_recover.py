@@ -181,8 +181,10 @@ class Venue:
                 raise refused(-2013)
             return rows[0]
         if name == "income":
-            rows = [r for r in self.income if r["time"] >= int(p["startTime"])]
-            return rows[(int(p["page"]) - 1) * self.page : int(p["page"]) * self.page]
+            assert "page" not in p  # taken out on 2026-10-16
+            end = int(p.get("endTime", int(p["startTime"]) + 7 * DAY))
+            assert end - int(p["startTime"]) <= 7 * DAY
+            return [r for r in self.income if int(p["startTime"]) <= r["time"] <= end][: self.page]
         key, stamp, first = ("id", "time", "fromId") if name == "userTrades" else ("orderId", "updateTime", "orderId")
         rows = mine(self.trades if name == "userTrades" else self.orders)
         if first in p:
@@ -405,6 +407,34 @@ def test_round_trip_in_a_symbol_nobody_knew_is_found_by_bookings() -> None:
     assert ids(found.events, Fill) == ids(lost, Fill)
     venue.refuse["/fapi/v1/income"] = -1002
     assert ids(venue.read(mark).events, Fill) == set()
+
+
+def test_bookings_are_followed_by_time_through_pages_and_weeks(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    mark = based(venue)
+    small(monkeypatch, PAGE=3)
+    venue.page = 3
+    for n in range(7):
+        venue.income.append({"symbol": "", "incomeType": "FUNDING_FEE", "time": T0 + DAY + n // 3})
+    for n, symbol in enumerate(("AUSDT", "BUSDT", "CUSDT")):  # each in another week
+        venue.trade(symbol, "BUY", "1", T0 + (1 + 7 * n) * DAY + 10)
+        venue.trade(symbol, "SELL", "1", T0 + (1 + 7 * n) * DAY + 20, pnl="5")
+    found = venue.read(mark, T0 + 20 * DAY)
+    assert {e.symbol for e in found.events if isinstance(e, Fill)} == {"AUSDT", "BUSDT", "CUSDT"} and found.explained
+
+
+def test_more_bookings_in_one_millisecond_than_a_page_holds_do_not_stop_the_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    venue = Venue()
+    mark = based(venue)
+    small(monkeypatch, PAGE=3)
+    venue.page = 3
+    for _ in range(9):
+        venue.income.append({"symbol": "", "incomeType": "FUNDING_FEE", "time": T0 + 10})
+    venue.trade("AUSDT", "BUY", "1", T0 + 20)
+    venue.trade("AUSDT", "SELL", "1", T0 + 30, pnl="5")
+    assert venue.read(mark, T0 + 100).explained
 
 
 def test_funding_told_by_the_stream_needs_no_full_read() -> None:

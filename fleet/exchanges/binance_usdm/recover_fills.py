@@ -90,15 +90,18 @@ def _trades(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.Trade
 
 def _booked_symbols(found: Findings) -> Dialogue[set[str]]:
     symbols: set[str] = set()
-    for page in range(1, MAX_PAGES + 1):
-        try:
-            reply = yield rows.income_call(found.since_ms, page)
-        except ExchangeRefused:
-            break  # not every key may see it; the known symbols are read
-        bookings = decode(reply, list[wire.IncomeRow], "income")
-        symbols |= {b.symbol for b in bookings if b.symbol and b.type in TRADING}
-        if len(bookings) < PAGE:
-            break
+    for window in windows(found.since_ms, found.now_ms):
+        for _ in range(MAX_PAGES):
+            try:
+                reply = yield rows.income_call(**window)
+            except ExchangeRefused:
+                return symbols  # not every key may see it; the known symbols are read
+            bookings = decode(reply, list[wire.IncomeRow], "income")
+            symbols |= {b.symbol for b in bookings if b.symbol and b.type in TRADING}
+            if len(bookings) < PAGE:
+                break
+            # its last millisecond again: the page may have ended within it
+            window["startTime"] = max(window["startTime"] + 1, *(b.time_ms for b in bookings))
     return symbols
 
 

@@ -307,6 +307,7 @@ class TradeRow(msgspec.Struct, kw_only=True):
     trade_ms: Ms = field(name="time")
 
 
-class IncomeRow(msgspec.Struct):
+class IncomeRow(msgspec.Struct, kw_only=True):
     symbol: str = ""
     type: str = field(name="incomeType", default="")
+    time_ms: Ms = field(name="time")
