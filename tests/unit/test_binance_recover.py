@@ -181,8 +181,10 @@ class Venue:
                 raise refused(-2013)
             return rows[0]
         if name == "income":
-            rows = [r for r in self.income if r["time"] >= int(p["startTime"])]
-            return rows[(int(p["page"]) - 1) * self.page : int(p["page"]) * self.page]
+            assert "page" not in p  # taken out on 2026-10-16
+            end = int(p.get("endTime", int(p["startTime"]) + 7 * DAY))
+            assert end - int(p["startTime"]) <= 7 * DAY
+            return [r for r in self.income if int(p["startTime"]) <= r["time"] <= end][: self.page]
         key, stamp, first = ("id", "time", "fromId") if name == "userTrades" else ("orderId", "updateTime", "orderId")
         rows = mine(self.trades if name == "userTrades" else self.orders)
         if first in p:
@@ -355,6 +357,21 @@ def test_a_profit_with_its_fee_in_bnb_costs_no_more(symbol: str) -> None:
     assert venue.read(mark, T0 + 100).explained and "income" not in venue.paths()
 
 
+def test_a_symbol_that_is_listed_no_more_loses_nothing_where_the_account_is_explained() -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {"BTCUSDT_250926": T0 - 300 * DAY}
+    venue.refuse = {"/fapi/v1/userTrades BTCUSDT_250926": -1121}
+    venue.trade("NEWUSDT", "BUY", "1", T0 + 10)
+    venue.trade("NEWUSDT", "SELL", "1", T0 + 20, pnl="5")
+    found = venue.read(mark, T0 + 100)
+    assert len(ids(found.events, Fill)) == 2
+    assert (found.explained, found.unrecoverable) == (True, "")
+    venue.wallets["USDT"][0] += 3  # whatever that was
+    found = venue.read(mark, T0 + 100)
+    assert (found.explained, found.unrecoverable) == (False, "fills of BTCUSDT_250926: permanent(-1121)")
+
+
 def test_an_order_that_came_and_went_without_a_fill_is_found() -> None:
     venue = Venue()
     mark = based(venue)
@@ -390,6 +407,34 @@ def test_round_trip_in_a_symbol_nobody_knew_is_found_by_bookings() -> None:
     assert ids(found.events, Fill) == ids(lost, Fill)
     venue.refuse["/fapi/v1/income"] = -1002
     assert ids(venue.read(mark).events, Fill) == set()
+
+
+def test_bookings_are_followed_by_time_through_pages_and_weeks(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    mark = based(venue)
+    small(monkeypatch, PAGE=3)
+    venue.page = 3
+    for n in range(7):
+        venue.income.append({"symbol": "", "incomeType": "FUNDING_FEE", "time": T0 + DAY + n // 3})
+    for n, symbol in enumerate(("AUSDT", "BUSDT", "CUSDT")):  # each in another week
+        venue.trade(symbol, "BUY", "1", T0 + (1 + 7 * n) * DAY + 10)
+        venue.trade(symbol, "SELL", "1", T0 + (1 + 7 * n) * DAY + 20, pnl="5")
+    found = venue.read(mark, T0 + 20 * DAY)
+    assert {e.symbol for e in found.events if isinstance(e, Fill)} == {"AUSDT", "BUSDT", "CUSDT"} and found.explained
+
+
+def test_more_bookings_in_one_millisecond_than_a_page_holds_do_not_stop_the_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    venue = Venue()
+    mark = based(venue)
+    small(monkeypatch, PAGE=3)
+    venue.page = 3
+    for _ in range(9):
+        venue.income.append({"symbol": "", "incomeType": "FUNDING_FEE", "time": T0 + 10})
+    venue.trade("AUSDT", "BUY", "1", T0 + 20)
+    venue.trade("AUSDT", "SELL", "1", T0 + 30, pnl="5")
+    assert venue.read(mark, T0 + 100).explained
 
 
 def test_funding_told_by_the_stream_needs_no_full_read() -> None:
@@ -573,7 +618,7 @@ def test_refusals_are_said_and_do_not_stop_the_rest() -> None:
     venue.refuse = {"/fapi/v3/positionRisk": -1000, "/fapi/v1/allOrders": -1121}
     found = venue.read(mark, T0 + 20)
     assert "orders of BTCUSDT" in found.unrecoverable
-    assert [e.entry_price for e in found.events if isinstance(e, Position)] == ["0"]
+    assert [e.entry_price for e in found.events if isinstance(e, Position)] == [""], "not told, and not 0"
     assert len(ids(found.events, Order)) == 1  # asked for alone
     venue.refuse = {"/fapi/v1/userTrades": -1121}
     assert "fills of BTCUSDT: permanent(-1121)" in venue.read(mark, T0 + 20).unrecoverable
@@ -586,6 +631,18 @@ def test_an_unknown_status_is_said() -> None:
     venue.orders[0]["status"] = "SOMETHING"
     found = venue.read(mark, T0 + 20)
     assert "unknown status SOMETHING" in found.unrecoverable and len(ids(found.events, Fill)) == 1
+
+
+def test_a_price_that_is_no_number_is_tried_again() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 10)
+    venue.trades[0]["price"] = ""
+    with pytest.raises(ConnectionFailed):
+        venue.read(mark, T0 + 20)
+    venue.trades[0]["price"] = "n/a"
+    with pytest.raises(ConnectionFailed):
+        venue.read(mark, T0 + 20)
 
 
 def test_a_page_that_is_not_json_is_tried_again() -> None:

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from fleet.core.exchange import HttpCall, HttpReply
 from fleet.core.recovery import Legs, Snapshot, Watermark
-from fleet.exchanges.binance_spot import assets, ids, rows, wire
+from fleet.exchanges.binance_spot import assets, rows, wire
 
+BAD_SYMBOL = "-1121"  # listed no more
 T = TypeVar("T")
 Dialogue = Generator[HttpCall, HttpReply, T]
 
@@ -33,6 +34,7 @@ class Findings:
     closed: list[str] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)  # known as open, and archived
     lost: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)  # lost too, unless nothing is missing
 
     @property
     def legs(self) -> Legs:
@@ -50,12 +52,12 @@ class Findings:
             self.orders[key] = order
 
     def trial(self) -> Watermark:
-        """The watermark with the trades that were read in place of those known before, and the allocations that were read beside
-        the known ones: a read of trades tells no allocation."""
+        """The watermark with the trades that were read in place of those known before, but for known ones that REST does not
+        show yet, or not among trades: allocations."""
         trial = self.mark.without(self.read)
         for booking in self.mark.recent:
-            known = booking.trade.startswith(ids.ALLOCATION) and booking.key.partition("|")[0] in self.read
-            if known and booking.ts < self.snapshot.at_ms:
+            symbol = booking.key.partition("|")[0]
+            if symbol in self.read and (symbol, booking.trade) not in self.trades and booking.ts < self.snapshot.at_ms:
                 trial.book(booking)
         for trade in self.trades.values():
             if trade.trade_ms < self.snapshot.at_ms:

@@ -58,6 +58,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     yield from recover_fills.allocations(found)
     history = recover_events.history(found)
     complete = complete or found.explains()
+    found.lost += [] if complete else found.unlisted
     untold_ms = 0 if found.lost else recover_fills.untold_ms(found, history, account.created_at_ms, explained=complete)
     events = missed(history + recover_events.changes(found), set())
     snapshot = Snapshot(found.snapshot.at_ms, {}, found.snapshot.wallets, tuple(found.closed))
@@ -77,4 +78,6 @@ def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> Recove
     yield from recover_orders.orders_of(found, recover_orders.used_last(mark, ASKED_SYMBOLS))
     yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found))
     yield from recover_fills.allocations(found)
-    return Recovered(missed(recover_events.history(found), set()), found.snapshot, "; ".join(found.lost))
+    return Recovered(
+        missed(recover_events.history(found), set()), found.snapshot, "; ".join([*found.lost, *found.unlisted])
+    )

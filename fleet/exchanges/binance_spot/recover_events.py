@@ -48,8 +48,8 @@ def changes(found: Findings) -> list[UserRecord]:
 
 def _booked(found: Findings) -> set[str]:
     """Assets of the fills that are known and were not read."""
-    fills = [booking for booking in found.mark.recent if booking.key.partition("|")[0] not in found.read]
-    return {asset for booking in fills for asset in (*(found.legs(booking.key) or ()), booking.asset)}
+    fills, legs = [b for b in found.mark.recent if b.key.partition("|")[0] not in found.read], found.legs
+    return {asset for fill in fills for asset in (*(legs(fill.key) or ()), fill.asset)}
 
 
 def _touched(found: Findings) -> dict[str, int]:

@@ -7,10 +7,11 @@ from decimal import Decimal
 
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import UserRecord
+from fleet.core.exchange import code_of
 from fleet.core.recovery import Snapshot, untold_fills_ms
 from fleet.core.replies import decode
 from fleet.exchanges.binance_spot import assets, rows, wire
-from fleet.exchanges.binance_spot.findings import Dialogue, Findings
+from fleet.exchanges.binance_spot.findings import BAD_SYMBOL, Dialogue, Findings
 from fleet.exchanges.binance_spot.pages import allocations_since, since
 from fleet.exchanges.binance_spot.session import CLOCK, clock_ms
 
@@ -96,7 +97,8 @@ def trades_of(found: Findings, symbols: Iterable[str]) -> Dialogue[None]:
             trades = yield from since(rows.trades_call, symbol, list[wire.TradeRow], "fromId", found)
         except ExchangeRefused as refused:
             if symbol in latest:  # one that was guessed need not exist
-                found.lost.append(f"fills of {symbol}: {refused.verdict}")
+                lost = found.unlisted if code_of(refused) == BAD_SYMBOL else found.lost
+                lost.append(f"fills of {symbol}: {refused.verdict}")
             continue
         for trade in trades:
             if trade.trade_ms >= found.since_ms:

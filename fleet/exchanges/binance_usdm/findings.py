@@ -22,6 +22,7 @@ FORGOTTEN_MS = (
     60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
 )
 NO_SUCH_ORDER = "-2013"
+BAD_SYMBOL = "-1121"  # listed no more
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Findings:
     closed: list[str] = field(default_factory=list)
     forgotten: set[str] = field(default_factory=set)  # known as open, and REST knows nothing of them
     lost: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)  # lost too, unless nothing is missing
 
     @property
     def frugal(self) -> bool:

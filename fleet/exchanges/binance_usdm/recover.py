@@ -65,6 +65,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     closed = (*found.closed, *sorted(found.forgotten))
     snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, closed)
     explained = explained or found.explains()
+    found.lost += [] if explained else found.unlisted
     untold_ms = 0 if found.lost else recover_fills.untold_ms(found, history, account.created_at_ms, explained=explained)
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
     lost = "; ".join([*found.lost, *untold])
@@ -86,7 +87,9 @@ def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> Recove
         )
     yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found))
     yield from recover_orders.past_conditional_orders(found)
-    return Recovered(missed(recover_events.history(found), set()), found.snapshot, "; ".join(found.lost))
+    return Recovered(
+        missed(recover_events.history(found), set()), found.snapshot, "; ".join([*found.lost, *found.unlisted])
+    )
 
 
 def _account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:

@@ -60,7 +60,8 @@ def changes(found: Findings) -> Dialogue[list[UserRecord]]:
         symbol, _, side = key.partition("|")
         row = listed.get(key) or wire.PositionRow(symbol=symbol, side=side, qty="0")
         changed_ms = row.update_ms or _flat_since_ms(found, key) or found.snapshot.at_ms
-        events.append(rows.position(row, entries.get(key, "0"), changed_ms, found.account_id, found.now_ms))
+        entry = entries.get(key, "" if key in now else "0")
+        events.append(rows.position(row, entry, changed_ms, found.account_id, found.now_ms))
     assets = {row.asset: row for row in found.account.assets}
     spent = mark.spent_again(trade.fee_asset for trade in found.trades.values())
     for asset in sorted(differing(mark.wallets, found.snapshot.wallets) | spent):

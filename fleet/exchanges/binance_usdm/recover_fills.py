@@ -7,10 +7,11 @@ from decimal import Decimal
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
+from fleet.core.exchange import code_of
 from fleet.core.recovery import untold_fills_ms
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
-from fleet.exchanges.binance_usdm.findings import MAX_PAGES, Dialogue, Findings, windows
+from fleet.exchanges.binance_usdm.findings import BAD_SYMBOL, MAX_PAGES, Dialogue, Findings, windows
 from fleet.exchanges.binance_usdm.limits import PAGE
 from fleet.exchanges.binance_usdm.recover_orders import every_order
 
@@ -61,7 +62,8 @@ def trades_of(found: Findings, symbols: Iterable[str]) -> Dialogue[None]:
         try:
             trades = yield from _trades(symbol, found.since_ms, found.now_ms)
         except ExchangeRefused as refused:
-            found.lost.append(f"fills of {symbol}: {refused.verdict}")
+            lost = found.unlisted if code_of(refused) == BAD_SYMBOL else found.lost
+            lost.append(f"fills of {symbol}: {refused.verdict}")
             continue
         for trade in trades:
             if trade.trade_ms >= found.since_ms:
@@ -88,15 +90,18 @@ def _trades(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.Trade
 
 def _booked_symbols(found: Findings) -> Dialogue[set[str]]:
     symbols: set[str] = set()
-    for page in range(1, MAX_PAGES + 1):
-        try:
-            reply = yield rows.income_call(found.since_ms, page)
-        except ExchangeRefused:
-            break  # not every key may see it; the known symbols are read
-        bookings = decode(reply, list[wire.IncomeRow], "income")
-        symbols |= {b.symbol for b in bookings if b.symbol and b.type in TRADING}
-        if len(bookings) < PAGE:
-            break
+    for window in windows(found.since_ms, found.now_ms):
+        for _ in range(MAX_PAGES):
+            try:
+                reply = yield rows.income_call(**window)
+            except ExchangeRefused:
+                return symbols  # not every key may see it; the known symbols are read
+            bookings = decode(reply, list[wire.IncomeRow], "income")
+            symbols |= {b.symbol for b in bookings if b.symbol and b.type in TRADING}
+            if len(bookings) < PAGE:
+                break
+            # its last millisecond again: the page may have ended within it
+            window["startTime"] = max(window["startTime"] + 1, *(b.time_ms for b in bookings))
     return symbols
 
 

@@ -12,6 +12,7 @@ from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.findings import (
     ACTIVE_MS,
+    BAD_SYMBOL,
     MAX_PAGES,
     RECENT_SYMBOLS,
     Dialogue,
@@ -22,7 +23,6 @@ from fleet.exchanges.binance_usdm.ids import ALGO, algo_name
 from fleet.exchanges.binance_usdm.limits import PAGE, WINDOW_MS
 from fleet.exchanges.binance_usdm.parse import ALGO_STATUSES, STATUSES
 
-BAD_SYMBOL = "-1121"  # listed no more
 MAX_ORDERS = 5  # so many orders of a symbol one by one (1 each) cost as much as a page of them (5)
 
 

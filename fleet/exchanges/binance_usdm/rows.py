@@ -52,9 +52,9 @@ def algo_order_call(algo_id: str) -> HttpCall:
     return _signed("/fapi/v1/algoOrder", 1, algoId=algo_id)
 
 
-def income_call(since_ms: int, page: int) -> HttpCall:
-    """Every booking of the account: which symbols traded."""
-    return _signed("/fapi/v1/income", 30, startTime=since_ms, page=page, limit=PAGE)
+def income_call(**where: int) -> HttpCall:
+    """Every booking of the account: which symbols traded. By startTime[, endTime]; it took a page too, until 2026-10-16."""
+    return _signed("/fapi/v1/income", 30, **where, limit=PAGE)
 
 
 def _signed(path: str, weight: int, **params: int | str) -> HttpCall:

@@ -298,7 +298,7 @@ class TradeRow(msgspec.Struct, kw_only=True):
     order_id: Id = field(name="orderId")
     side: Direction
     position_side: str = field(name="positionSide")
-    price: str
+    price: Number
     qty: Number
     fee: Number = field(name="commission")
     fee_asset: str = field(name="commissionAsset")
@@ -307,6 +307,7 @@ class TradeRow(msgspec.Struct, kw_only=True):
     trade_ms: Ms = field(name="time")
 
 
-class IncomeRow(msgspec.Struct):
+class IncomeRow(msgspec.Struct, kw_only=True):
     symbol: str = ""
     type: str = field(name="incomeType", default="")
+    time_ms: Ms = field(name="time")
