@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fleet.core.model import Credentials, StreamState
-from fleet.core.recovery import Scope, Snapshot
 from tests.campaigns.loss.judge import compare, of_events, of_ledger
 from tests.support.bench import LateKafka, Rows, WorkerBench
 from tests.support.simulator import Simulator, eventually
@@ -191,12 +190,14 @@ def no_hold(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_wait_for_the_acknowledgement(patch: pytest.MonkeyPatch) -> None:
-    def prove(self: Progress, snapshot: Snapshot, proven_ms: int, scope: Scope = "full") -> None:
-        with self._lock:
-            self.mark.prove(snapshot, proven_ms)
-            self.dirty = True
+    settle = Progress._settle
 
-    patch.setattr(Progress, "prove", prove)
+    def at_once(self: Progress) -> None:
+        unacked, self._unacked = self._unacked, {}
+        settle(self)
+        self._unacked = unacked
+
+    patch.setattr(Progress, "_settle", at_once)
 
 
 class _Forgetful(dict[str, None]):
