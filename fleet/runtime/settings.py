@@ -187,15 +187,17 @@ class Settings:
             raise SettingsError(
                 f"FLEET_METRICS_NAMESPACE={self.metrics_namespace!r}: letters, digits and '_' are expected"
             )
-        last = WORKER_OFFSET + self.workers - 1
+        number = int(self.slot.rpartition(":")[2] or 0)
+        last = WORKER_OFFSET + max(self.workers - 1, number)
         if self.metrics_base_port + last > LAST_PORT:
             raise SettingsError(
                 f"FLEET_METRICS_BASE_PORT={self.metrics_base_port}: needs {last + 1} ports up to {LAST_PORT}"
+                + (f" for slot {self.slot}" if number >= self.workers else "")
             )
         if self.console_port > LAST_PORT:
             raise SettingsError(f"FLEET_CONSOLE_PORT={self.console_port}: at most {LAST_PORT}")
         place = self.console_port - self.metrics_base_port
-        if 0 <= place < FIXED_PORTS or WORKER_OFFSET <= place <= last:
+        if 0 <= place < FIXED_PORTS or WORKER_OFFSET <= place < WORKER_OFFSET + self.workers:
             raise SettingsError(
                 f"FLEET_CONSOLE_PORT={self.console_port}: is the port of a process's metrics, those from"
                 f" FLEET_METRICS_BASE_PORT={self.metrics_base_port} on"

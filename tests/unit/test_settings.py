@@ -73,6 +73,12 @@ def test_a_good_value_is_taken(name: str, value: str) -> None:
     Settings.from_env({name: value})
 
 
+def test_a_slot_whose_metrics_have_no_port_is_named() -> None:
+    """Binding it ended the worker with a traceback."""
+    with pytest.raises(SettingsError, match="FLEET_METRICS_BASE_PORT=9100: needs 60011 ports .* for slot h:60000"):
+        Settings.from_env({"FLEET_SLOT": "h:60000"})
+
+
 def test_a_candle_of_a_month_is_not_one_of_a_minute() -> None:
     settings = Settings.from_env({"FLEET_MARKET_STREAMS": "kline_1M,Kline_1H,kline_1m,aggTrade"})
     assert settings.market_kinds() == ("kline_1M", "kline_1h", "kline_1m", "trade")
