@@ -196,8 +196,8 @@ class Settings:
             )
         if self.console_port > LAST_PORT:
             raise SettingsError(f"FLEET_CONSOLE_PORT={self.console_port}: at most {LAST_PORT}")
-        place = self.console_port - self.metrics_base_port
-        if 0 <= place < FIXED_PORTS or WORKER_OFFSET <= place < WORKER_OFFSET + self.workers:
+        offset = self.console_port - self.metrics_base_port
+        if 0 <= offset < FIXED_PORTS or WORKER_OFFSET <= offset < WORKER_OFFSET + self.workers:
             raise SettingsError(
                 f"FLEET_CONSOLE_PORT={self.console_port}: is the port of a process's metrics, those from"
                 f" FLEET_METRICS_BASE_PORT={self.metrics_base_port} on"
@@ -211,7 +211,8 @@ class Settings:
             except ValueError:
                 raise SettingsError(f"FLEET_EGRESS_IPS: {address!r} is not an IP address") from None
         for broker in self.kafka_bootstrap.split(","):
-            if not re.fullmatch(r"[^\s:]+(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?", broker.strip()):
+            place = re.fullmatch(r"(?:[^\s:\[\]]+|\[[0-9a-fA-F:]+\])(?::([0-9]{1,5}))?", broker.strip())
+            if not place or not 0 < int(place[1] or 9092) <= LAST_PORT:
                 raise SettingsError(
                     f"FLEET_KAFKA_BOOTSTRAP={self.kafka_bootstrap!r}: host:port[,host:port] is expected"
                 )

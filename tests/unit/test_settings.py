@@ -40,6 +40,8 @@ REST, WS = "FLEET_BYBIT_REST_URL", "FLEET_BYBIT_WS_URL"
         ("FLEET_CONSOLE_PORT", "70000"),
         ("FLEET_KAFKA_BOOTSTRAP", "host:port"),
         ("FLEET_KAFKA_BOOTSTRAP", ""),
+        ("FLEET_KAFKA_BOOTSTRAP", "host:99999"),
+        ("FLEET_KAFKA_BOOTSTRAP", "host:9092,[::1]:0"),
         ("FLEET_WORKERS", "two"),
         ("FLEET_HEALTH_CHECK_INTERVAL_S", "nan"),
         ("FLEET_HEALTH_CHECK_INTERVAL_S", "inf"),
@@ -127,7 +129,8 @@ def test_a_bad_url_of_clickhouse_ends_the_sink_at_once_and_is_not_quoted(dsn: st
 
 
 @pytest.mark.parametrize(
-    "dsn", ["postgresql://u:pa@canary@127.0.0.1:5432/db", "postgresql://u:canary/x@127.0.0.1:5432/db"]
+    "dsn",
+    ["postgresql://u:pa@canary@127.0.0.1:5432/db", "postgresql://u:canary/x@127.0.0.1:5432/db", "host=h port=99999"],
 )
 def test_no_part_of_a_password_is_taken_for_the_host_or_port_of_postgres(dsn: str) -> None:
     """libpq would quote it: could not translate host name "canary@127.0.0.1"."""
