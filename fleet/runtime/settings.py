@@ -157,6 +157,8 @@ class Settings:
             raise SettingsError(
                 f"FLEET_DEAD_AFTER_S={self.dead_after_s:g}: must be at least FLEET_WORKER_LEASE_S + 1 + FLEET_LEADER_TICK_S"
             )
+        if self.telegram_api_url:
+            _endpoint("FLEET_TELEGRAM_API_URL", self.telegram_api_url)
         self._check_failover()
         self._check_places()
         self.connection_limits()
@@ -301,14 +303,20 @@ def _convert(name: str, text: str, default: Any) -> Any:
 
 
 def _endpoint(name: str, url: str) -> str:
-    allowed = ("https", "http") if name.endswith("REST_URL") else ("wss", "ws")
+    allowed = ("wss", "ws") if name.endswith(("_WS_URL", "_WSAPI_URL")) else ("https", "http")
     expected = SettingsError(f"{name}={url!r}: a URL starting with {allowed[0]}:// is expected")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:  # brackets without an address, a port that is none
         raise expected from None
-    if parts.scheme not in allowed or not re.fullmatch(r"[^\s@/]+", host) or "@" in parts.netloc:
+    if (
+        parts.scheme not in allowed
+        or not re.fullmatch(r"[^\s@/]+", host)
+        or "@" in parts.netloc
+        or "?" in url
+        or "#" in url
+    ):
         raise expected
     if parts.scheme in PLAIN_SCHEMES and not _is_loopback(host):
         raise SettingsError(f"{name}={url!r}: {parts.scheme}:// is accepted for loopback only")

@@ -29,6 +29,10 @@ REST, WS = "FLEET_BYBIT_REST_URL", "FLEET_BYBIT_WS_URL"
         (REST, "https://x:99999"),
         (REST, "https://x:abc"),
         (REST, "wss://x"),
+        (REST, "https://x/?a=1"),  # what is added to a root must not end up in its query
+        ("FLEET_TELEGRAM_API_URL", "https://[bad"),
+        ("FLEET_TELEGRAM_API_URL", "https://x:99999"),
+        ("FLEET_TELEGRAM_API_URL", "http://10.0.0.1"),
         (WS, "ws://evil.example"),
         (WS, "https://x"),
         ("FLEET_NAME", ""),
