@@ -287,7 +287,7 @@ class Settings:
 def _convert(name: str, text: str, default: Any) -> Any:
     text = text.strip()
     if isinstance(default, tuple):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if isinstance(default, (int, float)):
         try:
             number = type(default)(text)

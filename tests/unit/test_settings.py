@@ -85,6 +85,10 @@ def test_a_slot_whose_metrics_have_no_port_is_named() -> None:
         Settings.from_env({"FLEET_SLOT": "h:60000"})
 
 
+def test_an_address_that_is_named_twice_is_one() -> None:
+    assert Settings.from_env({"FLEET_EGRESS_IPS": "10.0.0.1, 10.0.0.2,10.0.0.1"}).egress_ips == ("10.0.0.1", "10.0.0.2")
+
+
 def test_a_candle_of_a_month_is_not_one_of_a_minute() -> None:
     settings = Settings.from_env({"FLEET_MARKET_STREAMS": "kline_1M,Kline_1H,kline_1m,aggTrade"})
     assert settings.market_kinds() == ("kline_1M", "kline_1h", "kline_1m", "trade")
