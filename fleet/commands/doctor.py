@@ -157,8 +157,13 @@ def keyring(here: Session) -> Checks:
         return
     ring = Keyring.load(path)
     yield Finding("keyring", "ok", f"{path} is readable by its owner only")
-    rows = AccountRows(here.postgres())
-    bad = rows.undecryptable(ring)
+    try:
+        bad = AccountRows(here.postgres()).undecryptable(ring)
+    except FleetError as error:  # nothing is wrong with the keyring: no advice to make another one, which opens nothing
+        yield Finding(
+            "keyring", "problem", f"whether it opens the credentials is not known: {error}", ADVICE["postgres"]
+        )
+        return
     for account_id, why in bad:
         yield Finding(
             "keyring",

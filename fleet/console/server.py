@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socketserver
+import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,6 +43,12 @@ class Console(ThreadingHTTPServer):
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # HTTPServer's own asks the DNS for our name, which may take seconds
         self.server_name, self.server_port = LOOPBACK, self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that did not wait for its answer is no error, and a traceback helps nobody."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            log.error("console request failed", action="console", error=type(error).__name__, exc_info=True)
 
     def answer(self, path: str) -> tuple[HTTPStatus, str, str]:
         """(status, content type, body) of a GET."""

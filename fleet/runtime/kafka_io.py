@@ -478,7 +478,9 @@ def create_topics(bootstrap: str, partitions: int = DEFAULT_PARTITIONS, *, timeo
         if not missing:
             return []
         replicas = min(3, len(admin.describe_cluster()["brokers"]))
-        wanted = {t: {"num_partitions": partitions, "replication_factor": replicas} for t in missing}
+        # by Kafka's default of 1 a leader that is left alone acknowledges for "all", and takes what it alone has with it
+        kept = {"min.insync.replicas": "2"} if replicas > 2 else {}
+        wanted = {t: {"num_partitions": partitions, "replication_factor": replicas, "configs": kept} for t in missing}
         answer = admin.create_topics(wanted, timeout_ms=int(timeout_s * 1000), raise_errors=False)
         for topic in answer["topics"]:
             error_type = kafka_errors.for_code(topic["error_code"])

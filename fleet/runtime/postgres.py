@@ -9,6 +9,7 @@ the connection, and nothing is known about its effect.
 
 from __future__ import annotations
 
+import re
 import select
 import time
 import uuid
@@ -102,7 +103,10 @@ def _check(dsn: str) -> None:
         parts = psycopg2.extensions.parse_dsn(dsn)
     except psycopg2.Error:
         raise SettingsError("FLEET_POSTGRES_DSN: a libpq connection string or URL is expected") from None
-    if "@" in parts.get("host", "") or not set(parts.get("port", "")) <= set("0123456789,"):
+    ports = [port for port in parts.get("port", "").split(",") if port]
+    if "@" in parts.get("host", "") or not all(
+        re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536 for port in ports
+    ):
         raise SettingsError(
             "FLEET_POSTGRES_DSN: no host and port can be read; in the password of a URL @ is written %40, / %2F, : %3A"
         )

@@ -157,6 +157,8 @@ class Settings:
             raise SettingsError(
                 f"FLEET_DEAD_AFTER_S={self.dead_after_s:g}: must be at least FLEET_WORKER_LEASE_S + 1 + FLEET_LEADER_TICK_S"
             )
+        if self.telegram_api_url:
+            _endpoint("FLEET_TELEGRAM_API_URL", self.telegram_api_url)
         self._check_failover()
         self._check_places()
         self.connection_limits()
@@ -187,15 +189,17 @@ class Settings:
             raise SettingsError(
                 f"FLEET_METRICS_NAMESPACE={self.metrics_namespace!r}: letters, digits and '_' are expected"
             )
-        last = WORKER_OFFSET + self.workers - 1
+        number = int(self.slot.rpartition(":")[2] or 0)
+        last = WORKER_OFFSET + max(self.workers - 1, number)
         if self.metrics_base_port + last > LAST_PORT:
             raise SettingsError(
                 f"FLEET_METRICS_BASE_PORT={self.metrics_base_port}: needs {last + 1} ports up to {LAST_PORT}"
+                + (f" for slot {self.slot}" if number >= self.workers else "")
             )
         if self.console_port > LAST_PORT:
             raise SettingsError(f"FLEET_CONSOLE_PORT={self.console_port}: at most {LAST_PORT}")
-        place = self.console_port - self.metrics_base_port
-        if 0 <= place < FIXED_PORTS or WORKER_OFFSET <= place <= last:
+        offset = self.console_port - self.metrics_base_port
+        if 0 <= offset < FIXED_PORTS or WORKER_OFFSET <= offset < WORKER_OFFSET + self.workers:
             raise SettingsError(
                 f"FLEET_CONSOLE_PORT={self.console_port}: is the port of a process's metrics, those from"
                 f" FLEET_METRICS_BASE_PORT={self.metrics_base_port} on"
@@ -209,7 +213,8 @@ class Settings:
             except ValueError:
                 raise SettingsError(f"FLEET_EGRESS_IPS: {address!r} is not an IP address") from None
         for broker in self.kafka_bootstrap.split(","):
-            if not re.fullmatch(r"[^\s:]+(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?", broker.strip()):
+            place = re.fullmatch(r"(?:[^\s:\[\]]+|\[[0-9a-fA-F:]+\])(?::([0-9]{1,5}))?", broker.strip())
+            if not place or not 0 < int(place[1] or 9092) <= LAST_PORT:
                 raise SettingsError(
                     f"FLEET_KAFKA_BOOTSTRAP={self.kafka_bootstrap!r}: host:port[,host:port] is expected"
                 )
@@ -282,7 +287,7 @@ class Settings:
 def _convert(name: str, text: str, default: Any) -> Any:
     text = text.strip()
     if isinstance(default, tuple):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if isinstance(default, (int, float)):
         try:
             number = type(default)(text)
@@ -298,14 +303,20 @@ def _convert(name: str, text: str, default: Any) -> Any:
 
 
 def _endpoint(name: str, url: str) -> str:
-    allowed = ("https", "http") if name.endswith("REST_URL") else ("wss", "ws")
+    allowed = ("wss", "ws") if name.endswith(("_WS_URL", "_WSAPI_URL")) else ("https", "http")
     expected = SettingsError(f"{name}={url!r}: a URL starting with {allowed[0]}:// is expected")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:  # brackets without an address, a port that is none
         raise expected from None
-    if parts.scheme not in allowed or not re.fullmatch(r"[^\s@/]+", host) or "@" in parts.netloc:
+    if (
+        parts.scheme not in allowed
+        or not re.fullmatch(r"[^\s@/]+", host)
+        or "@" in parts.netloc
+        or "?" in url
+        or "#" in url
+    ):
         raise expected
     if parts.scheme in PLAIN_SCHEMES and not _is_loopback(host):
         raise SettingsError(f"{name}={url!r}: {parts.scheme}:// is accepted for loopback only")

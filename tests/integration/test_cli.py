@@ -364,6 +364,9 @@ def test_doctor_names_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
     assert done.returncode == 1 and "chmod 600" in done.stdout
     done = cli.run("doctor", "--json", FLEET_WORKERS="none")
     assert done.returncode == 1 and "FLEET_WORKERS" in json.loads(done.stdout)[0]["what"]
+    findings = json.loads(cli.run("doctor", "--json", FLEET_POSTGRES_DSN="host=127.0.0.1 port=1").stdout)
+    (advice,) = [f["advice"] for f in findings if f["check"] == "keyring" and f["level"] == "problem"]
+    assert "FLEET_POSTGRES_DSN" in advice and "keyring new" not in advice  # a new one opens nothing
     done = cli.run("doctor", FLEET_CONNECTIONS_PER_IP="binance=5")
     assert done.returncode == 1 and "unknown venue 'binance'; known: binance_spot" in done.stdout
 

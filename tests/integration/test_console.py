@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from fleet.console.overview import Overview
 from fleet.console.scrape import merge, scrape, targets
+from fleet.console.server import Console
 from fleet.core.model import Ownership, StreamState, StreamStatus, WorkerView
 from fleet.core.names import Keys
 from fleet.core.wire import Generation
@@ -222,3 +225,21 @@ def test_shards_accounts_gaps_and_moves_come_from_the_stores(fleet_env: dict[str
         page = get(f"{url}/")[1]
         assert ACCOUNT in page and "host-a:0" in page and "cut" in page
     store.close()
+
+
+def test_a_client_that_hangs_up_leaves_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    settings = Settings.from_env(
+        {"FLEET_CONSOLE_PORT": str(free_base_port()), "FLEET_REDIS_URL": "redis://127.0.0.1:1/0"}
+    )
+    overview = Overview(settings)
+    with Console(settings, overview, {}) as console:
+        threading.Thread(target=console.serve_forever, args=(0.05,), daemon=True).start()
+        for _ in range(5):
+            client = socket.create_connection(("127.0.0.1", settings.console_port))
+            client.sendall(b"GET /api/overview HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        time.sleep(1.0)
+        console.shutdown()
+    overview.close()
+    assert "Traceback" not in capfd.readouterr().err

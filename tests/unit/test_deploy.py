@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,16 @@ def test_programs_restart_for_ever_and_keep_their_deadlines(conf: str) -> None:
         assert set(programs) == {*OFFSETS, "worker"} and int(programs["marketdata"]["stopwaitsecs"]) == 10
         by_stop = sorted(programs, key=lambda name: -int(programs[name]["priority"]))
         assert by_stop[:3] == ["marketdata", "coordinator", "worker"] and by_stop[-1] == "console"
+
+
+def test_setup_leaves_an_environment_alone_that_is_only_linked_to(tmp_path: Path) -> None:
+    """`make check` in a clone with a link cleared the environment of everybody who used it."""
+    clone, shared = tmp_path / "clone", tmp_path / "shared"
+    shutil.copytree(ROOT / ".ci", clone / ".ci")
+    for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, clone)
+    shared.mkdir()
+    (shared / "theirs").touch()
+    (clone / ".venv").symlink_to(shared)
+    subprocess.run(["bash", ".ci/setup"], cwd=clone, check=True, timeout=60, env={"PATH": "/nowhere:/usr/bin:/bin"})
+    assert [path.name for path in shared.iterdir()] == ["theirs"]

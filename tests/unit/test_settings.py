@@ -29,6 +29,10 @@ REST, WS = "FLEET_BYBIT_REST_URL", "FLEET_BYBIT_WS_URL"
         (REST, "https://x:99999"),
         (REST, "https://x:abc"),
         (REST, "wss://x"),
+        (REST, "https://x/?a=1"),  # what is added to a root must not end up in its query
+        ("FLEET_TELEGRAM_API_URL", "https://[bad"),
+        ("FLEET_TELEGRAM_API_URL", "https://x:99999"),
+        ("FLEET_TELEGRAM_API_URL", "http://10.0.0.1"),
         (WS, "ws://evil.example"),
         (WS, "https://x"),
         ("FLEET_NAME", ""),
@@ -40,6 +44,8 @@ REST, WS = "FLEET_BYBIT_REST_URL", "FLEET_BYBIT_WS_URL"
         ("FLEET_CONSOLE_PORT", "70000"),
         ("FLEET_KAFKA_BOOTSTRAP", "host:port"),
         ("FLEET_KAFKA_BOOTSTRAP", ""),
+        ("FLEET_KAFKA_BOOTSTRAP", "host:99999"),
+        ("FLEET_KAFKA_BOOTSTRAP", "host:9092,[::1]:0"),
         ("FLEET_WORKERS", "two"),
         ("FLEET_HEALTH_CHECK_INTERVAL_S", "nan"),
         ("FLEET_HEALTH_CHECK_INTERVAL_S", "inf"),
@@ -71,6 +77,16 @@ def test_a_bad_value_is_one_line_that_names_its_variable(name: str, value: str) 
 )
 def test_a_good_value_is_taken(name: str, value: str) -> None:
     Settings.from_env({name: value})
+
+
+def test_a_slot_whose_metrics_have_no_port_is_named() -> None:
+    """Binding it ended the worker with a traceback."""
+    with pytest.raises(SettingsError, match="FLEET_METRICS_BASE_PORT=9100: needs 60011 ports .* for slot h:60000"):
+        Settings.from_env({"FLEET_SLOT": "h:60000"})
+
+
+def test_an_address_that_is_named_twice_is_one() -> None:
+    assert Settings.from_env({"FLEET_EGRESS_IPS": "10.0.0.1, 10.0.0.2,10.0.0.1"}).egress_ips == ("10.0.0.1", "10.0.0.2")
 
 
 def test_a_candle_of_a_month_is_not_one_of_a_minute() -> None:
@@ -121,7 +137,8 @@ def test_a_bad_url_of_clickhouse_ends_the_sink_at_once_and_is_not_quoted(dsn: st
 
 
 @pytest.mark.parametrize(
-    "dsn", ["postgresql://u:pa@canary@127.0.0.1:5432/db", "postgresql://u:canary/x@127.0.0.1:5432/db"]
+    "dsn",
+    ["postgresql://u:pa@canary@127.0.0.1:5432/db", "postgresql://u:canary/x@127.0.0.1:5432/db", "host=h port=99999"],
 )
 def test_no_part_of_a_password_is_taken_for_the_host_or_port_of_postgres(dsn: str) -> None:
     """libpq would quote it: could not translate host name "canary@127.0.0.1"."""
