@@ -26,6 +26,7 @@ BOOK_LEVELS = 50  # 20 ms; 200 and 1000 come slower and change more
 
 FIRST_S = 10.0  # tickers and books begin with a snapshot (4.2, 4.3)
 BEGINS = frozenset({"ticker", "mark_price", "book_ticker", "depth"})
+TRADED_S = 10.0  # trades come at once (4.4), and a candle whose volume grows says that there are any
 
 # kind -> topic without the symbol, longest believable silence in s on derivatives and on spot.
 # orderbook.1 is sent again every 3 s even when nothing changes (4.3): the canary. A derivative's ticker moves with its mark
@@ -59,7 +60,8 @@ def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
             path, name = f"/v5/public/{category}", f"{stem}.{symbol.upper()}"
             expect_s = spot_s if category == "spot" else derivative_s
             first_s = FIRST_S if kind in BEGINS else None
-            topic = Topic(name, path, kind, symbol.upper(), expect_s, category, first_s=first_s)
+            traded_s = TRADED_S if kind == "trade" or kind.startswith("kline_") else None
+            topic = Topic(name, path, kind, symbol.upper(), expect_s, category, first_s, traded_s)
             found.setdefault((path, name), topic)
     return list(found.values())
 
