@@ -246,3 +246,14 @@ def test_trades_that_a_silent_topic_did_not_tell_are_asked_for() -> None:
     time.sleep(0.03)
     lane.feed.settle()
     assert [e.id for e in out.events if isinstance(e, Trade)] == ["ta", "tb", "tc"]
+
+
+def test_what_was_missed_is_asked_for_where_the_old_socket_died_before_the_new_one_was_subscribed() -> None:
+    new = Socket([], [], [trade("c", 3)], subscribed=2)
+    lane, _, reader = stream("bybit", "trade", Dialer(new), threading.Event())
+    old: Any = Socket(ConnectionFailed("cut"))
+    lane.feed.take([trade("a", 1)], old)
+    assert lane._replace(old, "lifetime")
+    time.sleep(TRADE_GRACE_S + 0.05)
+    lane.feed.settle()
+    assert len(reader.reads) == 1
