@@ -18,7 +18,7 @@ from fleet.runtime import logs
 from workers.market_opaque import OpaqueTrack
 from workers.market_plan import Lane
 from workers.market_reader import Answer, MarketReader, Read, Rows
-from workers.market_tracks import CandleTrack, Habit, Mark, Name, Track, TradeTrack
+from workers.market_tracks import CandleTrack, Habit, Mark, Name, Spans, Track, TradeTrack
 
 UNSERVED = ("trade", "liquidation")  # kinds whose events are single: without a history each reconnect loses some
 
@@ -118,12 +118,13 @@ class Backfill:
         for track in self._tracks_of(topics):
             track.reconnected(now_s)
 
-    def reopen(self, lost: Mapping[Name, tuple[str, str]], now_s: float) -> None:
-        """Events of these tracks, from the first id to the last, were dropped on the way to Kafka."""
-        for name, (first, last) in lost.items():
+    def reopen(self, lost: Mapping[Name, Spans], now_s: float) -> None:
+        """Events of these tracks were dropped on the way to Kafka."""
+        for name, spans in lost.items():
             track = self._tracks.get(name)
             if track is not None:
-                track.reopen(first, last, now_s)
+                for first, last in spans:
+                    track.reopen(first, last, now_s)
                 self._open.add(name)
 
     def finish(self) -> list[MarketRecord]:
