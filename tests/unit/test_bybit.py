@@ -135,7 +135,7 @@ def test_pongs_of_every_socket_and_odd_objects() -> None:
 # ── Topics ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_topics_by_category() -> None:
     kinds = ["ticker", "mark_price", "depth", "liquidation", "kline_1h"]
-    found = subscribe.topics(["BTCUSDT", "spot/btcusdt", "inverse/BTCUSD", "future/X"], kinds)
+    found = subscribe.topics(["BTCUSDT", "spot/btcusdt", "inverse/BTCUSD"], kinds)
     assert [(t.path, t.name, t.market) for t in found] == [
         ("/v5/public/linear", "tickers.BTCUSDT", "linear"),
         ("/v5/public/linear", "orderbook.50.BTCUSDT", "linear"),

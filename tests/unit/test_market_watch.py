@@ -50,6 +50,13 @@ def test_kinds_a_venue_does_not_have_are_left_out() -> None:
     assert lanes(BINANCE, ["BTCUSDT"], ["kline_1s", "nonsense"]) == []
 
 
+@pytest.mark.parametrize("symbol", ["liner/BTCUSDT", "option/BTCUSDT", "spot/"])
+def test_a_category_that_bybit_does_not_have_is_a_settings_error(symbol: str) -> None:
+    """It was passed over in silence: no data and no word of it."""
+    with pytest.raises(SettingsError, match="FLEET_MARKET_SYMBOLS"):
+        lanes(exchanges()["bybit"], ["BTCUSDT", symbol], ["trade"])
+
+
 def test_an_unknown_venue_and_too_many_sockets_are_settings_errors() -> None:
     with pytest.raises(SettingsError, match="unknown venue 'mars'.*binance_usdm"):
         plan(exchanges(), {"mars": ["X"]}, ["depth"])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from fleet.core.errors import SettingsError
 from fleet.core.events import Depth, Kline, Liquidation, MarketRecord, MarkPrice, Ticker, Trade
 from fleet.core.exchange import Hosts, MarketKind, Topic
 
@@ -48,13 +49,17 @@ NOT_SPOT = frozenset({"mark_price", "liquidation"})
 
 def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
     """One topic per symbol and kind, but one for ticker and mark price together. Kinds that a category does not have, and
-    those not in KINDS, are left out."""
+    those not in KINDS, are left out. Raises SettingsError for a category that is not streamed."""
     found: dict[tuple[str, str], Topic] = {}
     for given in symbols:
         category, _, symbol = given.rpartition("/")
         category = category.lower() or DEFAULT_CATEGORY
+        if category not in CATEGORIES or not symbol:
+            raise SettingsError(
+                f"FLEET_MARKET_SYMBOLS: bybit:{given} is not SYMBOL or category/SYMBOL; categories: {', '.join(CATEGORIES)}"
+            )
         for kind in kinds:
-            if kind not in _KINDS or category not in CATEGORIES or (category == "spot" and kind in NOT_SPOT):
+            if kind not in _KINDS or (category == "spot" and kind in NOT_SPOT):
                 continue
             stem, derivative_s, spot_s = _KINDS[kind]
             path, name = f"/v5/public/{category}", f"{stem}.{symbol.upper()}"
