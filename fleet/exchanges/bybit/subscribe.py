@@ -65,7 +65,7 @@ def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
             path, name = f"/v5/public/{category}", f"{stem}.{symbol.upper()}"
             expect_s = spot_s if category == "spot" else derivative_s
             first_s = FIRST_S if kind in BEGINS else None
-            traded_s = TRADED_S if kind == "trade" or kind.startswith("kline_") else None
+            traded_s = TRADED_S if kind == "trade" else None  # a candle may be pushed each minute only (4.1)
             topic = Topic(name, path, kind, symbol.upper(), expect_s, category, first_s, traded_s)
             found.setdefault((path, name), topic)
     return list(found.values())
