@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Protocol
 
 from fleet.core.events import Kline, MarketRecord, Trade
@@ -18,7 +18,7 @@ from fleet.runtime import logs
 from workers.market_opaque import OpaqueTrack
 from workers.market_plan import Lane
 from workers.market_reader import Answer, MarketReader, Read, Rows
-from workers.market_tracks import CandleTrack, Habit, Mark, Name, Track, TradeTrack
+from workers.market_tracks import CandleTrack, Habit, Mark, Name, Spans, Track, TradeTrack
 
 UNSERVED = ("trade", "liquidation")  # kinds whose events are single: without a history each reconnect loses some
 
@@ -35,7 +35,7 @@ class Backfill:
     """One per lane. Without a reader nothing is tracked."""
 
     def __init__(self, lane: Lane, market: str, reader: MarketReader | None, announce: Announce) -> None:
-        self._market, self._reader, self._announce = market, reader, announce
+        self._lane, self._market, self._reader, self._announce = lane, market, reader, announce
         self._log = logs.get("market_backfill").bind(stream=lane.name)
         self._kinds = {topic.kind for topic in lane.topics}
         self._topics = {(topic.kind, topic.symbol) for topic in lane.topics}
@@ -108,12 +108,23 @@ class Backfill:
                 data = {"class": kind, "events": None, "since_ms": since_ms, "until_ms": int(time.time() * 1000)}
                 self._announce("gap", "the exchange has no history of it", data=data)
 
-    def reopen(self, lost: Mapping[Name, tuple[str, str]], now_s: float) -> None:
-        """Events of these tracks, from the first id to the last, were dropped on the way to Kafka."""
-        for name, (first, last) in lost.items():
+    def fell_silent(self, topics: Container[str]) -> None:
+        """These say nothing on a socket that lives: what they did not tell is asked for once they speak again."""
+        for track in self._tracks_of(topics):
+            track.disconnected(time.monotonic())
+
+    def speak_again(self, topics: Container[str], now_s: float) -> None:
+        """The socket was replaced for them, or it could not be."""
+        for track in self._tracks_of(topics):
+            track.reconnected(now_s)
+
+    def reopen(self, lost: Mapping[Name, Spans], now_s: float) -> None:
+        """Events of these tracks were dropped on the way to Kafka."""
+        for name, spans in lost.items():
             track = self._tracks.get(name)
             if track is not None:
-                track.reopen(first, last, now_s)
+                for first, last in spans:
+                    track.reopen(first, last, now_s)
                 self._open.add(name)
 
     def finish(self) -> list[MarketRecord]:
@@ -122,7 +133,7 @@ class Backfill:
 
     def owns(self, name: Name) -> bool:
         """Is it among this lane's topics?"""
-        return (f"kline_{name.interval}" if name.kind == "kline" else name.kind, name.symbol) in self._topics
+        return _topic(name) in self._topics
 
     # ── for any thread ───────────────────────────────────────────────────────────────────────────────────────────
     def resume(self, marks: Mapping[Name, Mark]) -> None:
@@ -143,6 +154,10 @@ class Backfill:
             return trades if trades is not None else self._make(Name("trade", event.symbol))
         candles = self._candles.get((event.symbol, event.interval))
         return candles if candles is not None else self._make(Name("kline", event.symbol, event.interval))
+
+    def _tracks_of(self, topics: Container[str]) -> list[Track]:
+        kinds = {(topic.kind, topic.symbol) for topic in self._lane.topics if topic.name in topics}
+        return [track for name, track in self._tracks.items() if _topic(name) in kinds]
 
     def _make(self, name: Name) -> Track | None:
         track: Track
@@ -196,3 +211,8 @@ class Backfill:
             )  # fmt: skip
             self._announce(event, reason, symbol=name.symbol, data=told)
         track.notices.clear()
+
+
+def _topic(name: Name) -> tuple[str, str]:
+    """Kind and symbol of the topic that brings a track's events."""
+    return (f"kline_{name.interval}" if name.kind == "kline" else name.kind, name.symbol)

@@ -54,7 +54,7 @@ class Told:
     def __init__(self) -> None:
         self._flight: deque[Sent] = deque()
         self.acked: dict[str, Mark] = {}
-        self.dropped: dict[str, tuple[str, str]] = {}  # interval -> first and last
+        self.dropped: dict[str, list[tuple[str, str]]] = {}  # interval -> first and last, of each run of ids that rise
 
     def send(self, marks: Iterable[EventMark | None]) -> Sent:
         """A record goes out."""
@@ -76,5 +76,13 @@ class Told:
         """These go nowhere."""
         for mark in marks:
             if mark is not None and mark.complete:
-                first = self.dropped[mark.interval][0] if mark.interval in self.dropped else mark.first
-                self.dropped[mark.interval] = (first, mark.id)
+                runs = self.dropped.setdefault(mark.interval, [])
+                if runs and not _falls(runs[-1][1], mark.first):
+                    runs[-1] = (runs[-1][0], mark.id)
+                else:
+                    runs.append((mark.first, mark.id))
+
+
+def _falls(last: str, first: str) -> bool:
+    """Does `first` count from lower down than `last`? What was read back goes out late. Other ids do not tell."""
+    return last.isdigit() and first.isdigit() and int(first) <= int(last)

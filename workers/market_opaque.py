@@ -184,6 +184,9 @@ class OpaqueTrack:
         assert gap is not None
         gap.late = True
         out = sorted([*gap.stash, *gap.held], key=lambda event: event.ts_event)
+        for event in out:  # known in the order in which they go out: what is dropped is told by its first and last
+            if isinstance(event, Trade) and self._known.pop(event.trade_id, 0) is None:
+                self._known[event.trade_id] = None
         gap.stash, gap.held = [], []
         return out
 

@@ -23,7 +23,7 @@ from fleet.core.names import TOPIC_OF_TYPE, TOPIC_STREAMS
 from fleet.runtime import logs
 from fleet.runtime.metrics import Metrics
 from workers.market_marks import EventMark, Sent, Told, mark_of
-from workers.market_tracks import Mark, Name
+from workers.market_tracks import Mark, Name, Spans
 
 LINGER_S = 0.006
 LINES = 250  # of one record
@@ -155,11 +155,11 @@ class MarketPublisher:
             self._books_to_read -= mine
         return {symbol for _, _, symbol in mine}
 
-    def dropped(self, exchange: str, market: str, owned: Callable[[Name], bool]) -> dict[Name, tuple[str, str]]:
-        """Owned trades and candles that went nowhere, first and last id, once, after Kafka is back: to be read again."""
+    def dropped(self, exchange: str, market: str, owned: Callable[[Name], bool]) -> dict[Name, Spans]:
+        """Owned trades and candles that went nowhere, once, after Kafka is back: to be read again."""
         if not self._to_read_again:
             return {}
-        found: dict[Name, tuple[str, str]] = {}
+        found: dict[Name, Spans] = {}
         with self._lock:
             for queue in self._to_read_again:
                 if (queue.exchange, queue.market) == (exchange, market):

@@ -59,6 +59,8 @@ def _until_proven(
                     heard.update(map(feed.topic_of, events))
             except ConnectionFailed:
                 old_alive = False
+                if not new.subscribed:
+                    feed.backfill.disconnected()  # in between nobody listens
         feed.take(new.step(READ_S), new)
         feed.settle()
         if new.subscribed and wanted <= new.topics_seen:

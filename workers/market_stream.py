@@ -181,7 +181,12 @@ class MarketStream:
         failure = ConnectionFailed("stalled: pongs may come, data does not") if whole else None
         if whole:
             self.feed.backfill.disconnected()
-        if not self._replace(socket, "stalled", frozenset(stalled), failure) and failure is not None:
+        else:
+            self.feed.backfill.fell_silent(stalled)
+        replaced = self._replace(socket, "stalled", frozenset(stalled), failure)
+        if not whole:
+            self.feed.backfill.speak_again(stalled, time.monotonic())
+        elif failure is not None and not replaced:
             raise failure
 
     # ── make before break ────────────────────────────────────────────────────────────────────────────────────────

@@ -49,6 +49,10 @@ class Mark(NamedTuple):
     at_ms: int
 
 
+Spans = list[tuple[str, str]]
+"""First and last id of each, both included, in the order in which they were told."""
+
+
 class Notice(NamedTuple):
     """`event` is "backfilled" or, for what cannot be had, "gap"."""
 

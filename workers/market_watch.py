@@ -4,8 +4,9 @@ Connected is not alive: an exchange may answer pings and send nothing, and ackno
 the longest silence its venue's adapter believes (`expect_s`), counted from the subscription, so a topic silent from birth is
 found too. A topic that is seen to tick every second gets a tighter limit, learned on this socket; one whose silence turned out
 to be real (a new socket was silent too) is not held to a rhythm again. A topic of which nothing came yet is believed less where
-the venue begins each subscription with a message, and while its symbol is seen to trade on a sibling. A topic that is still
-silent on its new socket waits twice as long each time: a wrong name must not become a reconnect loop.
+the venue begins each subscription with a message, and while its symbol is seen to trade on a sibling; so is one that has no
+limit of its own (trades of a thin symbol). A topic that is still silent on its new socket waits twice as long each time: a
+wrong name must not become a reconnect loop.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class _Topic:
         limit = self.topic.expect_s
         if not self.begun and self.topic.first_s is not None:
             limit = min(limit or self.topic.first_s, self.topic.first_s)
-        if not self.begun and self.missed >= TRADES and self.topic.traded_s is not None:
+        traded = self.missed >= TRADES and (limit is None or not self.begun)
+        if traded and self.topic.traded_s is not None:
             limit = min(limit or self.topic.traded_s, self.topic.traded_s)
         if (
             self.steady

@@ -29,8 +29,8 @@ LATE_RUN = 50  # updates in a row that all end before the book: no repetition, t
 
 @dataclass(frozen=True)
 class Rules:
-    """`link`: an update names its predecessor ("previous": prev_seq == last) or starts after it, at the latest ("next": first_seq ==
-    last + 1; quantities are absolute, so one that begins earlier and ends later continues it too).
+    """`link`: an update names its predecessor ("previous": prev_seq == last) or starts after it, at the latest ("next":
+    first_seq == last + 1; quantities are absolute, so one that begins earlier and ends later continues it too).
     `covers`: the first update after a snapshot may also begin before it, if it reaches it. `snapshots`: where they come from;
     "either": the stream begins with one, and where it did not or a gap followed, REST has one of the same sequence."""
 

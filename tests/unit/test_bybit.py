@@ -138,9 +138,14 @@ def test_pongs_of_every_socket_and_odd_objects() -> None:
 
 
 # ── Topics ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_candle_may_be_silent_for_a_minute_while_its_symbol_trades() -> None:
+    topics = subscribe.topics(["BTCUSDT"], ["trade", "kline_1m"])
+    assert [t.traded_s for t in topics] == [10.0, None]
+
+
 def test_topics_by_category() -> None:
     kinds = ["ticker", "mark_price", "depth", "liquidation", "kline_1h"]
-    found = subscribe.topics(["BTCUSDT", "spot/btcusdt", "inverse/BTCUSD", "future/X"], kinds)
+    found = subscribe.topics(["BTCUSDT", "spot/btcusdt", "inverse/BTCUSD"], kinds)
     assert [(t.path, t.name, t.market) for t in found] == [
         ("/v5/public/linear", "tickers.BTCUSDT", "linear"),
         ("/v5/public/linear", "orderbook.50.BTCUSDT", "linear"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleet.core.events import Kline
-from workers.market_marks import Told, mark_of
+from workers.market_marks import EventMark, Told, mark_of
 from workers.market_tracks import Mark
 
 MINUTE_MS = 60_000
@@ -37,4 +37,13 @@ def test_only_closed_candles_are_to_be_read_again_when_dropped() -> None:
     told.drop([mark_of(candle(5, closed=False))])
     assert told.dropped == {}
     told.drop([mark_of(candle(5, closed=True)), mark_of(candle(6, closed=False))])
-    assert told.dropped == {"1m": (str(5 * MINUTE_MS), str(6 * MINUTE_MS - 1))}
+    assert told.dropped == {"1m": [(str(5 * MINUTE_MS), str(6 * MINUTE_MS - 1))]}
+
+
+def test_what_was_read_back_late_and_dropped_too_is_a_span_of_its_own() -> None:
+    """As one span it would begin after its end, and nothing of it would be read again."""
+    told = Told()
+    told.drop([EventMark("", str(n), str(n), n) for n in (100, 101, 103, 50, 51, 104)])
+    assert told.dropped == {"": [("100", "103"), ("50", "104")]}
+    told.drop([EventMark("1m", ident, ident, 1) for ident in "xab"])
+    assert told.dropped["1m"] == [("x", "b")], "ids that do not count are in the order of their publication"

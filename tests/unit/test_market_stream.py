@@ -12,17 +12,17 @@ from typing import Any, Literal
 import pytest
 
 from fleet.core.errors import ConnectionFailed
-from fleet.core.events import Depth, MarketRecord, StreamEvent, Trade
+from fleet.core.events import Depth, Kline, MarketRecord, StreamEvent, Trade
 from fleet.core.exchange import Exchange
 from fleet.exchanges import exchanges
 from fleet.runtime.metrics import Metrics
 from workers import market_rotation, market_stream
 from workers.market_plan import lanes
-from workers.market_reader import Read
+from workers.market_reader import Answer, Read
 from workers.market_rotation import overlap
 from workers.market_socket import MarketSocket
 from workers.market_stream import MarketStream
-from workers.market_tracks import Mark, Name
+from workers.market_tracks import TRADE_GRACE_S, Mark, Name
 
 
 class Published:
@@ -106,9 +106,9 @@ class Dialer:
         return found
 
 
-def stream(name: str, kind: str, dialer: Dialer, stop: threading.Event) -> tuple[MarketStream, Published, Reader]:
+def stream(name: str, kinds: str, dialer: Dialer, stop: threading.Event) -> tuple[MarketStream, Published, Reader]:
     venue, out = exchanges()[name], Published()
-    (lane,) = lanes(venue, ["BTCUSDT"], [kind])
+    (lane,) = lanes(venue, ["BTCUSDT"], kinds.split())
     reader = Reader(venue)
     nothing: Any = None
     made = MarketStream(lane, venue, "ws://x", nothing, reader, out, Metrics(), stop, tls=None)  # type: ignore[arg-type]
@@ -213,3 +213,47 @@ def test_marks_that_are_read_late_are_not_overtaken_before_the_lane_knows_them()
     assert lane.feed.backfill.floors(0.0) == {name: Mark("a", 1)}
     lane.feed.settle()
     assert lane.feed.backfill.floors(0.0) == {name: Mark("a", 1)}, "and then it asks for what is between"
+
+
+BEGUN_MS = int(time.time() * 1000)
+
+
+def candle(at_ms: int, volume: str) -> Kline:
+    return Kline(
+        id=f"k{at_ms}", exchange="bybit", market="linear", symbol="BTCUSDT", ts_event=at_ms, ts_recv=at_ms, interval="1m",
+        open_time=BEGUN_MS, close_time=BEGUN_MS + 59_999, open="1", high="1", low="1", close="1", volume=volume, closed=False,
+    )  # fmt: skip
+
+
+def test_trades_that_a_silent_topic_did_not_tell_are_asked_for() -> None:
+    """Their ids show no jump, and what the exchange's last page holds is gone within the minute."""
+    new = Socket([], [trade("c", 3)], [candle(9, "9")])
+    lane, out, reader = stream("bybit", "trade kline_1m", Dialer(new), threading.Event())
+    old: Any = Socket()
+    lane._socket = old
+    for n in range(12):
+        lane.feed.take([candle(n, str(n)), *([trade("a", 1)] if n == 0 else [])], old)
+    now_s = time.monotonic() + 11.0
+    for topic in lane.feed.watch._topics.values():
+        topic.last_s = now_s - (11.0 if "Trade" in topic.topic.name else 0.0)
+    lane._check(old, now_s)
+    assert [s.event for s in out.said] == ["stalled", "rotated"]
+    time.sleep(TRADE_GRACE_S + 0.05)
+    lane.feed.settle()
+    assert len(reader.reads) == 1
+    rows = [trade("a", 1), trade("b", 2), trade("c", 3)]
+    reader.reads[0].inbox.put(Answer(reader.reads[0].name, rows, 9))
+    time.sleep(0.03)
+    lane.feed.settle()
+    assert [e.id for e in out.events if isinstance(e, Trade)] == ["ta", "tb", "tc"]
+
+
+def test_what_was_missed_is_asked_for_where_the_old_socket_died_before_the_new_one_was_subscribed() -> None:
+    new = Socket([], [], [trade("c", 3)], subscribed=2)
+    lane, _, reader = stream("bybit", "trade", Dialer(new), threading.Event())
+    old: Any = Socket(ConnectionFailed("cut"))
+    lane.feed.take([trade("a", 1)], old)
+    assert lane._replace(old, "lifetime")
+    time.sleep(TRADE_GRACE_S + 0.05)
+    lane.feed.settle()
+    assert len(reader.reads) == 1

@@ -513,3 +513,17 @@ def test_what_kafka_dropped_waits_for_the_gap_that_is_open() -> None:
     assert sorted(out) == ["tb", "tc", "td", "te"]
     assert track.gap is None and track.floor(9.0) is None
     assert [(n.event, n.reason) for n in track.notices] == [("backfilled", "disconnected"), ("backfilled", "kafka")]
+
+
+def test_dropped_trades_are_known_in_the_order_in_which_they_went_out() -> None:
+    track = opaque()
+    feed(track, trade("a", 1))
+    track.reconnected(1.0)
+    assert feed(track, trade("d", 4)) == []
+    rows = [trade(ident, at_ms) for at_ms, ident in enumerate("abcd", start=1)]
+    track.question(2.0)
+    assert told(track.answer(answer(*rows), 2.0)) == ["tb", "tc", "td"]
+    feed(track, trade("e", 5))
+    track.reopen("b", "d", 3.0)
+    track.question(4.0)
+    assert told(track.answer(answer(*rows, trade("e", 5)), 4.0)) == ["tb", "tc", "td"]

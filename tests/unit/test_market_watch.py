@@ -13,7 +13,7 @@ from fleet.core.errors import SettingsError
 from fleet.core.exchange import Topic
 from fleet.exchanges import exchanges
 from workers.market_plan import chunks, lanes, plan, spread
-from workers.market_watch import LEARN_AFTER, LEARNED_LIMIT_S, MAX_LIMIT_S, TopicWatch
+from workers.market_watch import LEARN_AFTER, LEARNED_LIMIT_S, MAX_LIMIT_S, TRADES, TopicWatch
 
 BINANCE = exchanges()["binance_usdm"]
 
@@ -48,6 +48,13 @@ def test_one_socket_per_path_while_limits_allow() -> None:
 
 def test_kinds_a_venue_does_not_have_are_left_out() -> None:
     assert lanes(BINANCE, ["BTCUSDT"], ["kline_1s", "nonsense"]) == []
+
+
+@pytest.mark.parametrize("symbol", ["liner/BTCUSDT", "option/BTCUSDT", "spot/"])
+def test_a_category_that_bybit_does_not_have_is_a_settings_error(symbol: str) -> None:
+    """It was passed over in silence: no data and no word of it."""
+    with pytest.raises(SettingsError, match="FLEET_MARKET_SYMBOLS"):
+        lanes(exchanges()["bybit"], ["BTCUSDT", symbol], ["trade"])
 
 
 def test_an_unknown_venue_and_too_many_sockets_are_settings_errors() -> None:
@@ -178,9 +185,8 @@ def test_a_candle_that_never_comes_while_its_symbol_trades_is_found() -> None:
     assert watch.stalled(11.0) == ["kline"]
     watch.note("kline", 11.0)
     for _ in range(12):
-        watch.traded("kline", "X")  # its volume grows
         watch.traded("trades", "X")
-    assert watch.stalled(40.0) == [], "both have spoken: their own rhythm counts"
+    assert watch.stalled(40.0) == [], "it has spoken: its own limit counts"
     watch.restart(50.0, {"kline"})
     for _ in range(12):
         watch.traded("kline", "X")
@@ -199,3 +205,22 @@ def test_a_neighbour_that_gets_a_new_socket_does_not_hide_a_silent_topic() -> No
 
 def replaced(topic: Topic, name: str, symbol: str) -> Topic:
     return msgspec.structs.replace(topic, name=name, symbol=symbol)
+
+
+def test_trades_that_stop_while_the_candle_goes_on_are_missed() -> None:
+    """A thin symbol has no rhythm; its candle tells that it trades."""
+    topics = exchanges()["binance_usdm"].market_data.topics(["AUSDT"], ["trade", "kline_1m"])
+    watch, trade, candle = TopicWatch(topics, 0.0), topics[0].name, topics[1].name
+    now_s = 0.0
+    for _ in range(30):
+        now_s += 4.0
+        for name in (trade, candle):
+            watch.note(name, now_s)
+            watch.traded(name, "AUSDT")
+        assert watch.stalled(now_s) == []
+    for _ in range(TRADES - 1):
+        now_s += 4.0
+        assert watch.stalled(now_s) == [], "a candle may be told anew for other reasons"
+        watch.note(candle, now_s)
+        watch.traded(candle, "AUSDT")
+    assert watch.stalled(now_s) == [trade]

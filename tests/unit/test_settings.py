@@ -179,3 +179,8 @@ def test_credentials_that_are_no_text_are_one_line(text: bytes, tmp_path: Path) 
 def test_an_argument_that_cannot_be_is_wrong_use(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fleet.demo.run.run", lambda options: pytest.fail("the demo was started"))
     assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def test_a_month_is_not_a_minute() -> None:
+    env = {"FLEET_MARKET_STREAMS": "kline_1m,kline_1M,kline_4H,markPrice"}
+    assert Settings.from_env(env).market_kinds() == ("kline_1m", "kline_1M", "kline_4h", "mark_price")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from fleet.core.errors import SettingsError
 from fleet.core.events import Depth, Kline, Liquidation, MarketRecord, MarkPrice, Ticker, Trade
 from fleet.core.exchange import Hosts, MarketKind, Topic
 
@@ -26,6 +27,7 @@ BOOK_LEVELS = 50  # 20 ms; 200 and 1000 come slower and change more
 
 FIRST_S = 10.0  # tickers and books begin with a snapshot (4.2, 4.3)
 BEGINS = frozenset({"ticker", "mark_price", "book_ticker", "depth"})
+TRADED_S = 10.0  # trades come at once (4.4), and a candle whose volume grows says that there are any
 
 # kind -> topic without the symbol, longest believable silence in s on derivatives and on spot.
 # orderbook.1 is sent again every 3 s even when nothing changes (4.3): the canary. A derivative's ticker moves with its mark
@@ -47,19 +49,24 @@ NOT_SPOT = frozenset({"mark_price", "liquidation"})
 
 def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
     """One topic per symbol and kind, but one for ticker and mark price together. Kinds that a category does not have, and
-    those not in KINDS, are left out."""
+    those not in KINDS, are left out. Raises SettingsError for a category that is not streamed."""
     found: dict[tuple[str, str], Topic] = {}
     for given in symbols:
         category, _, symbol = given.rpartition("/")
         category = category.lower() or DEFAULT_CATEGORY
+        if category not in CATEGORIES or not symbol:
+            raise SettingsError(
+                f"FLEET_MARKET_SYMBOLS: bybit:{given} is not SYMBOL or category/SYMBOL; categories: {', '.join(CATEGORIES)}"
+            )
         for kind in kinds:
-            if kind not in _KINDS or category not in CATEGORIES or (category == "spot" and kind in NOT_SPOT):
+            if kind not in _KINDS or (category == "spot" and kind in NOT_SPOT):
                 continue
             stem, derivative_s, spot_s = _KINDS[kind]
             path, name = f"/v5/public/{category}", f"{stem}.{symbol.upper()}"
             expect_s = spot_s if category == "spot" else derivative_s
             first_s = FIRST_S if kind in BEGINS else None
-            topic = Topic(name, path, kind, symbol.upper(), expect_s, category, first_s=first_s)
+            traded_s = TRADED_S if kind == "trade" else None  # a candle may be pushed each minute only (4.1)
+            topic = Topic(name, path, kind, symbol.upper(), expect_s, category, first_s, traded_s)
             found.setdefault((path, name), topic)
     return list(found.values())
 
