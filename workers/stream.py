@@ -546,4 +546,5 @@ class AccountStream:
         if self._loaded:
             streams = self._worker.metrics.streams
             streams(self._exchange.exchange, str(before)).dec()
-            streams(self._exchange.exchange, str(state)).inc()
+            if state is not StreamState.STOPPED:  # the end: nobody would take it off the count again
+                streams(self._exchange.exchange, str(state)).inc()

@@ -395,6 +395,17 @@ def test_what_kafka_did_not_take_by_the_end_is_left_to_the_next_owner(
     assert bench.stream.progress.mark.filled_qty("BTCUSDT", "1") == 0, "the watermark did not move"
 
 
+def test_a_stream_that_has_ended_is_counted_nowhere(bench: Bench) -> None:
+    """Streams end with each move. Counted as stopped for good, they would soon outnumber those that run, and a rule about the
+    share of streams that are not live would never speak again."""
+    bench.live()
+    bench.stream.stop()
+    assert bench.stream.join(10.0)
+    text = bench.metrics.render().decode().splitlines()
+    counted = [line for line in text if line.startswith(("fleet_streams{", "prometheus_userdata_connections{"))]
+    assert counted and all(line.endswith(" 0.0") for line in counted), counted
+
+
 def test_a_long_outage_suspends_the_stream_and_never_ends_it(bench: Bench) -> None:
     bench.live()
     bench.stream.patience = Patience(breaker=Breaker(threshold=2, cool_down_s=1.0))
