@@ -178,7 +178,9 @@ class Producer:
                     raise kafka_errors.KafkaError("given back")
                 future = self._kafka.send(topic, value=value, key=key, headers=headers, partition=partition)
         except (kafka_errors.KafkaError, ValueError, TypeError, AssertionError) as error:
-            refused = isinstance(error, (ValueError, TypeError))
+            refused = isinstance(error, TypeError)
+            if isinstance(error, ValueError):  # the topic, or this partition of it, is gone from what the client knows
+                self._partitions.pop((topic, key), None)
             self._leave(entry, size)
             done(_chained(RecordRefused(f"{topic}: {error}") if refused else self._failed(topic, error), error))
             return

@@ -65,3 +65,32 @@ def test_a_record_that_is_given_back_costs_the_others_no_connection(monkeypatch:
     producer.send("t", b"k", b"new", [], told.append)
     assert Library.written == [b"new"] and len(made) == 1
     assert isinstance(told[0], StoreUnavailable)
+
+
+def test_a_topic_that_lost_a_partition_costs_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library calls that a wrong value, also where its metadata has just been exchanged under it: a fill would be given up."""
+
+    class Shrunk(Library):
+        count = 12
+
+        def partitions_for(self, topic: str) -> set[int]:
+            return set(range(self.count))
+
+        def send(self, topic: str, *, value: bytes, **where: Any) -> Any:
+            if where["partition"] >= self.count:
+                raise ValueError(f"Unrecognized partition {where['partition']} for topic {topic}")
+            return super().send(topic, value=value, **where)
+
+    monkeypatch.setattr(kafka_io, "KafkaProducer", Shrunk)
+    Library.written = []
+    producer = Producer("nowhere:9", "test").prepare(["t"])
+    told: list[Exception | None] = []
+    keys = [b"account%d" % n for n in range(20)]
+    for key in keys:
+        producer.send("t", key, b"first", [], told.append)
+    monkeypatch.setattr(Shrunk, "count", 1)
+    for _ in range(2):
+        for key in keys:
+            producer.send("t", key, key, [], told.append)
+    assert set(keys) <= set(Library.written)
+    assert told and all(isinstance(error, StoreUnavailable) for error in told)
