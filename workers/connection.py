@@ -47,6 +47,7 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 CONNECT_TIMEOUT_S = 4.0  # per address
 SEND_TIMEOUT_S = 5.0
 CLOSE_WAIT_S = 1.0
+LONGEST_BAN_S = 3 * 86_400.0  # Binance's; a proxy may tell anything
 SLICE_S = 0.2  # a dial looks this often whether it was cancelled
 
 _names = Names()
@@ -421,11 +422,11 @@ def _refusal(reply: bytes) -> DialRefused | None:
 
 
 def _retry_after_s(text: str) -> float:
-    """`Retry-After` as seconds from now: a number or an HTTP date; 0.0 for neither."""
+    """`Retry-After` as seconds from now: a number or an HTTP date; 0.0 for neither, and no more than exchanges ban for."""
     if text.replace(".", "", 1).isdigit():
-        return float(text)
+        return min(float(text), LONGEST_BAN_S)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), LONGEST_BAN_S)
     except (TypeError, ValueError):
         return 0.0
 

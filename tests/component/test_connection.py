@@ -425,3 +425,12 @@ def test_a_name_that_does_not_exist_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(ConnectionFailed, match=r"cannot resolve nowhere.test: Name or service not known"):
         Connection.open("ws://nowhere.test/")
+
+
+@pytest.mark.parametrize("told", ["9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_retry_after_without_sense_does_not_stop_dials_for_ever(serve: Callable[..., RawServer], told: str) -> None:
+    reply = f"HTTP/1.1 429 x\r\nRetry-After: {told}\r\n\r\n".encode()
+    server = serve(lambda sock: (sock.recv(4096), sock.sendall(reply)))
+    with pytest.raises(DialRefused) as refused:
+        Connection.open(f"ws://127.0.0.1:{server.port}/")
+    assert refused.value.retry_after_s == 3 * 86_400
