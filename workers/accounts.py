@@ -55,6 +55,10 @@ class Accounts:
         self._live = live
         self._thread.start()
 
+    def alive(self) -> bool:
+        """False = the thread that saves watermarks died of something unforeseen: the process should end."""
+        return self._thread.is_alive()
+
     def join(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
 

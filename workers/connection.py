@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import websocket
@@ -36,6 +37,7 @@ from fleet.core.frames import (
     close_payload,
     encode_frame,
 )
+from fleet.runtime.deadline import Names
 from fleet.runtime.http import trust
 
 USER_AGENT = "streamfleet"
@@ -45,7 +47,10 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 CONNECT_TIMEOUT_S = 4.0  # per address
 SEND_TIMEOUT_S = 5.0
 CLOSE_WAIT_S = 1.0
+LONGEST_BAN_S = 3 * 86_400.0  # Binance's; a proxy may tell anything
 SLICE_S = 0.2  # a dial looks this often whether it was cancelled
+
+_names = Names()
 
 
 class _Patience:
@@ -313,12 +318,8 @@ class Connection:
 
 def _dial(host: str, port: int, source_ip: str | None, patience: _Patience) -> socket.socket:
     """TCP socket to the first address that answers. Raises ConnectionFailed with the last address's reason."""
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConnectionFailed(f"cannot resolve {host}: {_kind(error)}") from error
     reason = "no address"
-    for family, kind, protocol, _, address in addresses:
+    for family, kind, protocol, _, address in _resolved(host, port, patience):
         sock = socket.socket(family, kind, protocol)
         try:
             _tune(sock)
@@ -337,6 +338,24 @@ def _dial(host: str, port: int, source_ip: str | None, patience: _Patience) -> s
             sock.close()
             raise
     raise ConnectionFailed(f"cannot connect to {host}:{port}: {reason}")
+
+
+def _resolved(host: str, port: int, patience: _Patience) -> list[Any]:
+    """What getaddrinfo says. That takes as long as it likes, and no signal ends it: a thread waits for it, not the dial, which
+    may be a stream's that is to stop. Raises ConnectionFailed."""
+    while True:
+        try:
+            addresses = _names.addresses(host, patience.slice_s())
+        except TimeoutError:
+            continue
+        except OSError as error:
+            raise ConnectionFailed(f"cannot resolve {host}: {_kind(error)}") from error
+        numeric = socket.AI_NUMERICHOST
+        return [
+            one
+            for address in addresses
+            for one in socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=numeric)
+        ]
 
 
 def _wrap(sock: socket.socket, tls: ssl.SSLContext, host: str, patience: _Patience) -> ssl.SSLSocket:
@@ -403,11 +422,11 @@ def _refusal(reply: bytes) -> DialRefused | None:
 
 
 def _retry_after_s(text: str) -> float:
-    """`Retry-After` as seconds from now: a number or an HTTP date; 0.0 for neither."""
+    """`Retry-After` as seconds from now: a number or an HTTP date; 0.0 for neither, and no more than exchanges ban for."""
     if text.replace(".", "", 1).isdigit():
-        return float(text)
+        return min(float(text), LONGEST_BAN_S)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), LONGEST_BAN_S)
     except (TypeError, ValueError):
         return 0.0
 

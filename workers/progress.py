@@ -306,12 +306,13 @@ class Progress:
         with self._lock:
             return msgspec.json.encode(self.mark).decode()
 
-    def note_alive(self) -> None:
-        """The stream is alive now and no gap is open: what a later owner may take as the last proven-alive instant."""
+    def note_alive(self, at_ms: int = 0) -> None:
+        """The stream was alive at `at_ms` (0 = is now) and no gap is open: what a later owner may take as the last proven-alive
+        instant."""
         with self._lock:
             self.tell()
             if not self.gaps and not self.overflowed and self.mark.base is not None:
-                self.mark.alive_ms = int(time.time() * 1000)
+                self.mark.alive_ms = at_ms or int(time.time() * 1000)
                 self.dirty = True
 
     # ── gaps and stream events ───────────────────────────────────────────────────────────────────────────────────

@@ -111,6 +111,10 @@ class Publisher:
             thread.start()
         return self
 
+    def alive(self) -> bool:
+        """False = a thread died of something unforeseen, and nothing is published any more: the process should end."""
+        return all(thread.is_alive() for thread in self._threads)
+
     # ── for account threads ──────────────────────────────────────────────────────────────────────────────────────
     def offer(
         self,

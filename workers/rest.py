@@ -83,10 +83,15 @@ class VenueRest:
     def _sync(self) -> None:
         """One question for the time. An answer that is none leaves the offset as it is, for half a minute."""
         self._synced_s = time.monotonic() - CLOCK_AGE_S + CLOCK_RETRY_S
+        if self._permits.take("weight", self._host, self._egress_ip, 0.0, self.exchange.limits.weight) > 0.0:
+            return  # it wants to be left alone
         before_ms = _boot_ms()
         try:
             reply = self._exchange_of(self.exchange.clock, None)
-            if self.exchange.classify(reply).outcome is not Outcome.OK:
+            verdict = self.exchange.classify(reply)
+            if verdict.outcome is Outcome.RATE:
+                self._permits.block("weight", self._host, self._egress_ip, verdict.wait_s or RATE_WAIT_S)
+            if verdict.outcome is not Outcome.OK:
                 return
             server_ms = self.exchange.clock_ms(reply)
         except (FleetError, ValueError, LookupError):

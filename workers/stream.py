@@ -514,6 +514,7 @@ class AccountStream:
         if not self._loaded:
             return
         self._move(StreamState.DRAINING)
+        until_ms = int(time.time() * 1000)
         self._close_socket()
         self._cancel_reads()
         if self.progress.holding:
@@ -522,7 +523,7 @@ class AccountStream:
         while not self.progress.flushed() and time.monotonic() < deadline_s:
             time.sleep(0.01)
         if self.progress.flushed():
-            self.progress.note_alive()
+            self.progress.note_alive(until_ms)
         else:
             self.progress.revoke()
             self._worker.publisher.recall()
@@ -546,4 +547,5 @@ class AccountStream:
         if self._loaded:
             streams = self._worker.metrics.streams
             streams(self._exchange.exchange, str(before)).dec()
-            streams(self._exchange.exchange, str(state)).inc()
+            if state is not StreamState.STOPPED:  # the end: nobody would take it off the count again
+                streams(self._exchange.exchange, str(state)).inc()

@@ -165,13 +165,13 @@ class UserData:
         broken = False
         while not broken and not stop.wait(1.0):
             self.metrics.buffer_bytes().set(self.publisher.pending_bytes())
-            broken = not (self.heartbeat.alive() and self.inbox.alive())
+            broken = not all(part.alive() for part in (self.heartbeat, self.inbox, self.publisher, self.accounts))
             self.rotation.tick()
             if time.monotonic() - sweep_s >= self.settings.health_check_interval_s:
                 sweep_s = time.monotonic()
                 self.health.sweep()
         if broken:
-            self.log.error("a thread of the control path has died: starting over", action="broken")
+            self.log.error("a thread that everything needs has died: starting over", action="broken")
         failed = self._shut_down()
         close_metrics()
         return 1 if failed or broken else 0

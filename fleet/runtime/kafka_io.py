@@ -46,11 +46,10 @@ DEFAULT_PARTITIONS = 12
 logging.getLogger("kafka").propagate = False
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
+# Not "invalid" ones: so Kafka calls records that this machine's clock dates over an hour ahead of it. The clock can be set.
 _REFUSED = (
     kafka_errors.MessageSizeTooLargeError,
     kafka_errors.RecordListTooLargeError,
-    kafka_errors.InvalidRecordError,
-    kafka_errors.InvalidTimestampError,
 )
 _FATAL = (  # the KafkaProducer that raised one of these never works again
     kafka_errors.ProducerFencedError,
@@ -65,7 +64,7 @@ _FATAL = (  # the KafkaProducer that raised one of these never works again
 
 
 class RecordRefused(FleetError):
-    """Kafka will never accept this record (too large, malformed)."""
+    """Kafka will never accept this record (too large)."""
 
 
 class KafkaRecord(NamedTuple):
@@ -124,6 +123,7 @@ class Producer:
         self._max_pending_bytes = max_pending_bytes
         self._kafka: Any = None
         self._broken = False  # set by the sender thread: make a new KafkaProducer before the next send
+        self._dead: object = None  # the last KafkaProducer that met an error which it does not survive
         self._partitions: dict[tuple[str, bytes], int] = {}
         self._missing_until: dict[str, float] = {}  # topic -> time.monotonic() before which it is not asked for again
         self._closed = False
@@ -176,14 +176,17 @@ class Producer:
                     raise kafka_errors.IllegalStateError("aborted")
                 if not valid():
                     raise kafka_errors.KafkaError("given back")
-                future = self._kafka.send(topic, value=value, key=key, headers=headers, partition=partition)
+                kafka = self._kafka
+                future = kafka.send(topic, value=value, key=key, headers=headers, partition=partition)
         except (kafka_errors.KafkaError, ValueError, TypeError, AssertionError) as error:
-            refused = isinstance(error, (ValueError, TypeError))
+            refused = isinstance(error, TypeError)
+            if isinstance(error, ValueError):  # the topic, or this partition of it, is gone from what the client knows
+                self._partitions.pop((topic, key), None)
             self._leave(entry, size)
             done(_chained(RecordRefused(f"{topic}: {error}") if refused else self._failed(topic, error), error))
             return
         future.add_callback(self._acknowledged, entry, size, done)
-        future.add_errback(self._not_acknowledged, entry, size, done, topic)
+        future.add_errback(self._not_acknowledged, entry, size, done, topic, kafka)
 
     def pending(self) -> int:
         """Records accepted and neither acknowledged nor reported failed."""
@@ -307,10 +310,17 @@ class Producer:
         done(None)
 
     def _not_acknowledged(
-        self, entry: int, size: int, done: Done, topic: str, error: Exception
+        self, entry: int, size: int, done: Done, topic: str, kafka: object, error: Exception
     ) -> None:  # sender thread
+        """An idempotent KafkaProducer that met an error which it may not repeat the batch after never works again: it reports
+        that error of every other record too, as if those were to blame."""
         self._leave(entry, size)
-        done(_chained(self._failed(topic, error), error))
+        if kafka is self._dead:
+            done(_chained(StoreUnavailable(f"{topic}: {type(error).__name__} before"), error))
+            return
+        if not isinstance(error, kafka_errors.RetriableError):
+            self._dead, self._broken = kafka, self._broken or kafka is self._kafka
+        done(_chained(_translate(error, topic), error))
 
     def _failed(self, topic: str, error: BaseException) -> FleetError:
         if isinstance(error, _FATAL):

@@ -396,3 +396,41 @@ def test_a_broken_interpreter_and_a_broken_ca_file_are_settings_errors(
     monkeypatch.setattr("workers.connection.sys.version_info", (3, 13, 6, "final", 0))
     with pytest.raises(SettingsError, match=r"3\.13\.6"):
         tls_context("")
+
+
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+def test_a_resolver_that_does_not_answer_keeps_no_dial(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is told to stop is to be released within 30 s; three silent name servers take that long, or longer."""
+    answered = threading.Event()
+
+    def silent(*_: object, **__: object) -> list[object]:
+        answered.wait(10.0)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    began_s = time.monotonic()
+    try:
+        with pytest.raises(ConnectionFailed, match=how):
+            cancelled = how == "cancelled"
+            Connection.open("ws://exchange.test/", timeout_s=0.5, cancelled=lambda: cancelled)
+        assert time.monotonic() - began_s < 1.5
+    finally:
+        answered.set()
+
+
+def test_a_name_that_does_not_exist_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ConnectionFailed, match=r"cannot resolve nowhere.test: Name or service not known"):
+        Connection.open("ws://nowhere.test/")
+
+
+@pytest.mark.parametrize("told", ["9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_retry_after_without_sense_does_not_stop_dials_for_ever(serve: Callable[..., RawServer], told: str) -> None:
+    reply = f"HTTP/1.1 429 x\r\nRetry-After: {told}\r\n\r\n".encode()
+    server = serve(lambda sock: (sock.recv(4096), sock.sendall(reply)))
+    with pytest.raises(DialRefused) as refused:
+        Connection.open(f"ws://127.0.0.1:{server.port}/")
+    assert refused.value.retry_after_s == 3 * 86_400

@@ -395,6 +395,32 @@ def test_what_kafka_did_not_take_by_the_end_is_left_to_the_next_owner(
     assert bench.stream.progress.mark.filled_qty("BTCUSDT", "1") == 0, "the watermark did not move"
 
 
+def test_a_stream_that_ends_was_alive_until_its_socket_closed_and_not_until_kafka_had_everything(bench: Bench) -> None:
+    """The next owner's gap begins there: it has to hold what happens meanwhile."""
+    bench.live()
+    until(lambda: bench.stream.progress.gap is None and bench.stream.progress.flushed(), 10.0)
+    bench.kafka.away = True
+    bench.order()
+    until(lambda: len(bench.kafka.kept) >= 1, 5.0, "records that wait at the client")
+    bench.stream.stop()
+    stopped_ms = int(time.time() * 1000)
+    time.sleep(1.5)
+    bench.kafka.come_back()
+    assert bench.stream.join(5.0) and bench.stream.progress.flushed()
+    assert bench.stream.progress.mark.alive_ms <= stopped_ms + 200
+
+
+def test_a_stream_that_has_ended_is_counted_nowhere(bench: Bench) -> None:
+    """Streams end with each move. Counted as stopped for good, they would soon outnumber those that run, and a rule about the
+    share of streams that are not live would never speak again."""
+    bench.live()
+    bench.stream.stop()
+    assert bench.stream.join(10.0)
+    text = bench.metrics.render().decode().splitlines()
+    counted = [line for line in text if line.startswith(("fleet_streams{", "prometheus_userdata_connections{"))]
+    assert counted and all(line.endswith(" 0.0") for line in counted), counted
+
+
 def test_a_long_outage_suspends_the_stream_and_never_ends_it(bench: Bench) -> None:
     bench.live()
     bench.stream.patience = Patience(breaker=Breaker(threshold=2, cool_down_s=1.0))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from kafka import KafkaAdminClient
 from kafka.errors import OutOfOrderSequenceNumberError
+from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from fleet.core.errors import StoreUnavailable
 from fleet.core.names import MARKET_TOPICS, TOPIC_STREAMS, USER_TOPICS
@@ -275,4 +278,49 @@ def test_abort_fails_what_is_pending_and_sending_goes_on(own_broker: Kafka) -> N
     assert len(results.failed()) == 19
     producer.send(TOPIC, b"k", b"20", [], results.done(20))
     assert producer.flush(10) and results.of[20] is None
+    producer.close(5)
+
+
+def test_a_clock_that_is_hours_ahead_costs_no_record(
+    services: SharedServices, bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka takes no record that is dated over an hour ahead of it. Sent again once the clock is right, it does."""
+    if services.kafka.kind != "kafka":
+        pytest.skip("Tansu takes any time")
+    results, producer, right = Results(), Producer(bootstrap, "test"), DefaultRecordBatchBuilder.append.__defaults__
+    wrong = tuple((lambda: time.time() + 7200) if value is time.time else value for value in right)
+    monkeypatch.setattr(DefaultRecordBatchBuilder.append, "__defaults__", wrong)
+    for n in range(5):
+        producer.send(TOPIC, b"clock", b"%d" % n, [], results.done(n))
+    assert producer.flush(10)
+    assert len(results.failed()) == 5 and all(isinstance(e, StoreUnavailable) for e in results.failed()), results.of
+    monkeypatch.setattr(DefaultRecordBatchBuilder.append, "__defaults__", right)
+    again = Results()
+    for n in range(5):
+        producer.send(TOPIC, b"clock", b"%d" % n, [], again.done(n))
+    assert producer.flush(10) and len(again.of) == 5 and not again.failed()
+    producer.close(5)
+
+
+def test_a_record_that_only_its_topic_finds_too_large_costs_no_other(services: SharedServices, bootstrap: str) -> None:
+    """A limit of the topic's own, below ours: the client reaches it at the broker, and does not survive that."""
+    if services.kafka.kind != "kafka":
+        pytest.skip("Tansu has no such limit")
+    admin, topic = KafkaAdminClient(bootstrap_servers=bootstrap), f"small.{uuid.uuid4().hex[:8]}"
+    admin.create_topics(
+        {topic: {"num_partitions": 1, "replication_factor": 1, "configs": {"max.message.bytes": "2000"}}}
+    )
+    admin.wait_for_topics([topic])
+    admin.close()
+    results, producer = Results(), Producer(bootstrap, "test")
+    producer.send(topic, b"k", os.urandom(5_000), [], results.done(0))
+    for n in range(1, 20):
+        producer.send(TOPIC, b"k", b"%d" % n, [], results.done(n))
+        time.sleep(0.02)
+    assert producer.flush(10)
+    refused = [n for n, error in results.of.items() if isinstance(error, RecordRefused)]
+    assert refused == [0], results.of
+    again = Results()
+    producer.send(TOPIC, b"k", b"again", [], again.done(0))
+    assert producer.flush(10) and again.of == {0: None}
     producer.close(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kafka import errors as kafka_errors
 
 from fleet.core.errors import StoreUnavailable
 from fleet.runtime import kafka_io
@@ -65,3 +66,65 @@ def test_a_record_that_is_given_back_costs_the_others_no_connection(monkeypatch:
     producer.send("t", b"k", b"new", [], told.append)
     assert Library.written == [b"new"] and len(made) == 1
     assert isinstance(told[0], StoreUnavailable)
+
+
+def test_a_topic_that_lost_a_partition_costs_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library calls that a wrong value, also where its metadata has just been exchanged under it: a fill would be given up."""
+
+    class Shrunk(Library):
+        count = 12
+
+        def partitions_for(self, topic: str) -> set[int]:
+            return set(range(self.count))
+
+        def send(self, topic: str, *, value: bytes, **where: Any) -> Any:
+            if where["partition"] >= self.count:
+                raise ValueError(f"Unrecognized partition {where['partition']} for topic {topic}")
+            return super().send(topic, value=value, **where)
+
+    monkeypatch.setattr(kafka_io, "KafkaProducer", Shrunk)
+    Library.written = []
+    producer = Producer("nowhere:9", "test").prepare(["t"])
+    told: list[Exception | None] = []
+    keys = [b"account%d" % n for n in range(20)]
+    for key in keys:
+        producer.send("t", key, b"first", [], told.append)
+    monkeypatch.setattr(Shrunk, "count", 1)
+    for _ in range(2):
+        for key in keys:
+            producer.send("t", key, key, [], told.append)
+    assert set(keys) <= set(Library.written)
+    assert told and all(isinstance(error, StoreUnavailable) for error in told)
+
+
+def test_what_a_client_says_of_others_after_its_own_end_is_no_verdict_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One record was too large for the topic. The library then reports the same of each that waited behind it, and of any later
+    one: every fill of the worker would have been given up as too large."""
+
+    class Told(Library):
+        def __init__(self, **config: Any) -> None:
+            super().__init__(**config)
+            self.reports: list[Any] = []
+            clients.append(self)
+
+        def add_errback(self, *told: Any) -> None:
+            self.reports.append(told)
+
+    clients: list[Any] = []
+    monkeypatch.setattr(kafka_io, "KafkaProducer", Told)
+    monkeypatch.setattr(Producer, "_drop", lambda self, timeout_s: None)
+    Library.written = []
+    producer = Producer("nowhere:9", "test")
+    told: dict[bytes, Exception | None] = {}
+    for value in (b"large", b"fill1", b"fill2"):
+        producer.send("t", b"k", value, [], lambda error, value=value: told.__setitem__(value, error))
+    (old,) = clients
+    for call, *values in old.reports[:2]:
+        call(*values, kafka_errors.MessageSizeTooLargeError())
+    producer.send("t", b"k", b"fill3", [], lambda error: None)
+    call, *values = old.reports[2]
+    call(*values, kafka_errors.MessageSizeTooLargeError())  # late
+    assert isinstance(told[b"large"], kafka_io.RecordRefused)
+    assert isinstance(told[b"fill1"], StoreUnavailable) and isinstance(told[b"fill2"], StoreUnavailable)
+    producer.send("t", b"k", b"fill4", [], lambda error: None)
+    assert len(clients) == 2, "a new client, once"

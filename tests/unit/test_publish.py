@@ -165,6 +165,24 @@ def test_a_record_that_waits_for_a_new_connection_does_not_overtake_what_failed_
     assert kafka.sent == [b"1", b"2"]
 
 
+@pytest.mark.parametrize("where", ["sending", "acknowledging"])
+def test_a_thread_that_dies_of_something_unforeseen_shows(
+    parts: tuple[Publisher, FakeKafka, Lease], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends then and is started anew; else it would beat on, and publish nothing."""
+    publisher, kafka, _ = parts
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+    def unforeseen() -> None:
+        raise RuntimeError("can't start new thread")
+
+    assert publisher.alive()
+    if where == "sending":
+        kafka.connecting = unforeseen
+    offer(publisher, b"x", unforeseen)
+    until(lambda: not publisher.alive())
+
+
 def test_a_record_refused_for_good_is_told(parts: tuple[Publisher, FakeKafka, Lease]) -> None:
     publisher, kafka, _ = parts
     kafka.fail = {b"never": FleetError("too large")}

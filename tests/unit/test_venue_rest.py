@@ -83,3 +83,24 @@ def test_who_does_not_wait_for_a_permit_is_told_at_once() -> None:
     with pytest.raises(NoPermit):
         venue.call(exchanges()["binance_usdm"].clock, None, patient=False)
     assert server.asked == 0
+
+
+def test_nobody_asks_for_the_time_while_the_exchange_wants_to_be_left_alone() -> None:
+    """Whoever goes on calling is banned for longer, for three days in the end."""
+    venue, server, permits = rest()
+    permits.wait_s = 60.0
+    venue.now_ms()
+    venue.resync()
+    assert server.asked == 0
+    permits.wait_s = 0.0
+    venue.resync()
+    assert server.asked == 1
+
+
+def test_a_question_for_the_time_that_is_refused_blocks_the_fleet_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue, server, permits = rest()
+    blocked: list[float] = []
+    monkeypatch.setattr(permits, "block", lambda kind, exchange, ip, seconds: blocked.append(seconds))
+    monkeypatch.setattr(server, "send", lambda request: HttpReply(418, {"retry-after": "120"}, b"{}"))
+    venue.now_ms()
+    assert blocked == [120.0]
