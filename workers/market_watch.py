@@ -20,7 +20,7 @@ LEARN_SPAN_S = 10.0  # this long, before a rhythm is believed
 RHYTHM_S = 2.0  # longest silence so far for a topic to count as ticking every second
 LEARNED_LIMIT_S = 10.0
 MAX_LIMIT_S = 600.0
-TRADES = 10  # of a symbol that a topic let pass without a word: more than chance
+TRADES = 10  # of a symbol that one topic told while another said nothing: more than chance (one trade changes many candles)
 PATIENT = 10  # strikes that make any limit MAX_LIMIT_S
 
 
@@ -36,14 +36,15 @@ class _Topic:
     def restart(self, now_s: float, *, begun: bool) -> None:
         self.begun = begun  # something of it came on this socket
         self.born_s = self.last_s = now_s
-        self.count = self.missed = 0  # missed: trades of its symbol that others told since its last event
+        self.count = 0
+        self.missed: dict[str, int] = {}  # by topic: trades of its symbol that this one told since its last event
         self.longest_s = 0.0
 
     def limit_s(self, now_s: float) -> float | None:
         limit = self.topic.expect_s
         if not self.begun and self.topic.first_s is not None:
             limit = min(limit or self.topic.first_s, self.topic.first_s)
-        traded = self.missed >= TRADES and (limit is None or not self.begun)
+        traded = (limit is None or not self.begun) and max(self.missed.values(), default=0) >= TRADES
         if traded and self.topic.traded_s is not None:
             limit = min(limit or self.topic.traded_s, self.topic.traded_s)
         if (
@@ -77,7 +78,7 @@ class TopicWatch:
         """Topic `name` showed that `symbol` traded."""
         for topic in self._trading.get(symbol, ()):
             if topic.topic.name != name:
-                topic.missed += 1
+                topic.missed[name] = topic.missed.get(name, 0) + 1
 
     def note(self, name: str, now_s: float, *, first: bool = False) -> None:
         """An event of topic `name` came; `first` on its socket: where each subscription begins with one it does not prove that the
@@ -89,7 +90,8 @@ class TopicWatch:
                 topic.longest_s = silence_s
             topic.last_s = now_s
             topic.count += 1
-            topic.begun, topic.missed = True, 0
+            topic.begun = True
+            topic.missed.clear()
             if topic.strikes and not (first and topic.topic.first_s is not None):
                 topic.strikes = 0
                 topic.steady = topic.steady and now_s - topic.born_s <= RHYTHM_S

@@ -224,3 +224,19 @@ def test_trades_that_stop_while_the_candle_goes_on_are_missed() -> None:
         watch.note(candle, now_s)
         watch.traded(candle, "AUSDT")
     assert watch.stalled(now_s) == [trade]
+
+
+@pytest.mark.parametrize(("venue", "symbol"), [("binance_usdm", "AUSDT"), ("binance_spot", "AUSDT"), ("bybit", "AUSDT")])
+def test_one_trade_that_changes_the_candles_of_many_intervals_is_one(venue: str, symbol: str) -> None:
+    """A thin symbol of more than nine intervals had its socket replaced after each trade."""
+    market = exchanges()[venue].market_data
+    topics = market.topics([symbol], [k for k in market.kinds if k == "trade" or k.startswith("kline_")])
+    watch, trade = TopicWatch(topics, 0.0), next(t.name for t in topics if t.kind == "trade")
+    candles = [t.name for t in topics if t.kind != "trade"]
+    assert len(candles) > TRADES
+    watch.note(trade, 1.0)
+    watch.traded(trade, symbol)
+    for name in candles:
+        watch.note(name, 1.5)
+        watch.traded(name, symbol)
+    assert watch.stalled(20.0) == []
