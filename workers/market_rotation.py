@@ -15,7 +15,7 @@ from workers.market_feed import MarketFeed
 from workers.market_socket import MarketSocket
 
 PROVE_S = 10.0  # a new socket has this long to send what the old one sends
-SLACK_S = 1.0  # what the old one says is looked for on the new one this much longer
+SLACK_S = 1.0  # what the old one says counts from so long after the new one's subscription, and is looked for this much longer
 READ_S = 0.02
 DRAIN_S = 0.5
 
@@ -49,19 +49,22 @@ def _until_proven(
     deadline_s = time.monotonic() + PROVE_S
     wanted = {t.name for t in topics if t.expect_s is not None and t.name in old.topics_seen} - stalled
     old_alive = True
-    heard: set[str] = set()  # on the old one, since the new one is subscribed
+    heard: set[str] = set()  # on the old one, while the new one should have told it too
+    heard_from_s: float | None = None  # what comes before may have been on its way when the new one subscribed
     while time.monotonic() < deadline_s and not stop.is_set():
         if old_alive:
             try:
                 events = old.step(READ_S)
                 feed.take(events, old)
-                if new.subscribed and time.monotonic() < deadline_s - SLACK_S:
+                if heard_from_s is not None and heard_from_s <= time.monotonic() < deadline_s - SLACK_S:
                     heard.update(map(feed.topic_of, events))
             except ConnectionFailed:
                 old_alive = False
                 if not new.subscribed:
                     feed.backfill.disconnected()  # in between nobody listens
         feed.take(new.step(READ_S), new)
+        if new.subscribed and heard_from_s is None:
+            heard_from_s = time.monotonic() + SLACK_S
         feed.settle()
         if new.subscribed and wanted <= new.topics_seen:
             return

@@ -20,7 +20,7 @@ LEARN_SPAN_S = 10.0  # this long, before a rhythm is believed
 RHYTHM_S = 2.0  # longest silence so far for a topic to count as ticking every second
 LEARNED_LIMIT_S = 10.0
 MAX_LIMIT_S = 600.0
-TRADES = 10  # of a symbol that one topic told while another said nothing: more than chance (one trade changes many candles)
+TRADES = 10  # of a symbol that one topic told and another let pass without a word: more than chance
 PATIENT = 10  # strikes that make any limit MAX_LIMIT_S
 
 

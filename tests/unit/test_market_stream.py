@@ -189,6 +189,18 @@ def test_a_new_socket_that_says_nothing_does_not_replace_one_that_speaks(monkeyp
     assert len(out.events) > 20
 
 
+def test_what_was_on_its_way_when_the_new_socket_subscribed_does_not_keep_it_from_taking_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thin symbol's candle that only the old one told, and then nothing happened: with hundreds of them no rotation came off."""
+    monkeypatch.setattr(market_rotation, "PROVE_S", 0.5)
+    monkeypatch.setattr(market_rotation, "SLACK_S", 0.1)
+    lane, _, _ = stream("bybit", "kline_1m", Dialer(), threading.Event())
+    old = Socket([], [], [candle(2, "2")])
+    lane.feed.take([candle(1, "1")], old)  # type: ignore[arg-type]
+    overlap(lane.feed, old, Socket(subscribed=1), lane.lane.topics, frozenset(), threading.Event())  # type: ignore[arg-type]
+
+
 def test_books_of_bybit_spot_that_break_together_are_subscribed_anew_in_requests_it_takes() -> None:
     """More than ten arguments are refused as a whole: the books stayed invalid until the socket was replaced."""
     venue = exchanges()["bybit"]

@@ -226,7 +226,9 @@ def test_trades_that_stop_while_the_candle_goes_on_are_missed() -> None:
     assert watch.stalled(now_s) == [trade]
 
 
-@pytest.mark.parametrize(("venue", "symbol"), [("binance_usdm", "AUSDT"), ("binance_spot", "AUSDT"), ("bybit", "AUSDT")])
+@pytest.mark.parametrize(
+    ("venue", "symbol"), [("binance_usdm", "AUSDT"), ("binance_spot", "AUSDT"), ("bybit", "AUSDT")]
+)
 def test_one_trade_that_changes_the_candles_of_many_intervals_is_one(venue: str, symbol: str) -> None:
     """A thin symbol of more than nine intervals had its socket replaced after each trade."""
     market = exchanges()[venue].market_data
