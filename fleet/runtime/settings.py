@@ -259,11 +259,11 @@ class Settings:
         kinds: list[str] = []
         for entry in self.market_streams:
             word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", entry).lower()
-            if re.fullmatch(r"kline_\d+M", entry):  # months; every other word is taken in any case
-                word = entry
             kind = KIND_WORDS.get(word, word)
-            if kind.startswith("kline_") and entry.endswith("M"):
-                kind = f"{kind[:-1]}M"  # the one letter whose case matters: months, not minutes
+            if kind.startswith("kline_") and entry.endswith("M") and not entry.isupper():
+                kind = (
+                    f"{kind[:-1]}M"  # the one letter whose case matters, in a word that has both: months, not minutes
+                )
             if not re.fullmatch(r"kline_\d+[smhdwM]", kind, re.IGNORECASE) and kind not in MARKET_KINDS:
                 raise SettingsError(
                     f"FLEET_MARKET_STREAMS: unknown kind {entry!r}; known: kline_<interval>, {', '.join(MARKET_KINDS)}"

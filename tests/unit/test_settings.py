@@ -92,6 +92,8 @@ def test_an_address_that_is_named_twice_is_one() -> None:
 def test_a_candle_of_a_month_is_not_one_of_a_minute() -> None:
     settings = Settings.from_env({"FLEET_MARKET_STREAMS": "kline_1M,Kline_1H,kline_1m,aggTrade"})
     assert settings.market_kinds() == ("kline_1M", "kline_1h", "kline_1m", "trade")
+    shouted = Settings.from_env({"FLEET_MARKET_STREAMS": "KLINE_15M,TRADE"})
+    assert shouted.market_kinds() == ("kline_15m", "trade"), "nobody means fifteen months"
 
 
 def test_quotes_around_a_value_of_an_env_file_are_not_part_of_it_and_others_are(tmp_path: Path) -> None:
