@@ -527,3 +527,16 @@ def test_dropped_trades_are_known_in_the_order_in_which_they_went_out() -> None:
     track.reopen("b", "d", 3.0)
     track.question(4.0)
     assert told(track.answer(answer(*rows, trade("e", 5)), 4.0)) == ["tb", "tc", "td"]
+
+
+def test_marks_that_come_after_the_first_socket_died_are_read_from_all_the_same() -> None:
+    """What this life had told by then passed for told by the former one: what was between the two was lost without a word."""
+    track = opaque()
+    feed(track, trade("d", 4), trade("e", 5))
+    track.disconnected(1.0)
+    track.resume(Mark("a", 1), 2.0)
+    track.reconnected(3.0)
+    assert track.question(4.0) is not None
+    rows = [trade(ident, at, rest=True) for at, ident in enumerate("abcdef", 1)]
+    assert told(track.answer(answer(*rows), 4.1)) == ["tb", "tc", "tf"]
+    assert [n.event for n in track.notices] == ["backfilled"]
