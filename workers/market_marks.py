@@ -13,6 +13,8 @@ from typing import NamedTuple
 from fleet.core.events import Kline, MarketRecord, Trade
 from workers.market_tracks import Mark
 
+NEAR_MS = 120_000  # what lies between two dropped trades is read again with them if it is not more
+
 
 class EventMark(NamedTuple):
     """Which numbers an event stands for: those of its track `interval`, from `first` to `id`."""
@@ -49,12 +51,13 @@ class Sent:
 class Told:
     """The series of one queue of the publisher."""
 
-    __slots__ = ("_flight", "acked", "dropped")
+    __slots__ = ("_dropped_to", "_flight", "acked", "dropped")
 
     def __init__(self) -> None:
         self._flight: deque[Sent] = deque()
         self.acked: dict[str, Mark] = {}
-        self.dropped: dict[str, list[tuple[str, str]]] = {}  # interval -> first and last, of each run of ids that rise
+        self.dropped: dict[str, list[tuple[str, str]]] = {}  # interval -> first and last, of each run of ids
+        self._dropped_to: dict[str, EventMark] = {}  # the last one
 
     def send(self, marks: Iterable[EventMark | None]) -> Sent:
         """A record goes out."""
@@ -77,12 +80,17 @@ class Told:
         for mark in marks:
             if mark is not None and mark.complete:
                 runs = self.dropped.setdefault(mark.interval, [])
-                if runs and not _falls(runs[-1][1], mark.first):
+                if runs and _follows(self._dropped_to[mark.interval], mark):
                     runs[-1] = (runs[-1][0], mark.id)
                 else:
                     runs.append((mark.first, mark.id))
+                self._dropped_to[mark.interval] = mark
 
 
-def _falls(last: str, first: str) -> bool:
-    """Does `first` count from lower down than `last`? What was read back goes out late. Other ids do not tell."""
-    return last.isdigit() and first.isdigit() and int(first) <= int(last)
+def _follows(before: EventMark, mark: EventMark) -> bool:
+    """Does `mark` go on where `before` ended? What was read back goes out late, and between it and what is new lies what arrived.
+    Other ids do not tell."""
+    if not (before.id.isdigit() and mark.first.isdigit()):
+        return True
+    ahead = int(mark.first) - int(before.id)
+    return ahead == 1 or (ahead > 0 and not mark.interval and mark.at_ms - before.at_ms <= NEAR_MS)

@@ -10,6 +10,7 @@ from fleet.core.events import Kline, MarketRecord, Trade
 from fleet.core.exchange import CandleQuery, TradeQuery
 from fleet.exchanges import exchanges
 from workers import market_tracks
+from workers.market_marks import Told, mark_of
 from workers.market_opaque import AUDIT_S, OpaqueTrack
 from workers.market_reader import Answer
 from workers.market_tracks import (
@@ -540,3 +541,22 @@ def test_marks_that_come_after_the_first_socket_died_are_read_from_all_the_same(
     rows = [trade(ident, at, rest=True) for at, ident in enumerate("abcdef", 1)]
     assert told(track.answer(answer(*rows), 4.1)) == ["tb", "tc", "tf"]
     assert [n.event for n in track.notices] == ["backfilled"]
+
+
+def test_late_and_new_trades_that_kafka_dropped_in_turn_are_not_everything_between_them() -> None:
+    """Millions that had arrived were asked for again, and all but the newest of them told as lost for good."""
+    track, queue = trades(), Told()
+    feed(track, trade(1), trade(5_000_003, count=5_000_002))
+    late, new = [trade(n, n) for n in (2_000, 2_001, 2_002)], [trade(n, n) for n in (5_000_000, 5_000_001, 5_000_002)]
+    queue.drop([mark_of(event) for pair in zip(late, new, strict=True) for event in pair])
+    for first, last in queue.dropped[""]:
+        track.reopen(first, last, 1.0)
+    assert track.notices == []
+    assert track.series.missing == [(n, n) for n in (2_000, 2_001, 2_002, 5_000_000, 5_000_001, 5_000_002)]
+
+
+def test_candles_that_kafka_dropped_late_are_not_those_since_then() -> None:
+    queue = Told()
+    queue.drop([mark_of(candle(n)) for n in (-9000, -8999, -1)])
+    spans = [(str(candle(a).open_time), str(candle(b).close_time)) for a, b in ((-9000, -8999), (-1, -1))]
+    assert queue.dropped["1m"] == spans
