@@ -125,7 +125,9 @@ class OpaqueTrack:
         if self.gap is None:
             self._before = mark
             self._begin("restart", now_s)
-        self._came = dict.fromkeys(self._known, 0)  # all of this life: none of it says that the former one told what is before it
+        self._came = dict.fromkeys(
+            self._known, 0
+        )  # all of this life: none of it says that the former one told what is before it
 
     def reopen(self, first: str, last: str, now_s: float) -> None:
         """These were dropped on the way to Kafka: they are unknown again. An open gap is closed first: its question is another
