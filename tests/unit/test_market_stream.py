@@ -194,7 +194,7 @@ def test_what_was_on_its_way_when_the_new_socket_subscribed_does_not_keep_it_fro
 ) -> None:
     """A thin symbol's candle that only the old one told, and then nothing happened: with hundreds of them no rotation came off."""
     monkeypatch.setattr(market_rotation, "PROVE_S", 0.5)
-    monkeypatch.setattr(market_rotation, "SLACK_S", 0.1)
+    monkeypatch.setattr(market_rotation, "SLACK_S", 0.2)
     lane, _, _ = stream("bybit", "kline_1m", Dialer(), threading.Event())
     old = Socket([], [], [candle(2, "2")])
     lane.feed.take([candle(1, "1")], old)  # type: ignore[arg-type]
