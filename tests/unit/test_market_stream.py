@@ -201,6 +201,20 @@ def test_what_was_on_its_way_when_the_new_socket_subscribed_does_not_keep_it_fro
     overlap(lane.feed, old, Socket(subscribed=1), lane.lane.topics, frozenset(), threading.Event())  # type: ignore[arg-type]
 
 
+def test_a_quiet_old_socket_does_not_slow_the_subscription_of_its_successor() -> None:
+    """Hundreds of requests go out one a turn, and each turn waited for the old one: a full lane of Bybit was not ready in time."""
+    waited: list[float] = []
+
+    class Quiet(Socket):
+        def step(self, timeout_s: float) -> list[MarketRecord]:
+            waited.append(timeout_s)
+            return []
+
+    lane, _, _ = stream("bybit", "trade", Dialer(), threading.Event())
+    overlap(lane.feed, Quiet(), Socket(subscribed=5), lane.lane.topics, frozenset(), threading.Event())  # type: ignore[arg-type]
+    assert waited == [0.0] * 5
+
+
 def test_books_of_bybit_spot_that_break_together_are_subscribed_anew_in_requests_it_takes() -> None:
     """More than ten arguments are refused as a whole: the books stayed invalid until the socket was replaced."""
     venue = exchanges()["bybit"]
