@@ -108,7 +108,7 @@ def test_a_proof_of_an_explained_account_costs_four_calls() -> None:
     assert (found.events, found.unrecoverable) == ([], "")
     asked = [rows.BALANCE.path, rows.POSITIONS.path, rows.FILLS, rows.PENDING]
     assert paths(calls) == [*asked, rows.ORDERS]  # where orders may have come and gone unfilled
-    assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
+    assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net|cross": "2"}, {"USDT": "5"}, (), NOW - 10)
     mark.scope = "proof"
     _, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2"))})
     assert paths(calls) == asked
@@ -472,3 +472,25 @@ def test_a_position_that_is_ahead_of_its_fills_is_said() -> None:
     assert told(symbol="BTC-USD-260925-70000-C").untold_ms == 0  # it may have expired
     gone = read(based({f"{SWAP}|net|cross": "1"}, {"USDT": "5"}), {rows.BALANCE.path: balance(wallet("USDT", "5"))})[0]
     assert (gone.untold_ms, gone.explained) == (NOW - 59_999, False)
+
+
+def test_a_read_that_waited_is_no_sign_of_a_hidden_fill() -> None:
+    """A ban between the calls of the read before: its positions have a fill of long after its balance."""
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")),
+        rows.POSITIONS.path: data(held("3", at_ms=NOW - 10_000)),
+        rows.FILLS: data(fill(2, qty="2", fee="0", at_ms=NOW - 10_000), fill(1, fee="0", at_ms=NOW - 45_000)),
+    }
+    mark = based({f"{SWAP}|net|cross": "1"}, {"USDT": "5"})
+    assert read(mark, answers)[0].untold_ms == NOW - 10_000
+    mark.prove(Snapshot(NOW - 60_000, {f"{SWAP}|net|cross": "1"}, {"USDT": "5"}, (), NOW - 44_000), NOW - 60_000)
+    assert read(mark, answers)[0].untold_ms == 0
+
+
+def test_of_the_two_sides_of_a_position_the_one_that_moved_last_counts() -> None:
+    long = held("1", side="long", at_ms=NOW)
+    short = held("1", side="short", at_ms=NOW - 40_000)
+    for both in ((long, short), (short, long)):
+        answers: dict[str, Reply | Answer] = {rows.BALANCE.path: balance(), rows.POSITIONS.path: data(*both)}
+        found = read(based({f"{SWAP}|short|cross": "-1"}), answers)[0]
+        assert found.untold_ms == 0, "the socket tells that one"
