@@ -24,7 +24,7 @@ import msgspec
 from fleet.core.events import AccountEvent, Balance, Fill, Order, Position, Side, UserRecord
 
 TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
-FEES_APART = frozenset({"binance"})  # exchanges that take a fee in another asset (BNB) where the account wishes so
+FEES_APART = {"binance": "BNB"}  # what an exchange takes fees in where the account wishes so; the profit is in another asset then
 TRANSFER = "balanceUpdate"  # Binance Spot tells what was put in or taken out beside the balance that it led to
 AMOUNT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 MAX_OPEN_ORDERS = 5000
@@ -182,7 +182,7 @@ class Watermark(msgspec.Struct):
         """The asset in which its profit is realised where the fee was taken in another one: the known one that the symbol ends
         with. "" = that of the fee."""
         name = fill.symbol.partition("_")[0]
-        if fill.exchange not in FEES_APART or name.endswith(fill.fee_asset or "-"):
+        if fill.fee_asset != FEES_APART.get(fill.exchange) or name.endswith(fill.fee_asset):
             return ""
         known = self.wallets.keys() | (self.base.wallets.keys() if self.base else set())
         return max((asset for asset in known if name.endswith(asset)), key=len, default="")
