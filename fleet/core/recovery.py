@@ -24,7 +24,9 @@ import msgspec
 from fleet.core.events import AccountEvent, Balance, Fill, Order, Position, Side, UserRecord
 
 TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
-FEES_APART = {"binance": "BNB"}  # what an exchange takes fees in where the account wishes so; the profit is in another asset then
+FEES_APART = {
+    "binance": "BNB"
+}  # what an exchange takes fees in where the account wishes so; the profit is in another asset then
 TRANSFER = "balanceUpdate"  # Binance Spot tells what was put in or taken out beside the balance that it led to
 AMOUNT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 MAX_OPEN_ORDERS = 5000
@@ -54,7 +56,8 @@ def side_of(key: str) -> str:
 
 class Snapshot(msgspec.Struct, frozen=True):
     """What the exchange says an account holds: `positions` as `position_key` names them -> signed qty (flat ones absent), `wallets`
-    asset -> wallet balance (zero ones absent), both plain decimal strings; `at_ms` exchange time just before it was asked for, `until_ms` when its last call was, where known."""
+    asset -> wallet balance (zero ones absent), both plain decimal strings; `at_ms` exchange time just before it was asked for,
+    `until_ms` that of its last call, where known."""
 
     at_ms: int
     positions: dict[str, str]
@@ -388,7 +391,7 @@ def hidden_fills_ms(
 
     `events`: a read of everything since the base. `changed_ms`: symbol -> when its position changed last. `judged`: do only fills
     move the position of this symbol, and does one of this order? ("" = of any.) Long and short are taken together, and margin
-    modes. A snapshot is not taken in one moment, and a call may wait for weight or for the end of a ban: not judged is a symbol with
+    modes. A snapshot is not taken in one moment, its calls may wait for weight or for the end of a ban: not judged is a symbol with
     a known fill near the base or while it was taken, nor one that moved since `now` was asked for."""
     if mark.base is None:
         return 0

@@ -114,8 +114,8 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
 
 
 def _hidden_ms(found: _Findings, history: list[UserRecord], snapshot: Snapshot) -> int:
-    """Since when a perpetual's position is ahead of its fills. Options and dated futures also end without one; spot has none. Nor is
-    one judged that moved by something else: a stock's split (CorporateAction), the end of a contract (Settle, Delivery)."""
+    """Since when a perpetual's position is ahead of its fills. Options and dated futures also end without one; spot has none. Not
+    judged is one that moved by something else: a stock's split (CorporateAction), the end of a contract (Settle, Delivery)."""
     executions = map(_row, found.fills.values())
     otherwise = {row.symbol for row in executions if row.exec_type not in rows.TRADING and row.exec_type != "Funding"}
     changed_ms: dict[str, int] = {}
@@ -123,7 +123,9 @@ def _hidden_ms(found: _Findings, history: list[UserRecord], snapshot: Snapshot) 
         changed_ms[row.symbol] = max(changed_ms.get(row.symbol, 0), int(row.updated_time or 0))
 
     def judged(symbol: str, order_id: str) -> bool:
-        perpetual = "-" not in symbol and symbol not in otherwise and (not rows.is_inverse(symbol) or symbol.endswith("USD"))
+        perpetual = (
+            "-" not in symbol and symbol not in otherwise and (not rows.is_inverse(symbol) or symbol.endswith("USD"))
+        )
         return perpetual and rows.category_of(symbol, order_id) in ("linear", "inverse")
 
     return hidden_fills_ms(found.mark, history, snapshot, changed_ms, judged)
