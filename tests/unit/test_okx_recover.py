@@ -494,3 +494,14 @@ def test_of_the_two_sides_of_a_position_the_one_that_moved_last_counts() -> None
         answers: dict[str, Reply | Answer] = {rows.BALANCE.path: balance(), rows.POSITIONS.path: data(*both)}
         found = read(based({f"{SWAP}|short|cross": "-1"}), answers)[0]
         assert found.untold_ms == 0, "the socket tells that one"
+
+
+def test_a_new_life_does_not_tell_as_empty_what_its_key_may_not_see() -> None:
+    mark = based({}, {})
+    mark.behind = True
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: REFUSED, rows.POSITIONS.path: REFUSED, rows.FILLS: data(fill(1, at_ms=NOW - 9000)),
+    }  # fmt: skip
+    found = read(mark, answers)[0]
+    assert len(of(found, Fill)) == 1 and of(found, Position) == [] and of(found, Balance) == []
+    assert "wallets" in found.unrecoverable and "positions" in found.unrecoverable

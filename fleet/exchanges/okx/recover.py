@@ -80,6 +80,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         return (yield from _came_and_went(account, mark, now_ms))
     lost: list[str] = []
     assets, positions, snapshot = yield from _holdings(mark, now_ms, lost)
+    mark.behind = mark.behind and not lost  # what the key may not see is not told again: it would be told as empty
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     first = mark.base is None
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS) if first else mark.proven_ms
