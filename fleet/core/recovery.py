@@ -407,7 +407,7 @@ def hidden_fills_ms(
     for (key, trade), (at_ms, qty) in known.items():
         symbol = key.partition("|")[0]
         if judged(symbol, trade.partition("/")[2]):
-            if base_ms - NEAR_MS < at_ms < until_ms + NEAR_MS:
+            if base_ms - NEAR_MS < at_ms < until_ms + NEAR_MS or at_ms >= now.at_ms:
                 near.add(symbol)
             if at_ms >= base_ms:
                 _add(moved, symbol, Decimal(qty))

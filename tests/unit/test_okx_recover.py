@@ -505,3 +505,14 @@ def test_a_new_life_does_not_tell_as_empty_what_its_key_may_not_see() -> None:
     found = read(mark, answers)[0]
     assert len(of(found, Fill)) == 1 and of(found, Position) == [] and of(found, Balance) == []
     assert "wallets" in found.unrecoverable and "positions" in found.unrecoverable
+
+
+def test_a_fill_between_the_two_calls_is_no_sign_of_a_hidden_one() -> None:
+    """Positions are asked for before fills: that one is in the fills only, and each such read was taken for one that lacks a fill."""
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")),
+        rows.POSITIONS.path: data(held("2", at_ms=NOW - 30_000)),
+        rows.FILLS: data(fill(2, fee="0", at_ms=NOW - 5), fill(1, fee="0", at_ms=NOW - 30_000)),
+    }
+    found = read(based({f"{SWAP}|net|cross": "1"}, {"USDT": "5"}), answers)[0]
+    assert (found.untold_ms, found.explained) == (0, True)
