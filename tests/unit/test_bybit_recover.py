@@ -439,3 +439,16 @@ def test_a_position_that_moved_without_a_trade_is_no_sign_of_a_hidden_fill(kind:
 
     mark = Watermark(NOW - 60_000, Snapshot(NOW - 60_000, {"ETHUSDT|both": "0.02"}, {}))
     assert read(mark, answer)[0].untold_ms == (NOW - 10_000 if hidden else 0)
+
+
+def test_of_an_order_and_a_position_ahead_of_their_fills_the_earlier_counts() -> None:
+    """That of just now would have let the gap close, and its snapshot would have explained the hidden fill away."""
+    position = rest_row(POSITION, size="0.02", side="Buy", updatedTime=str(NOW - 30_000))
+    order = rest_row(ORDER, orderStatus="Filled", cumExecQty="1", createdTime=str(NOW - 50), updatedTime=str(NOW - 40))
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/order/history" and params["category"] == "linear":
+            return [order]
+        return [position] if path == "/v5/position/list" and params.get("settleCoin") == "USDT" else []
+
+    assert read(proven(), answer)[0].untold_ms == NOW - 30_000

@@ -516,3 +516,13 @@ def test_a_fill_between_the_two_calls_is_no_sign_of_a_hidden_one() -> None:
     }
     found = read(based({f"{SWAP}|net|cross": "1"}, {"USDT": "5"}), answers)[0]
     assert (found.untold_ms, found.explained) == (0, True)
+
+
+def test_of_an_order_and_a_position_ahead_of_their_fills_the_earlier_counts() -> None:
+    """That of just now would have let the gap close, and its snapshot would have explained the hidden fill away."""
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")),
+        rows.POSITIONS.path: data(held("1", at_ms=NOW - 30_000)),
+        rows.ORDERS: data(order("7", symbol="ETH-USDT-SWAP", created_ms=NOW - 60)),
+    }
+    assert read(based(wallets={"USDT": "5"}), answers)[0].untold_ms == NOW - 30_000

@@ -108,7 +108,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         snapshot,
         "; ".join([*found.lost, *untold]),
         explained=not hidden_ms,
-        untold_ms=untold_ms or hidden_ms,
+        untold_ms=min(filter(None, (untold_ms, hidden_ms)), default=0),
         canceled=canceled,
     )
 

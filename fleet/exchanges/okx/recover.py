@@ -108,7 +108,8 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     events = missed(history + _changes(found), set())
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
     unrecoverable = "; ".join([*found.lost, *untold])
-    return Recovered(events, snapshot, unrecoverable, not hidden_ms, unasked, untold_ms or hidden_ms, canceled)
+    untold_ms = min(filter(None, (untold_ms, hidden_ms)), default=0)
+    return Recovered(events, snapshot, unrecoverable, not hidden_ms, unasked, untold_ms, canceled)
 
 
 def _hidden_ms(found: _Findings, history: list[UserRecord]) -> int:
