@@ -32,6 +32,7 @@ AMOUNT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
 NEAR_MS = 10_000  # of a snapshot: it may have been taken before a fill of that time, or after
+STAMP_MS = 100  # a fill and the change of position that it made are stamped alike, but for so much
 KEPT = 50  # of them outlive a proof: fills of orders that a full read will list again
 Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
@@ -391,8 +392,9 @@ def hidden_fills_ms(
 
     `events`: a read of everything since the base. `changed_ms`: symbol -> when its position changed last. `judged`: do only fills
     move the position of this symbol, and does one of this order? ("" = of any.) Long and short are taken together, and margin
-    modes. A snapshot is not taken in one moment, its calls may wait for weight or for the end of a ban: not judged is a symbol with
-    a known fill near the base or while it was taken, nor one that moved since `now` was asked for."""
+    modes. Where the last change was a known fill's, the hidden one came before it, as early as after the base. A snapshot is not
+    taken in one moment, its calls may wait for weight or for the end of a ban: not judged is a symbol with a known fill near the
+    base or while it was taken, nor one that moved since `now` was asked for."""
     if mark.base is None:
         return 0
     base_ms, until_ms = mark.base.at_ms, max(mark.base.at_ms, mark.base.until_ms)
@@ -403,6 +405,7 @@ def hidden_fills_ms(
     }
     known |= {(booking.key, booking.trade): (booking.ts, booking.qty) for booking in mark.recent if booking.key}
     moved: dict[str, str] = {}
+    latest: dict[str, int] = {}
     near = set[str]()
     for (key, trade), (at_ms, qty) in known.items():
         symbol = key.partition("|")[0]
@@ -411,9 +414,14 @@ def hidden_fills_ms(
                 near.add(symbol)
             if at_ms >= base_ms:
                 _add(moved, symbol, Decimal(qty))
+                latest[symbol] = max(latest.get(symbol, 0), at_ms)
     odd = differing(before, after) & _differences(before, moved, after).keys()
-    times = [max(base_ms + 1, changed_ms.get(symbol, 0)) for symbol in odd - near if judged(symbol, "")]
-    return min([at_ms for at_ms in times if at_ms < now.at_ms], default=0)
+    times = [
+        base_ms + 1 if 0 <= at_ms - latest.get(symbol, 0) < STAMP_MS else max(base_ms + 1, at_ms)
+        for symbol, at_ms in ((symbol, changed_ms.get(symbol, 0)) for symbol in odd - near if judged(symbol, ""))
+        if at_ms < now.at_ms
+    ]
+    return min(times, default=0)
 
 
 def _by_symbol(positions: dict[str, str]) -> dict[str, str]:
