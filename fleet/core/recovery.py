@@ -24,12 +24,15 @@ import msgspec
 from fleet.core.events import AccountEvent, Balance, Fill, Order, Position, Side, UserRecord
 
 TERMINAL = frozenset({"filled", "canceled", "rejected", "expired"})
-FEES_APART = frozenset({"binance"})  # exchanges that take a fee in another asset (BNB) where the account wishes so
+FEES_APART = {
+    "binance": "BNB"
+}  # what an exchange takes fees in where the account wishes so; the profit is in another asset then
 TRANSFER = "balanceUpdate"  # Binance Spot tells what was put in or taken out beside the balance that it led to
 AMOUNT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
-NEAR_MS = 10_000  # a read-back's calls come within so long of one another
+NEAR_MS = 10_000  # of a snapshot: it may have been taken before a fill of that time, or after
+STAMP_MS = 100  # a fill and the change of position that it made are stamped alike, but for so much
 KEPT = 50  # of them outlive a proof: fills of orders that a full read will list again
 Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
@@ -54,12 +57,14 @@ def side_of(key: str) -> str:
 
 class Snapshot(msgspec.Struct, frozen=True):
     """What the exchange says an account holds: `positions` as `position_key` names them -> signed qty (flat ones absent), `wallets`
-    asset -> wallet balance (zero ones absent), both plain decimal strings; `at_ms` exchange time just before it was asked for."""
+    asset -> wallet balance (zero ones absent), both plain decimal strings; `at_ms` exchange time just before it was asked for,
+    `until_ms` that of its last call, where known."""
 
     at_ms: int
     positions: dict[str, str]
     wallets: dict[str, str]
     closed_orders: tuple[str, ...] = ()  # orders once known as open that are finished, or that the exchange forgot
+    until_ms: int = 0
 
 
 class Booking(msgspec.Struct, frozen=True, array_like=True):
@@ -181,7 +186,7 @@ class Watermark(msgspec.Struct):
         """The asset in which its profit is realised where the fee was taken in another one: the known one that the symbol ends
         with. "" = that of the fee."""
         name = fill.symbol.partition("_")[0]
-        if fill.exchange not in FEES_APART or name.endswith(fill.fee_asset or "-"):
+        if fill.fee_asset != FEES_APART.get(fill.exchange) or name.endswith(fill.fee_asset):
             return ""
         known = self.wallets.keys() | (self.base.wallets.keys() if self.base else set())
         return max((asset for asset in known if name.endswith(asset)), key=len, default="")
@@ -387,11 +392,12 @@ def hidden_fills_ms(
 
     `events`: a read of everything since the base. `changed_ms`: symbol -> when its position changed last. `judged`: do only fills
     move the position of this symbol, and does one of this order? ("" = of any.) Long and short are taken together, and margin
-    modes. A snapshot is not taken in one moment: not judged is a symbol with a known fill near the base, nor one that moved
-    since `now` was asked for."""
+    modes. Where the last change was a known fill's, the hidden one came before it, as early as after the base. A snapshot is not
+    taken in one moment, its calls may wait for weight or for the end of a ban: not judged is a symbol with a known fill near the
+    base or while it was taken, nor one that moved since `now` was asked for."""
     if mark.base is None:
         return 0
-    base_ms = mark.base.at_ms
+    base_ms, until_ms = mark.base.at_ms, max(mark.base.at_ms, mark.base.until_ms)
     before, after = _by_symbol(mark.base.positions), _by_symbol(now.positions)
     fills = [event for event in events if isinstance(event, Fill)]
     known = {
@@ -399,17 +405,23 @@ def hidden_fills_ms(
     }
     known |= {(booking.key, booking.trade): (booking.ts, booking.qty) for booking in mark.recent if booking.key}
     moved: dict[str, str] = {}
+    latest: dict[str, int] = {}
     near = set[str]()
     for (key, trade), (at_ms, qty) in known.items():
         symbol = key.partition("|")[0]
         if judged(symbol, trade.partition("/")[2]):
-            if abs(at_ms - base_ms) < NEAR_MS:
+            if base_ms - NEAR_MS < at_ms < until_ms + NEAR_MS or at_ms >= now.at_ms:
                 near.add(symbol)
             if at_ms >= base_ms:
                 _add(moved, symbol, Decimal(qty))
+                latest[symbol] = max(latest.get(symbol, 0), at_ms)
     odd = differing(before, after) & _differences(before, moved, after).keys()
-    times = [max(base_ms + 1, changed_ms.get(symbol, 0)) for symbol in odd - near if judged(symbol, "")]
-    return min([at_ms for at_ms in times if at_ms < now.at_ms], default=0)
+    times = [
+        base_ms + 1 if 0 <= at_ms - latest.get(symbol, 0) < STAMP_MS else max(base_ms + 1, at_ms)
+        for symbol, at_ms in ((symbol, changed_ms.get(symbol, 0)) for symbol in odd - near if judged(symbol, ""))
+        if at_ms < now.at_ms
+    ]
+    return min(times, default=0)
 
 
 def _by_symbol(positions: dict[str, str]) -> dict[str, str]:

@@ -372,6 +372,25 @@ def test_a_symbol_that_is_listed_no_more_loses_nothing_where_the_account_is_expl
     assert (found.explained, found.unrecoverable) == (False, "fills of BTCUSDT_250926: permanent(-1121)")
 
 
+def test_a_profit_in_credits_stays_with_its_fee() -> None:
+    """Where futures are settled in credits (BNFCR), profit and fee are both of these, and USDT is only collateral."""
+    venue = Venue()
+    venue.wallets["BNFCR"] = [Decimal(5), T0 - DAY]
+    mark = based(venue)
+    before = venue.wallets["USDT"][0]
+    for side, pnl in (("BUY", "0"), ("SELL", "7")):
+        for frame in venue.trade("ETHUSDT", side, "1", T0 + 10, fee="0", pnl=pnl):
+            told = json.loads(frame)
+            if "o" in told:
+                told["o"] |= {"N": "BNFCR", "n": "0.002"}
+                mark.advance(items([json.dumps(told).encode()])[0])
+        venue.trades[-1] |= {"commissionAsset": "BNFCR", "commission": "0.002"}
+        venue.wallets["BNFCR"][0] += Decimal(pnl) - Decimal("0.002")
+    venue.wallets["USDT"][0] = before
+    mark.scope = "proof"
+    assert venue.read(mark, T0 + 100).explained and venue.weight == 5
+
+
 def test_an_order_that_came_and_went_without_a_fill_is_found() -> None:
     venue = Venue()
     mark = based(venue)

@@ -14,7 +14,7 @@ from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import AccountEvent, Balance, Fill, Order
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import Watermark
+from fleet.core.recovery import Booking, Watermark
 from fleet.exchanges.binance_spot import pages, parse, recover_orders, rows, wire
 from fleet.exchanges.binance_spot.recover import recover
 
@@ -422,6 +422,28 @@ def test_a_fill_that_the_socket_told_counts_where_rest_does_not_show_it_yet() ->
     exchange.stale = []
     found = exchange._drive(mark, NOW + 5000)
     assert found.explained and fills(found) == []
+
+
+def test_a_fill_that_rest_hides_is_older_than_the_known_one_that_came_after_it() -> None:
+    """The account went on trading after the gap: with the time of that the gap would have closed, the hidden fill lost for good."""
+    exchange = Exchange()
+    mark = proven(exchange)
+    base = mark.base
+    assert base is not None
+    hidden = exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 9000)
+    exchange.trades.remove(hidden)
+    exchange.orders[hidden["orderId"]] |= {"executedQty": "0", "status": "NEW"}  # which lags as much
+    assert exchange._drive(mark, NOW).untold_ms == NOW - 9000
+    for at_ms, untold_ms in (
+        (NOW - 500, base.at_ms + 1),
+        (NOW + 2, NOW + 2),
+    ):  # that one came while the account was asked for
+        row = exchange.trade("BTCUSDT", "BUY", "0.1", "84000", at_ms)
+        mark.advance(rows.fill(msgspec.convert(row, wire.TradeRow), "", "acc", NOW))
+        assert exchange._drive(mark, NOW).untold_ms == untold_ms
+    mark.book(Booking(base.at_ms + 5, "BTCUSDT|", "0", "USDT", "-1", "0", "88/88"))  # may be in the base
+    exchange.updated_ms = NOW - 500
+    assert exchange._drive(mark, NOW).untold_ms == NOW - 500
 
 
 def test_the_same_for_a_symbol_that_was_guessed() -> None:

@@ -404,3 +404,51 @@ def test_a_position_that_is_ahead_of_its_fills_is_said() -> None:
     assert told([], row=position | {"updatedTime": str(NOW + 1)} | {"symbol": "ETHUSDT"}).untold_ms == NOW + 1
     assert told([], row=position | {"updatedTime": str(NOW + 4)}).untold_ms == 0  # the socket tells that one
     assert told([], row=position | {"symbol": "ETHUSDT-26DEC26"}).untold_ms == 0  # it may have been delivered
+
+
+def test_a_read_that_waited_is_no_sign_of_a_hidden_fill() -> None:
+    """A ban in the midst of the read before: its positions have a fill of long after it had begun."""
+    position = rest_row(POSITION, size="0.05", side="Buy", updatedTime=str(NOW - 10_000))
+    first = rest_row(EXECUTION, side="Buy", execQty="0.02", execTime=str(NOW - 45_000), execId="1")
+    second = rest_row(EXECUTION, side="Buy", execQty="0.03", execTime=str(NOW - 10_000), execId="2")
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/execution/list" and params["category"] == "linear":
+            return [first, second]
+        return [position] if path == "/v5/position/list" and params.get("settleCoin") == "USDT" else []
+
+    def told(until_ms: int) -> Recovered:
+        base = Snapshot(NOW - 60_000, {"ETHUSDT|both": "0.02"}, {}, (), until_ms)
+        return read(Watermark(NOW - 60_000, base), answer)[0]
+
+    assert (told(NOW - 44_000).untold_ms, told(NOW - 44_000).explained) == (0, True)
+    assert told(NOW - 59_000).untold_ms == NOW - 59_999, "that one did not wait"
+    assert read(proven(), nothing)[0].snapshot.until_ms == json.loads(reply())["time"]
+
+
+@pytest.mark.parametrize(("kind", "hidden"), [("CorporateAction", False), ("Settle", False), ("Funding", True)])
+def test_a_position_that_moved_without_a_trade_is_no_sign_of_a_hidden_fill(kind: str, hidden: bool) -> None:
+    """A stock's perpetual was split, or a contract ended: the gap was told as unrecoverable, and nothing was missing."""
+    position = rest_row(POSITION, size="0.06", side="Buy", updatedTime=str(NOW - 10_000))
+    booked = rest_row(EXECUTION, execType=kind, execTime=str(NOW - 10_000))
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/execution/list" and params["category"] == "linear":
+            return [booked]
+        return [position] if path == "/v5/position/list" and params.get("settleCoin") == "USDT" else []
+
+    mark = Watermark(NOW - 60_000, Snapshot(NOW - 60_000, {"ETHUSDT|both": "0.02"}, {}))
+    assert read(mark, answer)[0].untold_ms == (NOW - 10_000 if hidden else 0)
+
+
+def test_of_an_order_and_a_position_ahead_of_their_fills_the_earlier_counts() -> None:
+    """That of just now would have let the gap close, and its snapshot would have explained the hidden fill away."""
+    position = rest_row(POSITION, size="0.02", side="Buy", updatedTime=str(NOW - 30_000))
+    order = rest_row(ORDER, orderStatus="Filled", cumExecQty="1", createdTime=str(NOW - 50), updatedTime=str(NOW - 40))
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/order/history" and params["category"] == "linear":
+            return [order]
+        return [position] if path == "/v5/position/list" and params.get("settleCoin") == "USDT" else []
+
+    assert read(proven(), answer)[0].untold_ms == NOW - 30_000

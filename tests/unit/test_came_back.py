@@ -135,3 +135,25 @@ def test_okx_tells_what_came_back(behind: bool) -> None:
     assert flat == ({(okx.SWAP, "net", "0", okx.NOW - 8000)} if behind else set())
     told = {e.asset: e.wallet for e in okx.of(found, Balance)}
     assert told == ({"USDT": "5", "BTC": "0"} if behind else {})
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_spot_wallet_that_known_fills_emptied_again_is_told_though_the_fee_was_in_bnb(behind: bool) -> None:
+    """The fills were saved, and what the socket said of the wallets after the first of them was not: Kafka may have it."""
+    exchange = spot.Exchange()
+    exchange.wallets["BNB"] = Decimal(5)
+    mark = Watermark(proven_ms=spot.NOW - HOUR_MS)
+    mark.prove(exchange.read(mark, spot.NOW - HOUR_MS).snapshot, spot.NOW - HOUR_MS)
+    for side, at_ms in (
+        ("BUY", spot.NOW - HOUR_MS // 2),
+        ("SELL", spot.NOW - HOUR_MS // 2 + 1000),
+    ):  # not in use any more
+        row = exchange.trade("ETHUSDT", side, "1", "100", at_ms) | {"commission": "0.001", "commissionAsset": "BNB"}
+        exchange.trades[-1] = row
+        mark.advance(spot.rows.fill(spot.msgspec.convert(row, spot.wire.TradeRow), "", "acc", spot.NOW))
+    exchange.wallets |= {"BNB": Decimal("4.998"), "ETH": Decimal(0), "USDT": Decimal(mark.wallets["USDT"])}
+    mark.behind = behind
+    found = exchange.read(mark, spot.NOW)
+    told = {e.asset: Decimal(e.wallet) for e in found.events if isinstance(e, Balance)}
+    assert (found.explained, told.pop("BNB")) == (True, Decimal("4.998"))
+    assert told == ({"ETH": 0, "USDT": Decimal(mark.wallets["USDT"])} if behind else {})

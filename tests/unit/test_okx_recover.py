@@ -108,7 +108,7 @@ def test_a_proof_of_an_explained_account_costs_four_calls() -> None:
     assert (found.events, found.unrecoverable) == ([], "")
     asked = [rows.BALANCE.path, rows.POSITIONS.path, rows.FILLS, rows.PENDING]
     assert paths(calls) == [*asked, rows.ORDERS]  # where orders may have come and gone unfilled
-    assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
+    assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net|cross": "2"}, {"USDT": "5"}, (), NOW - 10)
     mark.scope = "proof"
     _, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2"))})
     assert paths(calls) == asked
@@ -464,7 +464,7 @@ def test_a_position_that_is_ahead_of_its_fills_is_said() -> None:
     assert (ahead.untold_ms, ahead.explained) == (opened, False)
     explained = told(fill(1, fee="0", at_ms=opened))
     assert (explained.untold_ms, explained.explained) == (0, True)
-    assert told(fill(1, fee="0", at_ms=opened), qty="3").untold_ms == opened  # one of two
+    assert told(fill(1, fee="0", at_ms=opened), qty="3").untold_ms == NOW - 59_999  # one of two, or an older one
     assert told(base="1").untold_ms == 0
     assert told(fill(1, fee="0", at_ms=opened), base="1").untold_ms == 0  # it lags, and is read again by the next one
     assert told(at_ms=NOW).untold_ms == 0  # the socket tells that one
@@ -472,3 +472,69 @@ def test_a_position_that_is_ahead_of_its_fills_is_said() -> None:
     assert told(symbol="BTC-USD-260925-70000-C").untold_ms == 0  # it may have expired
     gone = read(based({f"{SWAP}|net|cross": "1"}, {"USDT": "5"}), {rows.BALANCE.path: balance(wallet("USDT", "5"))})[0]
     assert (gone.untold_ms, gone.explained) == (NOW - 59_999, False)
+
+
+def test_a_read_that_waited_is_no_sign_of_a_hidden_fill() -> None:
+    """A ban between the calls of the read before: its positions have a fill of long after its balance."""
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")),
+        rows.POSITIONS.path: data(held("3", at_ms=NOW - 10_000)),
+        rows.FILLS: data(fill(2, qty="2", fee="0", at_ms=NOW - 10_000), fill(1, fee="0", at_ms=NOW - 45_000)),
+    }
+    mark = based({f"{SWAP}|net|cross": "1"}, {"USDT": "5"})
+    assert read(mark, answers)[0].untold_ms == NOW - 59_999
+    mark.prove(Snapshot(NOW - 60_000, {f"{SWAP}|net|cross": "1"}, {"USDT": "5"}, (), NOW - 44_000), NOW - 60_000)
+    assert read(mark, answers)[0].untold_ms == 0
+
+
+def test_of_the_two_sides_of_a_position_the_one_that_moved_last_counts() -> None:
+    long = held("1", side="long", at_ms=NOW)
+    short = held("1", side="short", at_ms=NOW - 40_000)
+    for both in ((long, short), (short, long)):
+        answers: dict[str, Reply | Answer] = {rows.BALANCE.path: balance(), rows.POSITIONS.path: data(*both)}
+        found = read(based({f"{SWAP}|short|cross": "-1"}), answers)[0]
+        assert found.untold_ms == 0, "the socket tells that one"
+
+
+def test_a_new_life_does_not_tell_as_empty_what_its_key_may_not_see() -> None:
+    mark = based({}, {})
+    mark.behind = True
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: REFUSED, rows.POSITIONS.path: REFUSED, rows.FILLS: data(fill(1, at_ms=NOW - 9000)),
+    }  # fmt: skip
+    found = read(mark, answers)[0]
+    assert len(of(found, Fill)) == 1 and of(found, Position) == [] and of(found, Balance) == []
+    assert "wallets" in found.unrecoverable and "positions" in found.unrecoverable
+
+
+def test_a_fill_between_the_two_calls_is_no_sign_of_a_hidden_one() -> None:
+    """Positions are asked for before fills: that one is in the fills only, and such a read was taken for one that lacks a fill."""
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")),
+        rows.POSITIONS.path: data(held("2", at_ms=NOW - 30_000)),
+        rows.FILLS: data(fill(2, fee="0", at_ms=NOW - 5), fill(1, fee="0", at_ms=NOW - 30_000)),
+    }
+    found = read(based({f"{SWAP}|net|cross": "1"}, {"USDT": "5"}), answers)[0]
+    assert (found.untold_ms, found.explained) == (0, True)
+
+
+def test_of_an_order_and_a_position_ahead_of_their_fills_the_earlier_counts() -> None:
+    """That of just now would have let the gap close, and its snapshot would have explained the hidden fill away."""
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")),
+        rows.POSITIONS.path: data(held("1", at_ms=NOW - 30_000)),
+        rows.ORDERS: data(order("7", symbol="ETH-USDT-SWAP", created_ms=NOW - 60)),
+    }
+    assert read(based(wallets={"USDT": "5"}), answers)[0].untold_ms == NOW - 30_000
+
+
+def test_a_hidden_fill_is_older_than_the_known_one_that_came_after_it() -> None:
+    """The account went on trading after the gap. With the time of that the gap would have closed, the hidden fill lost for good."""
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "5")),
+        rows.POSITIONS.path: data(held("3", at_ms=NOW - 5_000)),
+        rows.FILLS: data(fill(2, fee="0", at_ms=NOW - 5_000)),
+    }
+    assert read(based({}, {"USDT": "5"}), answers)[0].untold_ms == NOW - 59_999
+    answers[rows.POSITIONS.path] = data(held("3", at_ms=NOW - 4_000))  # by another one, of that time
+    assert read(based({}, {"USDT": "5"}), answers)[0].untold_ms == NOW - 4_000

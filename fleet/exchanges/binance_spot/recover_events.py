@@ -34,7 +34,7 @@ def changes(found: Findings) -> list[UserRecord]:
     """Wallets that differ from the last known ones; a known one that is absent is empty."""
     listed = {row.asset: row for row in found.account.balances}
     touched = _touched(found)
-    spent = found.mark.spent_again(touched)
+    spent = found.mark.spent_again({*touched, *_booked(found, found.since_ms)})
     # What they do not explain, or what a known fill changed that is not read again, changed later than they tell.
     later = found.open_assets().keys() | _booked(found)
     events: list[UserRecord] = []
@@ -46,9 +46,10 @@ def changes(found: Findings) -> list[UserRecord]:
     return events
 
 
-def _booked(found: Findings) -> set[str]:
-    """Assets of the fills that are known and were not read."""
-    fills, legs = [b for b in found.mark.recent if b.key.partition("|")[0] not in found.read], found.legs
+def _booked(found: Findings, since_ms: int = 0) -> set[str]:
+    """Assets of the fills since then that are known and were not read."""
+    known, legs = [b for b in found.mark.recent if b.ts >= since_ms], found.legs
+    fills = [b for b in known if b.key.partition("|")[0] not in found.read]
     return {asset for fill in fills for asset in (*(legs(fill.key) or ()), fill.asset)}
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import UserRecord
 from fleet.core.exchange import code_of
-from fleet.core.recovery import Snapshot, untold_fills_ms
+from fleet.core.recovery import NEAR_MS, STAMP_MS, Snapshot, untold_fills_ms
 from fleet.core.replies import decode
 from fleet.exchanges.binance_spot import assets, rows, wire
 from fleet.exchanges.binance_spot.findings import BAD_SYMBOL, Dialogue, Findings
@@ -136,10 +136,18 @@ def _allocated(found: Findings) -> set[str]:
 
 def untold_ms(found: Findings, history: list[UserRecord], born_ms: int, *, explained: bool) -> int:
     """Since when the trades are behind: an order was filled for more than its trades, or the wallets show that assets were given
-    for others (not just put in or taken out), the last of them at `account.update_ms`. 0 = neither."""
+    for others (not just put in or taken out): at `account.update_ms`, or where a known fill is of that time, before it, as early as
+    after the base. 0 = neither."""
     placed_ms = {str(number): row.created_ms for (_, number), row in found.orders.items()}
     read = [event for event in history if event.symbol in found.read]
     by_order_ms = untold_fills_ms(found.mark, read, placed_ms, found.since_ms, born_ms)
     amounts = [] if explained or found.mark.base is None else [Decimal(a) for a in found.open_assets().values()]
     exchanged = any(amount > 0 for amount in amounts) and any(amount < 0 for amount in amounts)
-    return min(filter(None, [by_order_ms, found.account.update_ms if exchanged else 0]), default=0)
+    if not exchanged or found.mark.base is None:
+        return by_order_ms
+    known = [booking.ts for booking in found.mark.recent if booking.key] + [t.trade_ms for t in found.trades.values()]
+    base_ms, at_ms = found.mark.base.at_ms, found.account.update_ms
+    near = any(abs(ts - base_ms) < NEAR_MS for ts in known)  # it may be in the base already, and no other be hidden
+    if not near and 0 <= at_ms - max(known, default=0) < STAMP_MS and at_ms < found.snapshot.at_ms:
+        at_ms = base_ms + 1
+    return min(filter(None, [by_order_ms, at_ms]), default=0)

@@ -108,19 +108,24 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         snapshot,
         "; ".join([*found.lost, *untold]),
         explained=not hidden_ms,
-        untold_ms=untold_ms or hidden_ms,
+        untold_ms=min(filter(None, (untold_ms, hidden_ms)), default=0),
         canceled=canceled,
     )
 
 
 def _hidden_ms(found: _Findings, history: list[UserRecord], snapshot: Snapshot) -> int:
-    """Since when a perpetual's position is ahead of its fills. Options and dated futures also end without one; spot has none."""
+    """Since when a perpetual's position is ahead of its fills. Options and dated futures also end without one; spot has none. Not
+    judged is one that moved by something else: a stock's split (CorporateAction), the end of a contract (Settle, Delivery)."""
+    executions = map(_row, found.fills.values())
+    otherwise = {row.symbol for row in executions if row.exec_type not in rows.TRADING and row.exec_type != "Funding"}
     changed_ms: dict[str, int] = {}
     for row, _ in found.positions.values():
         changed_ms[row.symbol] = max(changed_ms.get(row.symbol, 0), int(row.updated_time or 0))
 
     def judged(symbol: str, order_id: str) -> bool:
-        perpetual = "-" not in symbol and (not rows.is_inverse(symbol) or symbol.endswith("USD"))
+        perpetual = (
+            "-" not in symbol and symbol not in otherwise and (not rows.is_inverse(symbol) or symbol.endswith("USD"))
+        )
         return perpetual and rows.category_of(symbol, order_id) in ("linear", "inverse")
 
     return hidden_fills_ms(found.mark, history, snapshot, changed_ms, judged)
@@ -338,6 +343,7 @@ def _snapshot(found: _Findings, positions: bool, wallets: bool) -> Snapshot:
         held if positions else dict(found.mark.positions),
         owned if wallets else dict(found.mark.wallets),
         tuple(found.closed),
+        found.told_ms,
     )
 
 

@@ -80,6 +80,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         return (yield from _came_and_went(account, mark, now_ms))
     lost: list[str] = []
     assets, positions, snapshot = yield from _holdings(mark, now_ms, lost)
+    mark.behind = mark.behind and not lost  # what the key may not see is not told again: it would be told as empty
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     first = mark.base is None
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS) if first else mark.proven_ms
@@ -101,17 +102,21 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     placed_ms = {row.order_id: int(row.created_ms or 0) for row in found.orders.values()}
     untold_ms = 0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms)
     hidden_ms = 0 if found.lost else _hidden_ms(found, history)
-    snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
+    now = found.snapshot
+    snapshot = Snapshot(now.at_ms, now.positions, now.wallets, tuple(found.closed), now.until_ms)
     unasked = mark.scope == "full" and set(PRODUCTS) != set(_products(found))
     events = missed(history + _changes(found), set())
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
     unrecoverable = "; ".join([*found.lost, *untold])
-    return Recovered(events, snapshot, unrecoverable, not hidden_ms, unasked, untold_ms or hidden_ms, canceled)
+    untold_ms = min(filter(None, (untold_ms, hidden_ms)), default=0)
+    return Recovered(events, snapshot, unrecoverable, not hidden_ms, unasked, untold_ms, canceled)
 
 
 def _hidden_ms(found: _Findings, history: list[UserRecord]) -> int:
     """Since when a swap's position is ahead of its fills. Options and futures also end without one."""
-    changed_ms = {row.symbol: int(row.update_ms or 0) for row in found.positions}
+    changed_ms: dict[str, int] = {}
+    for row in found.positions:
+        changed_ms[row.symbol] = max(changed_ms.get(row.symbol, 0), int(row.update_ms or 0))
     return hidden_fills_ms(
         found.mark, history, found.snapshot, changed_ms, lambda symbol, order_id: product_of(symbol) == "SWAP"
     )
@@ -135,7 +140,7 @@ def _holdings(
     has the last known, and `lost` says so: the fills can be read all the same."""
     assets: dict[str, wire.AssetRow] = {}
     positions: list[wire.PositionRow] = []
-    wallets, held = dict(mark.wallets), dict(mark.positions)
+    wallets, held, until_ms = dict(mark.wallets), dict(mark.positions), 0
     try:
         reply = yield rows.BALANCE
         at_ms = reply.at_ms or at_ms
@@ -144,14 +149,16 @@ def _holdings(
     except ExchangeRefused as refused:
         lost.append(f"wallets: {refused.verdict}")
     try:
-        positions = rows.decode((yield rows.POSITIONS), wire.PositionRow, "positions")
+        reply = yield rows.POSITIONS
+        until_ms = reply.at_ms
+        positions = rows.decode(reply, wire.PositionRow, "positions")
         sums: dict[str, Decimal] = {}
         for row in positions:
             sums[_key(row)] = sums.get(_key(row), Decimal(0)) + Decimal(parse.signed(row))
         held = {key: str(qty) for key, qty in sums.items() if qty}
     except ExchangeRefused as refused:
         lost.append(f"positions: {refused.verdict}")
-    return assets, positions, Snapshot(at_ms, held, wallets)
+    return assets, positions, Snapshot(at_ms, held, wallets, until_ms=until_ms)
 
 
 def _key(row: wire.PositionRow) -> str:
