@@ -29,7 +29,7 @@ TRANSFER = "balanceUpdate"  # Binance Spot tells what was put in or taken out be
 AMOUNT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
-NEAR_MS = 10_000  # a read-back's calls come within so long of one another
+NEAR_MS = 10_000  # a call is answered, and its answer lags, within so long
 KEPT = 50  # of them outlive a proof: fills of orders that a full read will list again
 Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
@@ -60,6 +60,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     positions: dict[str, str]
     wallets: dict[str, str]
     closed_orders: tuple[str, ...] = ()  # orders once known as open that are finished, or that the exchange forgot
+    held_ms: int = 0  # exchange time at which the positions were asked for or told; 0 = soon after `at_ms`
 
 
 class Booking(msgspec.Struct, frozen=True, array_like=True):
@@ -387,8 +388,8 @@ def hidden_fills_ms(
 
     `events`: a read of everything since the base. `changed_ms`: symbol -> when its position changed last. `judged`: do only fills
     move the position of this symbol, and does one of this order? ("" = of any.) Long and short are taken together, and margin
-    modes. A snapshot is not taken in one moment: not judged is a symbol with a known fill near the base, nor one that moved
-    since `now` was asked for."""
+    modes. A snapshot is not taken in one moment, and its calls may have waited or been made again: not judged is a symbol with a
+    known fill while the base was taken, nor one that moved since `now` was asked for."""
     if mark.base is None:
         return 0
     base_ms = mark.base.at_ms
@@ -403,7 +404,7 @@ def hidden_fills_ms(
     for (key, trade), (at_ms, qty) in known.items():
         symbol = key.partition("|")[0]
         if judged(symbol, trade.partition("/")[2]):
-            if abs(at_ms - base_ms) < NEAR_MS:
+            if base_ms - NEAR_MS < at_ms < max(base_ms, mark.base.held_ms) + NEAR_MS:
                 near.add(symbol)
             if at_ms >= base_ms:
                 _add(moved, symbol, Decimal(qty))

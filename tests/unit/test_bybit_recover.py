@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
@@ -404,3 +405,28 @@ def test_a_position_that_is_ahead_of_its_fills_is_said() -> None:
     assert told([], row=position | {"updatedTime": str(NOW + 1)} | {"symbol": "ETHUSDT"}).untold_ms == NOW + 1
     assert told([], row=position | {"updatedTime": str(NOW + 4)}).untold_ms == 0  # the socket tells that one
     assert told([], row=position | {"symbol": "ETHUSDT-26DEC26"}).untold_ms == 0  # it may have been delivered
+
+
+def test_a_fill_while_a_slow_read_takes_the_base_hides_none() -> None:
+    """A call that waited or was made again: the positions were told 40 s after the read had begun, with a fill between."""
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path != "/v5/position/list" or params.get("settleCoin") != "USDT":
+            return []
+        return msgspec.json.encode(
+            msgspec.json.decode(reply(rest_row(POSITION, size="0.02", side="Buy"))) | {"time": NOW + 40_000}
+        )
+
+    mark = proven()
+    mark.prove(read(mark, answer)[0].snapshot, NOW - 60_000)
+    between = rest_row(EXECUTION, side="Buy", execQty="0.02", execTime=str(NOW + 20_000))
+    later = between | {"execId": "19", "execTime": str(NOW + 90_000)}
+
+    def told(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/execution/list" and params["category"] == "linear":
+            return [between, later]
+        row = rest_row(POSITION, size="0.04", side="Buy", updatedTime=str(NOW + 90_000))
+        return [row] if path == "/v5/position/list" and params.get("settleCoin") == "USDT" else []
+
+    found, _ = read(mark, told, NOW + 120_000)
+    assert (found.untold_ms, found.explained) == (0, True)

@@ -108,7 +108,7 @@ def test_a_proof_of_an_explained_account_costs_four_calls() -> None:
     assert (found.events, found.unrecoverable) == ([], "")
     asked = [rows.BALANCE.path, rows.POSITIONS.path, rows.FILLS, rows.PENDING]
     assert paths(calls) == [*asked, rows.ORDERS]  # where orders may have come and gone unfilled
-    assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
+    assert found.snapshot == Snapshot(NOW - 10, {f"{SWAP}|net|cross": "2"}, {"USDT": "5"}, held_ms=NOW - 10)
     mark.scope = "proof"
     _, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.POSITIONS.path: data(held("2"))})
     assert paths(calls) == asked

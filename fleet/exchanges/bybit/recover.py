@@ -77,6 +77,7 @@ class _Findings:
     positions: dict[str, tuple[wire.PositionRow, str]] = field(default_factory=dict)  # "SYMBOL|side" -> row, category
     coins: dict[str, wire.CoinRow] = field(default_factory=dict)
     told_ms: int = 0  # server time of the last reply
+    held_ms: int = 0  # that of the positions' last one
     lost: list[str] = field(default_factory=list)
 
 
@@ -311,6 +312,7 @@ def _held(found: _Findings, category: str, params: Params) -> Dialogue[None]:
 
 
 def _hold(found: _Findings, category: str, listed: list[wire.PositionRow]) -> None:
+    found.held_ms = max(found.held_ms, found.told_ms)
     for row in listed:
         found.positions[f"{row.symbol}|{rows.position_side(category, row.position_idx)}"] = (row, category)
 
@@ -338,6 +340,7 @@ def _snapshot(found: _Findings, positions: bool, wallets: bool) -> Snapshot:
         held if positions else dict(found.mark.positions),
         owned if wallets else dict(found.mark.wallets),
         tuple(found.closed),
+        found.held_ms,
     )
 
 

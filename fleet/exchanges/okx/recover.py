@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TypeVar
 
+import msgspec
+
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan, code_of
@@ -101,7 +103,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     placed_ms = {row.order_id: int(row.created_ms or 0) for row in found.orders.values()}
     untold_ms = 0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms)
     hidden_ms = 0 if found.lost else _hidden_ms(found, history)
-    snapshot = Snapshot(found.snapshot.at_ms, found.snapshot.positions, found.snapshot.wallets, tuple(found.closed))
+    snapshot = msgspec.structs.replace(found.snapshot, closed_orders=tuple(found.closed))
     unasked = mark.scope == "full" and set(PRODUCTS) != set(_products(found))
     events = missed(history + _changes(found), set())
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
@@ -135,7 +137,7 @@ def _holdings(
     has the last known, and `lost` says so: the fills can be read all the same."""
     assets: dict[str, wire.AssetRow] = {}
     positions: list[wire.PositionRow] = []
-    wallets, held = dict(mark.wallets), dict(mark.positions)
+    wallets, held, held_ms = dict(mark.wallets), dict(mark.positions), 0
     try:
         reply = yield rows.BALANCE
         at_ms = reply.at_ms or at_ms
@@ -144,14 +146,16 @@ def _holdings(
     except ExchangeRefused as refused:
         lost.append(f"wallets: {refused.verdict}")
     try:
-        positions = rows.decode((yield rows.POSITIONS), wire.PositionRow, "positions")
+        reply = yield rows.POSITIONS
+        held_ms = reply.at_ms
+        positions = rows.decode(reply, wire.PositionRow, "positions")
         sums: dict[str, Decimal] = {}
         for row in positions:
             sums[_key(row)] = sums.get(_key(row), Decimal(0)) + Decimal(parse.signed(row))
         held = {key: str(qty) for key, qty in sums.items() if qty}
     except ExchangeRefused as refused:
         lost.append(f"positions: {refused.verdict}")
-    return assets, positions, Snapshot(at_ms, held, wallets)
+    return assets, positions, Snapshot(at_ms, held, wallets, held_ms=held_ms)
 
 
 def _key(row: wire.PositionRow) -> str:
