@@ -407,6 +407,20 @@ def test_a_position_that_is_ahead_of_its_fills_is_said() -> None:
     assert told([], row=position | {"symbol": "ETHUSDT-26DEC26"}).untold_ms == 0  # it may have been delivered
 
 
+@pytest.mark.parametrize(("kind", "waits"), [("Funding", True), ("Delivery", False), ("CorporateAction", False)])
+def test_a_position_that_moved_without_a_trade_hides_none(kind: str, waits: bool) -> None:
+    """A perpetual that is listed no more, or one on a stock that was split: no fill will ever be told of it."""
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/execution/list" and params["category"] == "linear":
+            return [rest_row(EXECUTION, execType=kind, execTime=str(NOW - 20_000))]
+        row = rest_row(POSITION, size="0.02", side="Buy", updatedTime=str(NOW - 20_000))
+        return [row] if path == "/v5/position/list" and params.get("settleCoin") == "USDT" else []
+
+    found, _ = read(proven(), answer)
+    assert (found.untold_ms > 0, found.explained) == (waits, not waits)
+
+
 def test_a_fill_while_a_slow_read_takes_the_base_hides_none() -> None:
     """A call that waited or was made again: the positions were told 40 s after the read had begun, with a fill between."""
 

@@ -54,6 +54,7 @@ SETTLE_COINS: Params = (("settleCoin", "USDT"), ("settleCoin", "USDC"))  # a lin
 REST_LAG_MS = 5000
 FORGOTTEN_MS = 60_000  # an order that is in no list is forgotten only if its symbol was quiet this long (REST lags)
 NO_SUCH_ORDER = "110001"
+MONEY_ONLY = frozenset({"Funding", "Settle"})  # executions that leave positions as they are
 MAX_PAGES = 2000
 EVERY = ("linear", "spot", "inverse", "option")
 
@@ -115,14 +116,17 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
 
 
 def _hidden_ms(found: _Findings, history: list[UserRecord], snapshot: Snapshot) -> int:
-    """Since when a perpetual's position is ahead of its fills. Options and dated futures also end without one; spot has none."""
+    """Since when a perpetual's position is ahead of its fills. Options and dated futures also end without one; spot has none. Nor
+    is one judged that was delivered (listed no more) or changed by an event of its company: no trade says by how much."""
+    executions = map(_row, found.fills.values())
+    otherwise = {row.symbol for row in executions if row.exec_type not in rows.TRADING | MONEY_ONLY}
     changed_ms: dict[str, int] = {}
     for row, _ in found.positions.values():
         changed_ms[row.symbol] = max(changed_ms.get(row.symbol, 0), int(row.updated_time or 0))
 
     def judged(symbol: str, order_id: str) -> bool:
         perpetual = "-" not in symbol and (not rows.is_inverse(symbol) or symbol.endswith("USD"))
-        return perpetual and rows.category_of(symbol, order_id) in ("linear", "inverse")
+        return perpetual and symbol not in otherwise and rows.category_of(symbol, order_id) in ("linear", "inverse")
 
     return hidden_fills_ms(found.mark, history, snapshot, changed_ms, judged)
 
