@@ -87,8 +87,9 @@ class Dialler:
             raise
 
     def permit_now(self) -> bool:
-        """That permission if it is to be had at once, for a stream that has a socket to read meanwhile."""
-        return self._shared or self._rest.dial_now()
+        """That permission if it is to be had at once, for a stream that has a socket to read meanwhile. Who opens a shared one
+        waits for it in `open`: not even asked while the exchange lets nobody dial."""
+        return self._rest.dial_now(0.0 if self._shared else 1.0)
 
     def _leave(self, answered: bool | None) -> None:
         if self._entered:

@@ -150,8 +150,8 @@ class ReadBack:
             queue = self._queues.get(rest)
             if queue is None:
                 queue = self._queues[rest] = RestQueue(self._stop, self._threads)
-                if self._started:
-                    queue.start()
+            if self._started:
+                queue.start()
             return queue
 
     def request(self, stream: Readable, subscribed_ms: int, *, audit: Scope | None = None) -> Reading:

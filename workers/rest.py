@@ -140,12 +140,10 @@ class VenueRest:
         """Wait for the right to open one socket."""
         self._permit("dial", 1.0, self.exchange.limits.dial, cancelled)
 
-    def dial_now(self) -> bool:
-        """The right to open one socket, if it is to be had without waiting."""
-        permits, venue = self._permits, self.exchange
-        return (
-            not self._stop.is_set() and permits.take("dial", self._host, self._egress_ip, 1.0, venue.limits.dial) <= 0.0
-        )
+    def dial_now(self, sockets: float = 1.0) -> bool:
+        """The right to open one socket, if it is to be had without waiting. 0 sockets: may anybody open one?"""
+        permits, rate = self._permits, self.exchange.limits.dial
+        return not self._stop.is_set() and permits.take("dial", self._host, self._egress_ip, sockets, rate) <= 0.0
 
     def block_dials(self, seconds: float) -> None:
         self._permits.block("dial", self._host, self._egress_ip, seconds)

@@ -41,15 +41,18 @@ class RestQueue:
         ]
 
     def start(self) -> None:
+        """Raises RuntimeError where the machine gives no thread; the next call starts those that are lacking."""
         for thread in self._threads:
-            thread.start()
+            if thread.ident is None:
+                thread.start()
 
     def join(self, timeout_s: float) -> None:
         with self._changed:
             self._changed.notify_all()
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def submit(self, job: Job, delay_s: float = 0.0, deadline_s: float = 0.0) -> None:
         """Run `job` in a REST thread after `delay_s`."""

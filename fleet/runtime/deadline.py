@@ -48,8 +48,11 @@ class Names:
         with self._lock:
             answer = self._asked.get(host)
             if answer is None:
-                answer = self._asked[host] = Future()
+                answer = Future()
                 threading.Thread(target=self._ask, args=(host, answer), name=f"resolve {host}", daemon=True).start()
+                self._asked[host] = (
+                    answer  # once somebody asks: a thread that could not start would be waited for, for ever
+                )
         try:
             return answer.result(max(timeout_s, 0.0))
         except TimeoutError:

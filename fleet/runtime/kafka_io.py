@@ -319,7 +319,9 @@ class Producer:
             done(_chained(StoreUnavailable(f"{topic}: {type(error).__name__} before"), error))
             return
         if not isinstance(error, kafka_errors.RetriableError):
-            self._dead, self._broken = kafka, self._broken or kafka is self._kafka
+            self._dead = kafka
+            if kafka is self._kafka:  # nothing is written else: an abort may come at any time
+                self._broken = True
         done(_chained(_translate(error, topic), error))
 
     def _failed(self, topic: str, error: BaseException) -> FleetError:

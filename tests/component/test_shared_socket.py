@@ -327,8 +327,10 @@ def test_who_is_refused_on_a_socket_gets_another_one(lines: Lines, code: int) ->
 def test_a_dial_that_waits_holds_up_nobody_who_leaves_or_dials_elsewhere_or_is_told_to_stop(lines: Lines) -> None:
     """It may wait for a ban's end. A stream that cannot leave meanwhile is not released, for which its worker is fenced."""
     over, stop, told = threading.Event(), threading.Event(), queue.SimpleQueue[str]()
+    dialling = threading.Event()
 
     def banned() -> Line:
+        dialling.set()
         assert over.wait(10.0)
         return Line()
 
@@ -342,10 +344,11 @@ def test_a_dial_that_waits_holds_up_nobody_who_leaves_or_dials_elsewhere_or_is_t
 
         thread = threading.Thread(target=run)
         thread.start()
-        time.sleep(0.1)
         return thread
 
-    threads = [begin("v", "a", banned, lambda: False), begin("v", "c", Line, stop.is_set)]
+    threads = [begin("v", "a", banned, lambda: False)]
+    assert dialling.wait(5.0)
+    threads.append(begin("v", "c", Line, stop.is_set))
     try:
         threads.append(begin("w", "d", Line, lambda: False))
         assert told.get(timeout=1.0) == "d had a place"

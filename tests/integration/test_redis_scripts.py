@@ -577,6 +577,17 @@ def test_a_windowed_bucket_keeps_the_limit_of_every_clock_window(store: RedisSto
     )  # more than a window: the whole of one
 
 
+def test_who_only_asks_a_sliding_bucket_puts_nobody_off(store: RedisStore) -> None:
+    """Its last tenth is given out evenly: an amount of 0 is no part of that."""
+    rate = Rate(20, 1, window_s=20.0, sliding=True)
+    assert [store.bucket_take("dial", "asked", "ip", 1, rate).wait_s for _ in range(18)] == [0.0] * 18
+    first = store.bucket_take("dial", "asked", "ip", 1, rate).wait_s
+    time.sleep(0.3)
+    assert store.bucket_take("dial", "asked", "ip", 0, rate).wait_s == 0.0
+    assert first > 0.0
+    assert store.bucket_take("dial", "asked", "ip", 1, rate).wait_s < first - 0.2
+
+
 def test_a_sliding_bucket_keeps_the_limit_of_every_span(store: RedisStore) -> None:
     """Twenty in any second: eighteen at once, two more evenly, and again once the eighteen are a second old."""
     rate = Rate(20, 20, window_s=1.0, sliding=True)

@@ -98,3 +98,22 @@ def test_a_channel_that_tells_no_fill_can_be_done_without() -> None:
 def test_fills_cannot_nor_what_may_go_better_next_time(channel: str, code: str) -> None:
     with pytest.raises(ExchangeRefused, match=code):
         open_okx(channel, code)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_rotation_does_not_begin_while_the_exchange_lets_nobody_dial(shared: bool) -> None:
+    """Its dial would wait for the ban's end, with the old socket unread: its fills would be told only then."""
+    asked: list[float] = []
+    rest: Any = SimpleNamespace(exchange=BYBIT, dial_now=lambda sockets=1.0: bool(asked.append(sockets)))
+    dialler = Dialler(
+        SPEC,
+        Credentials("key", "secret"),
+        rest,
+        lambda *_: None,  # type: ignore[arg-type, return-value]
+        lambda *_: "ws://x",
+        Metrics(),
+        lambda: False,
+        shared=shared,
+    )
+    assert not dialler.permit_now()
+    assert asked == [0.0 if shared else 1.0]  # the socket that carries them takes its own permit

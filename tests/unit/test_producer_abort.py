@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,3 +129,46 @@ def test_what_a_client_says_of_others_after_its_own_end_is_no_verdict_on_them(mo
     assert isinstance(told[b"fill1"], StoreUnavailable) and isinstance(told[b"fill2"], StoreUnavailable)
     producer.send("t", b"k", b"fill4", [], lambda error: None)
     assert len(clients) == 2, "a new client, once"
+
+
+def test_an_abort_is_not_forgotten_for_what_an_older_client_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come from different threads: what the sender of an older client reports says nothing about the new one."""
+
+    class Told(Library):
+        def __init__(self, **config: Any) -> None:
+            super().__init__(**config)
+            clients.append(self)
+            self._sender = SimpleNamespace(force_close=lambda: None)
+
+        def add_errback(self, *told: Any) -> None:
+            reports.append(told)
+
+    class Watched(Producer):
+        """Aborted, by another thread, between the old sender's look at `_broken` and whatever it makes of it."""
+
+        between = False
+
+        @property
+        def _broken(self) -> bool:
+            seen = self.__dict__.get("_is_broken", False)
+            if self.between:
+                self.between = False
+                self.abort()
+            return bool(seen)
+
+        @_broken.setter
+        def _broken(self, value: bool) -> None:
+            self.__dict__["_is_broken"] = value
+
+    clients: list[Any] = []
+    reports: list[Any] = []
+    monkeypatch.setattr(kafka_io, "KafkaProducer", Told)
+    monkeypatch.setattr(Producer, "_drop", lambda self, timeout_s: None)
+    producer = Watched("nowhere:9", "test")
+    producer.send("t", b"k", b"1", [], lambda error: None)
+    producer.abort()
+    producer.send("t", b"k", b"2", [], lambda error: None)
+    producer.between = True
+    call, *values = reports[0]
+    call(*values, kafka_errors.IllegalStateError("closed forcefully"))
+    assert producer.between or producer.__dict__["_is_broken"], "never looked at, or kept"

@@ -565,6 +565,29 @@ def test_the_patient_leave_a_thread_to_the_urgent() -> None:
     back.join(2.0)
 
 
+def test_rest_threads_that_could_not_start_are_started_by_the_next_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A venue's queue without threads would keep every gap there open for good."""
+    stop, stream, start = threading.Event(), account(), threading.Thread.start
+    back = ReadBack(margin_s=1.0, second_read_s=0.0, random=lambda: 0.1, stop=stop).start()
+
+    def one_is_left(thread: threading.Thread) -> None:
+        if thread.name != "rest-0":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", one_is_left)
+            with pytest.raises(RuntimeError):
+                back.request(stream, 0)  # type: ignore[arg-type]
+            back.join(0.1)
+        back.request(stream, 0)  # type: ignore[arg-type]
+        assert stream.done.wait(5.0)
+    finally:
+        stop.set()
+        back.join(2.0)
+
+
 def test_an_exchange_that_bans_us_holds_up_no_account_of_another_one() -> None:
     """Its read-backs wait for weight for an hour; were the threads common, no gap of the other exchanges would close meanwhile."""
     stop, over = threading.Event(), threading.Event()

@@ -36,7 +36,7 @@ if used + amount + reserve > burst then
 elseif used + amount > free and used > 0 and at <= now then
   wait = math.max(0, at + window / (burst - free) * amount - now)
 end
-if wait == 0 then
+if wait == 0 and amount > 0 then -- an amount of 0 only asks
   used = used + amount
   redis.call('HINCRBYFLOAT', KEYS[1], 's' .. string.format('%d', current), amount)
   redis.call('HSET', KEYS[1], 'at', string.format('%.6f', now))
