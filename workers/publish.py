@@ -94,6 +94,9 @@ class Publisher:
         self._failing: set[str] = set()
         self._retrying = 0  # so many of them are sent again in this round
         self._retry_s = 0.0  # when the next round begins
+        self._round_lock = (
+            threading.Lock()
+        )  # guards _failing together with _failed: who fails is in both, or in neither
         self._bytes_lock = threading.Lock()  # guards _bytes and _full
         self._bytes = 0
         self._full = False
@@ -201,9 +204,12 @@ class Publisher:
         now_s = time.monotonic()
         if not self._retrying and now_s >= self._retry_s:
             self._retry_s = now_s + RETRY_PAUSE_S
-            self._failing = set()  # before they are taken: one that fails right now is told by either
-            again = sorted((self._failed.popleft() for _ in range(len(self._failed))), key=lambda r: r.offered_s)
-            self._failed.extendleft(reversed(again))  # a client that is given up reports them in any order
+            with self._round_lock:
+                self._failing = set()
+                again = sorted(
+                    self._failed, key=lambda r: r.offered_s
+                )  # a client that is given up reports them in any order
+                self._failed = deque(again)
             self._retrying = len(again)
         if self._retrying:
             self._retrying -= 1
@@ -220,8 +226,9 @@ class Publisher:
 
     def _fail(self, record: _Record) -> None:
         """Kafka did not take it now."""
-        self._failing.add(record.topic)
-        self._failed.append(record)
+        with self._round_lock:
+            self._failing.add(record.topic)
+            self._failed.append(record)
 
     def _may_send(self, record: _Record) -> bool:
         """Past the lease nothing is sent: wait for the lease thread to renew it or to give the incarnation up."""
