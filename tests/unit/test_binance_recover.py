@@ -372,6 +372,23 @@ def test_a_symbol_that_is_listed_no_more_loses_nothing_where_the_account_is_expl
     assert (found.explained, found.unrecoverable) == (False, "fills of BTCUSDT_250926: permanent(-1121)")
 
 
+@pytest.mark.parametrize(("known_ms", "hidden"), [(T0 + 60_000, True), (T0 + 2_000, False), (T0 + 100_000, False)])
+def test_a_fill_that_rest_hides_is_older_than_the_known_one_that_came_after_it(known_ms: int, hidden: bool) -> None:
+    """The position changed last by a known fill: the gap closed, and the snapshot explained the hidden one away for good."""
+    venue = Venue()
+    mark = based(venue)
+    base = mark.base
+    assert base is not None
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 1_000)
+    venue.trades.clear()
+    venue.orders.clear()
+    venue.income.clear()
+    for event in items(venue.trade("BTCUSDT", "BUY", "2", known_ms)):
+        mark.advance(event)
+    found = venue.read(mark, T0 + 100_000)
+    assert (found.explained, found.untold_ms) == (False, base.at_ms + 1 if hidden else 0)
+
+
 def test_a_profit_in_credits_stays_with_its_fee() -> None:
     """Where futures are settled in credits (BNFCR), profit and fee are both of these, and USDT is only collateral."""
     venue = Venue()

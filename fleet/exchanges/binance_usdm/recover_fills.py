@@ -8,7 +8,7 @@ from decimal import Decimal
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
 from fleet.core.exchange import code_of
-from fleet.core.recovery import untold_fills_ms
+from fleet.core.recovery import NEAR_MS, untold_fills_ms
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.findings import BAD_SYMBOL, MAX_PAGES, Dialogue, Findings, windows
@@ -115,7 +115,19 @@ def untold_ms(found: Findings, history: list[UserRecord], born_ms: int, *, expla
     changes = [(key, listed.get(key, paid_ms)) for key in unexplained]
     ours_ms = found.since_ms if found.mark.base is None else 0
     times = [at_ms for key, at_ms in changes if at_ms > max(ours_ms, found.latest_fill_ms(key))]
+    times += [_hidden_ms(found, key) for key, at_ms in changes if key in listed and at_ms == found.latest_fill_ms(key)]
     placed_ms = {number: row.created_ms for (_, number), row in found.orders.items()}
     read = [event for event in history if event.symbol in found.read]
     by_order_ms = untold_fills_ms(found.mark, read, placed_ms, found.since_ms, born_ms)
-    return min([*times, *filter(None, [by_order_ms])], default=0)
+    return min(filter(None, [*times, by_order_ms]), default=0)
+
+
+def _hidden_ms(found: Findings, key: str) -> int:
+    """Of a position that is unexplained though a known fill changed it last: the hidden one came before that, as early as after the
+    base. 0 where it may be none: a known fill was near the base, which may have it, or came while the account was asked for."""
+    base = found.mark.base
+    if base is None or found.latest_fill_ms(key) >= found.snapshot.at_ms:
+        return 0
+    known = [b.ts for b in found.mark.recent if b.key == key]
+    known += [t.trade_ms for t in found.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]
+    return 0 if any(abs(at_ms - base.at_ms) < NEAR_MS for at_ms in known) else base.at_ms + 1
