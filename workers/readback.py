@@ -121,6 +121,7 @@ class ReadBack:
         stop: threading.Event,
         threads: int = THREADS,
     ) -> None:
+        """`threads`: of each venue and address."""
         self._margin_ms, self._second_read_ms = int(margin_s * 1000), int(second_read_s * 1000)
         self._random, self._stop = random, stop
         self._threads, self._started = threads, False
@@ -291,7 +292,7 @@ class ReadBack:
                 self._line_up(reading, self._second_read_ms / 1000)
                 return
             if 0 < found.untold_ms < settled_ms:
-                if self._waits(reading):
+                if self._waits(reading, found):
                     return
                 progress.lose(found.untold_ms, "audit", _untold(found))
             progress.prove(found.snapshot, found.snapshot.at_ms - self._margin_ms, scope)
@@ -300,7 +301,7 @@ class ReadBack:
         if reading.subscribed_ms <= settled_ms:
             unrecoverable, untold = found.unrecoverable, 0 < found.untold_ms < reading.subscribed_ms
             if untold:
-                if self._waits(reading):
+                if self._waits(reading, found):
                     return
                 unrecoverable = _untold(found)
             progress.prove(found.snapshot, reading.subscribed_ms)
@@ -319,11 +320,19 @@ class ReadBack:
         wait_s = max(0.5, (reading.subscribed_ms - stream.rest.now_ms() + self._second_read_ms) / 1000 + 0.2)
         self._line_up(reading, wait_s)
 
-    def _waits(self, reading: Reading) -> bool:
+    def _waits(self, reading: Reading, found: Recovered) -> bool:
         """Fills that are shown and not told are waited for: as a base the snapshot would explain them away. False = no longer."""
         if reading.late >= MAX_LATE:
             return False
-        self._line_up(reading, self._second_read_ms / 1000 * 2**reading.late)
+        wait_s = self._second_read_ms / 1000 * 2**reading.late
+        self._log.warning(
+            "fills are not told yet, reading again",
+            action="readback",
+            stream=reading.stream.spec.id,
+            since_ms=found.untold_ms,
+            delay_s=wait_s,
+        )
+        self._line_up(reading, wait_s)
         reading.late += 1
         return True
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from fleet.core.errors import LeaseLost
 from fleet.runtime.logs import get
 
-THREADS = 6
+THREADS, LEAST_THREADS = 6, 2
 IDLE_S = 0.5  # a thread with nothing to do looks again this often whether it is to stop
 WHENEVER = math.inf
 
@@ -35,8 +35,9 @@ class RestQueue:
         self._ready: list[tuple[float, int, Job]] = []  # heap of jobs that may, by deadline, then in order of arrival
         self._numbers = itertools.count()
         self._log = get("rest")
+        urgent = max(threads // 3, min(1, threads - 1))
         self._threads = [
-            threading.Thread(target=self._run, args=(n < threads // 3, n == threads - 1), name=f"rest-{n}")
+            threading.Thread(target=self._run, args=(n < urgent, n == threads - 1), name=f"rest-{n}")
             for n in range(threads)
         ]
 

@@ -41,6 +41,7 @@ from workers.publish import Publisher
 from workers.reach import Crowd
 from workers.readback import ReadBack
 from workers.rest import VenueRest
+from workers.rest_queue import LEAST_THREADS, THREADS
 from workers.rotation import Rotation
 from workers.shard import Shard
 from workers.shared_socket import SharedSockets
@@ -98,6 +99,7 @@ class UserData:
             second_read_s=settings.second_read_s,
             random=random.random,
             stop=self.halt,
+            threads=max(LEAST_THREADS, THREADS // max(1, len(settings.egress_ips))),  # they stand in one another's way
         )
         self.accounts = Accounts(self._postgres("accounts"), keyring, self.halt)
         self.shard = Shard(self._worker(), self.egress.note)
