@@ -6,6 +6,7 @@ sent is acknowledged, and what was dropped since it was last asked.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -74,6 +75,15 @@ class Told:
                 known = self.acked.get(mark.interval)
                 if known is None or mark.at_ms >= known.at_ms:
                     self.acked[mark.interval] = Mark(mark.id, mark.at_ms)
+
+    def overtaken(self, waiting: Iterable[EventMark | None]) -> set[str]:
+        """Intervals of which something older than what is acknowledged is still on its way: what was read back goes out late.
+        `waiting`: marks of what has not been sent yet."""
+        unsure = itertools.chain((mark for sent in self._flight for mark in sent.marks), waiting)
+        return {
+            mark.interval for mark in unsure
+            if mark is not None and mark.complete and mark.interval in self.acked and mark.at_ms < self.acked[mark.interval].at_ms
+        }  # fmt: skip
 
     def drop(self, marks: Iterable[EventMark | None]) -> None:
         """These go nowhere."""

@@ -169,12 +169,14 @@ class MarketPublisher:
         return found
 
     def acked(self) -> dict[tuple[str, str], dict[Name, Mark]]:
-        """By exchange and market: up to where Kafka has each series. Those of which something was dropped are left out."""
+        """By exchange and market: up to where Kafka has each series. Left out are those of which something was dropped, or
+        something older is still on its way."""
         found: dict[tuple[str, str], dict[Name, Mark]] = {}
         with self._lock:
             for queue in self._queues.values():
+                overtaken = queue.told.overtaken(mark for _, mark in queue.lines)
                 for interval, mark in queue.told.acked.items():
-                    if interval not in queue.told.dropped:
+                    if interval not in queue.told.dropped and interval not in overtaken:
                         name = Name(queue.cls, queue.symbol, interval)
                         found.setdefault((queue.exchange, queue.market), {})[name] = mark
         return found

@@ -91,8 +91,9 @@ class Watermarks:
         self._loaded.set()
 
     def _save(self) -> None:
-        """Acknowledged first, then missing: what is found missing after the first look can only lower a mark. Now and then all
-        marks of this process' series, so that the age of a row says how long nobody has looked after its series."""
+        """Acknowledged first, then missing: what is found missing after the first look can only lower a mark. What was missing and
+        went out between the two is on its way at a third. Now and then all marks of this process' series, so that the age of a
+        row says how long nobody has looked after its series."""
         now = self._publisher.acked()
         now_s = time.monotonic()
         for source in self._sources:
@@ -100,7 +101,13 @@ class Watermarks:
                 acked = now.get(source.venue, {}).get(name)
                 if acked is not None and _before(floor, acked):
                     now[source.venue][name] = Mark(floor.id, floor.at_ms or acked.at_ms)
-        found = {(venue, name): mark for venue, marks in now.items() for name, mark in marks.items()}
+        still = self._publisher.acked()
+        found = {
+            (venue, name): mark
+            for venue, marks in now.items()
+            for name, mark in marks.items()
+            if name in still.get(venue, {})
+        }
         changed = {key: mark for key, mark in found.items() if self._saved.get(key) != mark}
         touch = now_s >= self._touch_at_s
         if touch:

@@ -47,3 +47,18 @@ def test_what_was_read_back_late_and_dropped_too_is_a_span_of_its_own() -> None:
     assert told.dropped == {"": [("100", "103"), ("50", "104")]}
     told.drop([EventMark("1m", ident, ident, 1) for ident in "xab"])
     assert told.dropped["1m"] == [("x", "b")], "ids that do not count are in the order of their publication"
+
+
+def test_a_mark_waits_for_what_was_read_back_and_is_still_on_its_way() -> None:
+    """A life that ended then would leave a mark beyond trades that nobody has: the next one would not ask for them."""
+    told = Told()
+    marks = {n: EventMark("", str(n), str(n), n) for n in (1, 2, 3, 4)}
+    told.arrive(told.send([marks[1], marks[4]]))
+    assert told.overtaken([]) == told.overtaken([EventMark("", "5", "5", 5)]) == set()
+    assert told.overtaken([marks[2]]) == {""}, "it waits in the queue"
+    sent = told.send([marks[3]])
+    assert told.overtaken([]) == {""}, "it is on its way"
+    told.arrive(sent)
+    assert told.overtaken([]) == set() and told.acked[""].id == "4"
+    told.arrive(told.send([mark_of(candle(5, closed=True))]))
+    assert told.overtaken([mark_of(candle(5, closed=False))]) == set(), "an open candle stands for nothing"

@@ -33,7 +33,9 @@ class Killed:
 
     def __init__(self, simulator: Simulator, bootstrap: str, directory: Path, seed: int) -> None:
         self.simulator, self.bootstrap, self.directory = simulator, bootstrap, directory
-        simulator.settings(weight_limit=1_000_000)  # a bench takes no permits, and its lives follow one another within a minute
+        simulator.settings(
+            weight_limit=1_000_000
+        )  # a bench takes no permits, and its lives follow one another within a minute
         self.random = random.Random(seed)
         self.accounts: dict[str, str] = {}  # API key → account id
         for n in range(ACCOUNTS):
