@@ -76,6 +76,7 @@ def distinct_of(row: dict[str, Any]) -> tuple[object, ...]:
         return (row["last_seq"],)
     if kind == "liquidation":
         return (row["side"], plain(row["price"]), plain(row["qty"]))
-    if kind == "book_ticker":
+    if kind == "book_ticker" and not str(row.get("stream", "")).startswith("tickers."):
+        # Bybit's ticker tells changes, and of some only quotes changed: in Kafka it is whole (workers/market_merge.py)
         return ("book", row["ts"])
     return (row["ts"],)

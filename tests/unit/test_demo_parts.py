@@ -14,7 +14,7 @@ import pytest
 from fleet.commands.demo import venues_of
 from fleet.demo.chaos import LASTING, PROCESS_FAULTS, SIMULATOR_FAULTS, SPAN, Chaos, schedule
 from fleet.demo.compare import dials
-from fleet.demo.ledger import LAST_MOMENT_MS, Ledger
+from fleet.demo.ledger import LAST_MOMENT_MS, Ledger, distinct_of
 from fleet.demo.place import Place
 from fleet.demo.replay import capture_rows, capture_settings, kind_of
 from fleet.demo.report import Fills, MarketTopic, Report
@@ -269,3 +269,11 @@ def test_the_simulated_venues_are_named_one_by_one_by_family_or_all(names: str, 
     assert len(venues_of(names)) == count
     with pytest.raises(click.UsageError, match="'kraken' is not known"):
         venues_of("okx,kraken")
+
+
+def test_a_ticker_of_which_only_quotes_changed_is_a_ticker() -> None:
+    """Bybit's ticker tells changes; in Kafka each is whole. The demo took it for the best bid and ask of another topic, and told all
+    of them as missing."""
+    row = {"type": "book_ticker", "stream": "tickers.BTCUSDT", "ts": 5}
+    assert distinct_of(row) == distinct_of(row | {"type": "ticker"}) == (5,)
+    assert distinct_of(row | {"stream": "orderbook.1.BTCUSDT"}) == ("book", 5)
