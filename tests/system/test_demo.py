@@ -97,6 +97,15 @@ def test_plain(tmp: Path) -> None:
     assert report["dials"]["total"] >= 12
 
 
+def test_every_venue(tmp: Path) -> None:
+    venues = "binance_spot,binance_usdm,bybit,okx"
+    report = run_demo(
+        "--exchanges", venues, "--accounts", "8", "--workers", "1", "--for", "10", "--rate", "40", tmp=tmp
+    )
+    assert_complete(report)
+    assert report["exchanges"] == venues.split(",")
+
+
 def test_chaos(tmp: Path) -> None:
     report = run_demo("--accounts", "12", "--workers", "2", "--for", "25", "--rate", "40", "--chaos", "7", tmp=tmp)
     assert_complete(report)

@@ -272,8 +272,8 @@ def test_the_simulated_venues_are_named_one_by_one_by_family_or_all(names: str, 
 
 
 def test_a_ticker_of_which_only_quotes_changed_is_a_ticker() -> None:
-    """Bybit's ticker tells changes; in Kafka each is whole. The demo took it for the best bid and ask of another topic, and told all
-    of them as missing."""
+    """Bybit's ticker tells changes; in Kafka each is whole. The demo took it for the best bid and ask of another topic, and told
+    all of them as missing."""
     row = {"type": "book_ticker", "stream": "tickers.BTCUSDT", "ts": 5}
     assert distinct_of(row) == distinct_of(row | {"type": "ticker"}) == (5,)
     assert distinct_of(row | {"stream": "orderbook.1.BTCUSDT"}) == ("book", 5)
