@@ -25,7 +25,7 @@ from fleet.core.errors import LeaseLost
 from fleet.core.events import Order, StreamEvent, UserRecord
 from fleet.core.model import AccountSpec, format_token
 from fleet.core.names import HEADER_INCARNATION, HEADER_SHARD, HEADER_TOKEN, TOPIC_OF_TYPE, TOPIC_STREAMS
-from fleet.core.recovery import TERMINAL, Scope, Snapshot, Watermark, in_order, missed
+from fleet.core.recovery import TERMINAL, Scope, Snapshot, Watermark, in_order, missed, order_key
 from fleet.core.tally import Tally
 from fleet.runtime.metrics import Metrics
 from workers.publish import Gate, Publisher
@@ -215,9 +215,9 @@ class Progress:
         with self._lock:
             held = self._held or []
             told = {event.id for event in held}
-            ended = {event.order_id for event in held if isinstance(event, Order) and event.status in TERMINAL}
-            open_ = self.mark.open_orders.keys() - ended
-            events = [*events, *(order for order in canceled if order.order_id in open_)]
+            ends = (event for event in held if isinstance(event, Order) and event.status in TERMINAL)
+            open_ = self.mark.orders.keys() - {order_key(end.symbol, end.order_id) for end in ends}
+            events = [*events, *(end for end in canceled if order_key(end.symbol, end.order_id) in open_)]
             fresh = [event for event in missed(events, self._known) if event.id not in told]
             found = [event for event in self._publish(in_order([*fresh, *held])) if event.source == "rest"]
             if self.gaps:
@@ -296,7 +296,7 @@ class Progress:
     @property
     def exposed(self) -> bool:
         """Does the account hold positions or have open orders, as far as is known?"""
-        return bool(self.mark.positions or self.mark.open_orders)
+        return bool(self.mark.positions or self.mark.orders)
 
     def flushed(self) -> bool:
         """True once Kafka acknowledged everything offered so far."""

@@ -50,6 +50,16 @@ def position_key(symbol: str, side: str, mode_key: str = "") -> str:
     return f"{symbol}|{side}|{mode_key}" if mode_key else f"{symbol}|{side}"
 
 
+def order_key(symbol: str, order_id: str) -> str:
+    """Of an order: "SYMBOL|order id". Binance counts the orders of each symbol apart, so an id alone may name two."""
+    return f"{symbol}|{order_id}"
+
+
+def symbol_of(key: str) -> str:
+    """The symbol of a position's or an order's key."""
+    return key.partition("|")[0]
+
+
 def side_of(key: str) -> str:
     """The "SYMBOL|side" of a position's key: that much fills tell, which name no margin mode."""
     return "|".join(key.split("|")[:2])
@@ -63,7 +73,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     at_ms: int
     positions: dict[str, str]
     wallets: dict[str, str]
-    closed_orders: tuple[str, ...] = ()  # orders once known as open that are finished, or that the exchange forgot
+    closed_orders: tuple[str, ...] = ()  # keys of orders once known as open that ended, or that the exchange forgot
     until_ms: int = 0
 
 
@@ -120,8 +130,7 @@ class Watermark(msgspec.Struct):
     symbols: dict[str, int] = {}  # symbol -> ts_event of its last order or fill (symbols of interest)
     positions: dict[str, str] = {}  # `position_key` -> last known signed qty, flat ones absent
     wallets: dict[str, str] = {}  # asset -> last known wallet balance, zero ones absent
-    open_orders: dict[str, str] = {}  # order id -> symbol, those not known to be finished
-    resting: dict[str, Resting] = {}  # order id -> the same orders, but for those that an older version noted
+    orders: dict[str, Resting] = {}  # `order_key` -> what was told last of an order that is not known to have ended
     last_event_ms: int = 0
     alive_ms: int = 0  # our clock: the stream was last known to be alive and without a gap
     unasked_ms: int = (
@@ -137,11 +146,11 @@ class Watermark(msgspec.Struct):
             self._fill(event)
         elif isinstance(event, Order):
             self.symbols[event.symbol] = max(self.symbols.get(event.symbol, 0), event.ts_event)
+            key = order_key(event.symbol, event.order_id)
             if event.status in TERMINAL:
-                self._ended(event.order_id)
-            elif event.order_id in self.open_orders or len(self.open_orders) < MAX_OPEN_ORDERS:
-                self.open_orders[event.order_id] = event.symbol
-                self.resting[event.order_id] = Resting(*(getattr(event, name) for name in _RESTING))
+                self.orders.pop(key, None)
+            elif key in self.orders or len(self.orders) < MAX_OPEN_ORDERS:
+                self.orders[key] = Resting(*(getattr(event, name) for name in _RESTING))
         elif isinstance(event, Position):
             key = position_key(event.symbol, event.position_side, event.mode_key)
             if Decimal(event.qty or "0") == 0:
@@ -153,9 +162,13 @@ class Watermark(msgspec.Struct):
         elif isinstance(event, AccountEvent) and event.event == TRANSFER:
             self._transfer(event)
 
-    def _ended(self, order_id: str) -> None:
-        self.open_orders.pop(order_id, None)
-        self.resting.pop(order_id, None)
+    def is_open(self, symbol: str, order_id: str) -> bool:
+        """Is it an order that is not known to have ended?"""
+        return order_key(symbol, order_id) in self.orders
+
+    def open_orders(self) -> list[tuple[str, str]]:
+        """(symbol, order id) of those."""
+        return [(symbol, order_id) for symbol, _, order_id in (key.partition("|") for key in self.orders)]
 
     def _balance(self, balance: Balance) -> None:
         if Decimal(balance.wallet or "0") == 0:
@@ -223,18 +236,18 @@ class Watermark(msgspec.Struct):
 
     def filled_qty(self, symbol: str, order_id: str) -> Decimal:
         """How much of an order the known fills make up, as far back as `recent` reaches."""
-        fills = [b for b in self.recent if b.key.partition("|")[0] == symbol and b.trade.partition("/")[2] == order_id]
+        fills = [b for b in self.recent if symbol_of(b.key) == symbol and b.trade.partition("/")[2] == order_id]
         return sum((abs(Decimal(b.qty)) for b in fills), Decimal(0))
 
     def without(self, symbols: set[str]) -> Watermark:
         """A copy to try an explanation on: the same base, without what the fills of `symbols` changed since."""
         trial = Watermark(self.proven_ms, self.base)
-        trial.moved = {key: qty for key, qty in self.moved.items() if key.partition("|")[0] not in symbols}
-        trial.paid = {key: cost for key, cost in self.paid.items() if key.partition("|")[0] not in symbols}
+        trial.moved = {key: qty for key, qty in self.moved.items() if symbol_of(key) not in symbols}
+        trial.paid = {key: cost for key, cost in self.paid.items() if symbol_of(key) not in symbols}
         trial.booked = dict(self.booked)
         since_ms = self.base.at_ms if self.base is not None else 0
         for booking in self.recent:  # where older ones were cut off, the explanation fails and more is read
-            if booking.ts >= since_ms and booking.key and booking.key.partition("|")[0] not in symbols:
+            if booking.ts >= since_ms and booking.key and symbol_of(booking.key) not in symbols:
                 _add(trial.earned, booking.asset, Decimal(booking.amount))
                 _add(trial.earned, booking.settled, Decimal(booking.profit))
         return trial
@@ -269,7 +282,7 @@ class Watermark(msgspec.Struct):
         left: dict[str, Decimal] = {}
         for sign, positions in ((1, self.positions), (-1, self.base.positions), (-1, self.moved)):
             for key, qty in positions.items():
-                symbol = key.partition("|")[0]
+                symbol = symbol_of(key)
                 if symbol in left or positions is not self.moved:
                     left[symbol] = left.get(symbol, Decimal(0)) + sign * Decimal(qty)
         return any(amount and books(symbol) for symbol, amount in left.items())
@@ -292,8 +305,8 @@ class Watermark(msgspec.Struct):
         for key in self.positions:
             _add(self.positions, key, Decimal(moved.pop(side_of(key), "0")))
         self.wallets = dict(now.wallets)
-        for order_id in now.closed_orders:
-            self._ended(order_id)
+        for key in now.closed_orders:
+            self.orders.pop(key, None)
 
 
 def _names(fill: Fill) -> tuple[str, str]:
@@ -338,17 +351,17 @@ def in_order(events: list[UserRecord]) -> list[UserRecord]:
 def forgotten_orders(
     mark: Watermark, forgotten: Iterable[str], events: Iterable[UserRecord], account_id: str, now_ms: int
 ) -> tuple[list[Order], list[str]]:
-    """How orders ended that were known as open and of which the exchange knows nothing any more, by what is remembered of them;
-    and, as text, those of which that cannot be said. `events`: what the read told.
+    """How orders ended that were known as open and of which the exchange knows nothing any more (`forgotten`, their keys), by what
+    is remembered of them; and, as text, those of which that cannot be said. `events`: what the read told.
 
     An exchange forgets orders that ended unfilled long before those with a fill. So where no fill came since the last state of
     the order, it was cancelled (or expired: nobody can tell). One with such a fill is older than any history. The id has no
     time: one order is forgotten once, however often that is read."""
-    filled = {event.order_id for event in events if isinstance(event, Fill)}
+    filled = {order_key(event.symbol, event.order_id) for event in events if isinstance(event, Fill)}
     canceled, untold = [], []
-    for order_id in sorted(set(forgotten)):
-        symbol, known = mark.open_orders[order_id], mark.resting.get(order_id)
-        if known is None or order_id in filled or mark.filled_qty(symbol, order_id) > Decimal(known.filled_qty or "0"):
+    for key in sorted(set(forgotten)):
+        known, (symbol, _, order_id) = mark.orders[key], key.partition("|")
+        if key in filled or mark.filled_qty(symbol, order_id) > Decimal(known.filled_qty or "0"):
             untold.append(f"order {order_id} of {symbol}: ended, the exchange does not tell how")
             continue
         ident = f"{known.exchange}:{known.market}:{account_id}:order:{symbol}:{order_id}:canceled:forgotten"
@@ -363,21 +376,22 @@ def untold_fills_ms(
     mark: Watermark, events: list[UserRecord], placed_ms: dict[str, int], since_ms: int, born_ms: int
 ) -> int:
     """Exchange time of the first order that was filled for more than its fills make up: REST tells some fills later than orders.
-    0 = none such. `events`: a read of everything since `since_ms`; `placed_ms`: when each order of it was placed. Judged are orders
+    0 = none such. `events`: a read of everything since `since_ms`; `placed_ms`: order's key -> when placed. Judged are orders
     placed since then, and where no older fill of the account is forgotten, those placed since `born_ms`, when it became ours."""
     whole = mark.base is not None and len(mark.recent) < KEPT
-    told = {f"{fill.trade_id}/{fill.order_id}": Decimal(fill.qty) for fill in events if isinstance(fill, Fill)}
-    told |= {b.trade: abs(Decimal(b.qty)) for b in mark.recent if b.key and b.trade not in told}
+    told = {(symbol_of(b.key), b.trade): abs(Decimal(b.qty)) for b in mark.recent if b.key}
+    told |= {(fill.symbol, _names(fill)[1]): Decimal(fill.qty) for fill in events if isinstance(fill, Fill)}
     filled: dict[str, Decimal] = {}
-    for trade, qty in told.items():
-        order_id = trade.partition("/")[2]
-        filled[order_id] = filled.get(order_id, Decimal(0)) + qty
+    for (symbol, trade), qty in told.items():
+        key = order_key(symbol, trade.partition("/")[2])
+        filled[key] = filled.get(key, Decimal(0)) + qty
+    orders = [(order_key(e.symbol, e.order_id), e) for e in events if isinstance(e, Order) and e.ts_event >= since_ms]
     times = [
-        order.ts_event for order in events
-        if isinstance(order, Order) and order.ts_event >= since_ms
-        and placed_ms.get(order.order_id, 0) >= (born_ms if whole else since_ms)
-        and Decimal(order.filled_qty or "0") > filled.get(order.order_id, Decimal(0))
-    ]  # fmt: skip
+        order.ts_event
+        for key, order in orders
+        if placed_ms.get(key, 0) >= (born_ms if whole else since_ms)
+        and Decimal(order.filled_qty or "0") > filled.get(key, Decimal(0))
+    ]
     return min(times, default=0)
 
 
@@ -408,7 +422,7 @@ def hidden_fills_ms(
     latest: dict[str, int] = {}
     near = set[str]()
     for (key, trade), (at_ms, qty) in known.items():
-        symbol = key.partition("|")[0]
+        symbol = symbol_of(key)
         if judged(symbol, trade.partition("/")[2]):
             if base_ms - NEAR_MS < at_ms < until_ms + NEAR_MS or at_ms >= now.at_ms:
                 near.add(symbol)
@@ -427,15 +441,10 @@ def hidden_fills_ms(
 def _by_symbol(positions: dict[str, str]) -> dict[str, str]:
     sums: dict[str, str] = {}
     for key, qty in positions.items():
-        _add(sums, key.partition("|")[0], Decimal(qty))
+        _add(sums, symbol_of(key), Decimal(qty))
     return sums
 
 
 def differing(known: dict[str, str], now: dict[str, str]) -> set[str]:
     """Keys whose amounts differ; an absent one is 0."""
     return {key for key in known.keys() | now.keys() if Decimal(known.get(key, "0")) != Decimal(now.get(key, "0"))}
-
-
-def balance_changes(known: dict[str, str], now: list[Balance]) -> list[Balance]:
-    """Those of `now` whose wallet differs from the last known one."""
-    return [b for b in now if Decimal(known.get(b.asset, "0")) != Decimal(b.wallet or "0")]

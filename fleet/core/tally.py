@@ -10,6 +10,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fleet.core.events import Fill, Order, UserRecord
+from fleet.core.recovery import order_key
 
 MAX_ORDERS = 300  # the newest of one account; a few hundred bytes each
 
@@ -18,22 +19,24 @@ class Tally:
     """Filled quantities of the account's newest orders. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._told: dict[str, Decimal] = {}  # order id -> filled quantity that its states tell
-        self._filled: dict[str, Decimal] = {}  # order id -> sum of its fills
-        self._short: dict[str, tuple[int, int]] = {}  # order id -> ts_recv and ts_event of the state that tells of more
+        self._told: dict[str, Decimal] = {}  # `order_key` -> filled quantity that its states tell
+        self._filled: dict[str, Decimal] = {}  # `order_key` -> sum of its fills
+        self._short: dict[
+            str, tuple[int, int]
+        ] = {}  # `order_key` -> ts_recv and ts_event of the state that tells of more
 
     def take(self, event: UserRecord) -> None:
         """One event, once per id."""
-        if isinstance(event, Fill):
-            self._filled[event.order_id] = self._filled.get(event.order_id, Decimal(0)) + Decimal(event.qty or "0")
-        elif isinstance(event, Order):
-            told = Decimal(event.filled_qty or "0")
-            self._told[event.order_id] = max(told, self._told.get(event.order_id, Decimal(0)))
-            if event.source == "rest":  # with its fills, or before all that is known here
-                self._filled[event.order_id] = max(told, self._filled.get(event.order_id, Decimal(0)))
-        else:
+        if not isinstance(event, Fill | Order):
             return
-        order = event.order_id
+        order = order_key(event.symbol, event.order_id)
+        if isinstance(event, Fill):
+            self._filled[order] = self._filled.get(order, Decimal(0)) + Decimal(event.qty or "0")
+        else:
+            told = Decimal(event.filled_qty or "0")
+            self._told[order] = max(told, self._told.get(order, Decimal(0)))
+            if event.source == "rest":  # with its fills, or before all that is known here
+                self._filled[order] = max(told, self._filled.get(order, Decimal(0)))
         if self._told.get(order, Decimal(0)) <= self._filled.get(order, Decimal(0)):
             self._short.pop(order, None)
         else:

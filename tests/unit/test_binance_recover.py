@@ -17,6 +17,7 @@ from fleet.core.model import AccountSpec
 from fleet.core.recovery import Snapshot, Watermark
 from fleet.exchanges import exchanges
 from fleet.exchanges.binance_usdm import findings, recover_fills, recover_orders
+from tests.unit.test_recovery import resting
 
 X = exchanges()["binance_usdm"]
 SPEC = AccountSpec("acc", "u", "binance", "usdm", "l", False, 1, 0)
@@ -523,30 +524,48 @@ def test_open_order_placed_in_the_gap_and_one_that_ended() -> None:
     venue = Venue()
     old = venue.order("BTCUSDT", "BUY", "1", T0 - 50)
     mark = based(venue)
-    assert mark.open_orders == {"1": "BTCUSDT"}
+    assert mark.open_orders() == [("BTCUSDT", "1")]
     old |= {"status": "CANCELED", "updateTime": T0 + 40}
     venue.order("ETHUSDT", "BUY", "1", T0 + 30)
     found = venue.read(mark, T0 + 100)
     assert {(e.order_id, e.status) for e in found.events if isinstance(e, Order)} == {("1", "canceled"), ("2", "new")}
-    assert found.snapshot.closed_orders == ("1",)
+    assert found.snapshot.closed_orders == ("BTCUSDT|1",)
     mark.prove(found.snapshot, T0 + 100)
-    assert mark.open_orders == {}
+    assert mark.orders == {}
+
+
+def test_orders_of_two_symbols_that_share_an_id_are_told_apart() -> None:
+    """Numbers are unique per symbol only. One of the two ended in the gap, and was found by name."""
+    venue = Venue()
+    here = venue.order("BTCUSDT", "BUY", "1", T0 - 50)
+    there = venue.order("ETHUSDT", "BUY", "1", T0 - 50)
+    there["orderId"] = here["orderId"]
+    mark = based(venue)
+    assert sorted(mark.open_orders()) == [("BTCUSDT", "1"), ("ETHUSDT", "1")]
+    there |= {"status": "CANCELED", "updateTime": T0 + 40}
+    found = venue.read(mark, T0 + 100)
+    assert [(e.symbol, e.order_id, e.status) for e in found.events] == [("ETHUSDT", "1", "canceled")]  # type: ignore[union-attr]
+    assert found.snapshot.closed_orders == ("ETHUSDT|1",)
+    for event in found.events:
+        mark.advance(event)
+    mark.prove(found.snapshot, T0 + 100)
+    assert mark.open_orders() == [("BTCUSDT", "1")]
 
 
 def test_an_order_the_exchange_forgot_is_forgotten_once_its_symbol_is_quiet() -> None:
     venue = Venue()
     mark = based(venue)
-    mark.open_orders = {"77": "BTCUSDT"}
+    mark.orders = resting("BTCUSDT|77")
     mark.symbols = {"BTCUSDT": T0}
     assert venue.read(mark, T0 + 1000).snapshot.closed_orders == ()
     found = venue.read(mark, T0 + 100_000)
-    assert found.snapshot.closed_orders == ("77",)
-    assert found.unrecoverable == "order 77 of BTCUSDT: ended, the exchange does not tell how"
+    assert found.snapshot.closed_orders == ("BTCUSDT|77",)
+    assert [(e.order_id, e.status) for e in found.canceled] == [("77", "canceled")]
     mark.scope = "fills"
     assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == (), "REST may lag: the full read says it"
     mark.scope = "full"
     venue.order("BTCUSDT", "BUY", "1", T0 - 50, "NEW")
-    mark.open_orders = {"1": "BTCUSDT"}
+    mark.orders = resting("BTCUSDT|1")
     venue.refuse["/fapi/v1/openOrders"] = -1121
     found = venue.read(mark, T0 + 100_000)
     assert found.snapshot.closed_orders == () and "open orders of BTCUSDT: permanent(-1121)" in found.unrecoverable
@@ -561,7 +580,7 @@ def test_orders_that_the_exchange_forgot_are_told_as_canceled() -> None:
     for event in venue.read(mark, T0 + 1).events:
         mark.advance(event)
     name = f"algo-{stop['algoId']}"
-    assert mark.open_orders.keys() == {"1", name}
+    assert set(mark.open_orders()) == {("BTCUSDT", "1"), ("BTCUSDT", name)}
     venue.orders.remove(row)
     venue.conditional.remove(stop)
     found = venue.read(mark, T0 + 100_000)
@@ -569,7 +588,7 @@ def test_orders_that_the_exchange_forgot_are_told_as_canceled() -> None:
         ("1", row["clientOrderId"], "canceled", T0 + 100_000),
         (name, stop["clientAlgoId"], "canceled", T0 + 100_000),
     ]
-    assert (found.unrecoverable, found.snapshot.closed_orders) == ("", ("1", name))
+    assert (found.unrecoverable, found.snapshot.closed_orders) == ("", ("BTCUSDT|1", f"BTCUSDT|{name}"))
     venue.refuse["/fapi/v1/order"] = -1121
     found = venue.read(mark, T0 + 100_000)
     assert [e.order_id for e in found.canceled] == [name]
@@ -756,7 +775,7 @@ def test_open_order_that_changed_while_the_list_and_the_history_disagree() -> No
     venue = Venue()
     mark = based(venue)
     row = venue.order("BTCUSDT", "BUY", "2", T0 + 10)
-    mark.open_orders = {"1": "BTCUSDT"}
+    mark.orders = resting("BTCUSDT|1")
     venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
     answer, shown = venue.answer, [True]
 
@@ -902,22 +921,22 @@ def test_a_conditional_order_is_an_order_with_one_id_from_socket_and_rest() -> N
     assert [e.id for e in found] == [e.id for e in told]
     for event in told:
         mark.advance(event)
-    assert mark.open_orders["algo-900"] == "BTCUSDT"
+    assert ("BTCUSDT", "algo-900") in mark.open_orders()
     row |= {"algoStatus": "CANCELED", "updateTime": T0 + 50}
     mark.scope = "proof"  # even a proof tells what became of it
     found2 = venue.read(mark, T0 + 200)
     ended = [e for e in found2.events if isinstance(e, Order)]
     assert [(e.order_id, e.status) for e in ended] == [("algo-900", "canceled")]
     assert [e.id for e in ended] == [e.id for e in items([algo_frame(row)]) if isinstance(e, Order)]
-    assert found2.snapshot.closed_orders == ("algo-900",)
+    assert found2.snapshot.closed_orders == ("BTCUSDT|algo-900",)
 
 
 def test_conditional_orders_of_an_older_server_of_an_unknown_status_and_forgotten_ones() -> None:
     venue = Venue()
     mark = based(venue)
-    mark.open_orders, mark.symbols = {"algo-900": "BTCUSDT"}, {"BTCUSDT": T0}
+    mark.orders, mark.symbols = resting("BTCUSDT|algo-900"), {"BTCUSDT": T0}
     assert venue.read(mark, T0 + 1000).snapshot.closed_orders == ()
-    assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == ("algo-900",)
+    assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == ("BTCUSDT|algo-900",)
     venue.refuse = {"/fapi/v1/openAlgoOrders": -1000}
     assert venue.read(mark, T0 + 100_000).snapshot.closed_orders == ()
     venue.refuse = {}
@@ -1027,7 +1046,7 @@ def test_a_proof_asks_for_no_history_unless_something_is_unexplained() -> None:
         for event in items(venue.trade(symbol, "BUY", "1", T0 + n)):
             mark.advance(event)
         row = venue.order(symbol, "SELL", "1", T0 + 10 + n)
-        mark.open_orders[str(row["orderId"])] = symbol
+        mark.orders |= resting(f"{symbol}|{row['orderId']}")
     mark.scope = "proof"
     looked = set()
     for minute in range(4):
@@ -1069,7 +1088,7 @@ def test_a_read_of_fills_brings_their_orders_and_asks_for_nothing_else() -> None
     venue = Venue()
     mark = based(venue)
     row = venue.order("BTCUSDT", "SELL", "1", T0 - 50)
-    mark.open_orders, mark.scope = {str(row["orderId"]): "BTCUSDT"}, "fills"
+    mark.orders, mark.scope = resting(f"BTCUSDT|{row['orderId']}"), "fills"
     assert venue.read(mark, T0 + 100).events == [] and venue.paths() == ["account"]
     lost = items(venue.trade("ETHUSDT", "BUY", "1", T0 + 200))
     found = venue.read(mark, T0 + 10_000)

@@ -17,6 +17,7 @@ from fleet.core.model import AccountSpec
 from fleet.core.recovery import Booking, Watermark
 from fleet.exchanges.binance_spot import pages, parse, recover_orders, rows, wire
 from fleet.exchanges.binance_spot.recover import recover
+from tests.unit.test_recovery import resting
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -641,15 +642,13 @@ def test_an_order_that_ended_in_the_gap_is_asked_for() -> None:
     exchange = Exchange()
     number = exchange.order("BTCUSDT", "BUY", "0.1", "80000", NOW - 2 * DAY)
     mark = proven(exchange)
-    assert mark.open_orders == {str(number): "BTCUSDT"}
+    assert mark.open_orders() == [("BTCUSDT", str(number))]
     exchange.end(number, "CANCELED", NOW - 1000)
     found = exchange.read(mark)
     assert [(e.order_id, e.status, e.source) for e in found.events if isinstance(e, Order)] == [
         (str(number), "canceled", "rest")
     ]
-    assert (
-        exchange.paths() == ["account", "order BTCUSDT"] and mark.open_orders == {}
-    )  # nothing is locked: none can be open
+    assert exchange.paths() == ["account", "order BTCUSDT"] and mark.orders == {}  # nothing is locked: none can be open
 
 
 def test_many_orders_that_ended_cost_a_page_and_not_one_call_each() -> None:
@@ -661,7 +660,7 @@ def test_many_orders_that_ended_cost_a_page_and_not_one_call_each() -> None:
     found = exchange.read(mark)
     assert {e.order_id for e in found.events if isinstance(e, Order)} == {str(n) for n in numbers[:-1]}
     assert exchange.paths() == ["account", "openOrders BTCUSDT", "allOrders BTCUSDT"] and exchange.weight == 46
-    assert mark.open_orders == {str(numbers[-1]): "BTCUSDT"}
+    assert mark.open_orders() == [("BTCUSDT", str(numbers[-1]))]
 
 
 def test_a_new_order_of_an_unknown_symbol_shows_by_what_is_locked() -> None:
@@ -686,13 +685,13 @@ def test_an_order_with_a_symbol_of_unknown_legs_costs_the_big_call() -> None:
 def test_an_order_that_the_exchange_forgot_is_not_kept_as_open() -> None:
     exchange = Exchange()
     mark = proven(exchange)
-    mark.open_orders = {"77": "BTCUSDT"}
+    mark.orders = resting("BTCUSDT|77")
     mark.symbols["BTCUSDT"] = NOW - 1000
     exchange.read(mark)
-    assert mark.open_orders == {"77": "BTCUSDT"}  # perhaps REST does not show it yet
+    assert mark.open_orders() == [("BTCUSDT", "77")]  # perhaps REST does not show it yet
     mark.symbols["BTCUSDT"] = NOW - DAY
     found = exchange.read(mark)
-    assert mark.open_orders == {}
+    assert mark.orders == {}
     assert found.unrecoverable == "order 77 of BTCUSDT: permanent(-2013)"  # no order that was open ends like that
 
 
@@ -706,7 +705,7 @@ def test_an_order_that_the_exchange_archived_is_told_as_canceled() -> None:
     del exchange.orders[number]
     found = exchange.read(mark)
     assert [(e.order_id, e.status, e.ts_event) for e in found.canceled] == [(str(number), "canceled", NOW)]
-    assert (found.unrecoverable, mark.open_orders) == ("", {})
+    assert (found.unrecoverable, mark.orders) == ("", {})
 
 
 def test_the_order_of_a_fill_may_be_older_than_the_gap() -> None:
@@ -768,7 +767,7 @@ def test_a_read_of_fills_and_a_proof_look_at_little() -> None:
     exchange.refuse = {"/api/v3/openOrders ETHUSDT", "/api/v3/openOrders BTCUSDT"}
     assert "open orders of" in exchange.read(mark).unrecoverable
     exchange.refuse = set()
-    mark.open_orders = {}
+    mark.orders = {}
     assert (
         exchange.read(mark).events == [] and exchange.weight == 20
     )  # something is locked, and an audit in four asks for what

@@ -15,6 +15,7 @@ from fleet.core.model import AccountSpec
 from fleet.core.recovery import Snapshot, Watermark
 from fleet.exchanges.bybit.recover import recover
 from tests.contract.samples.bybit import COIN, EXECUTION, ORDER, POSITION, UUID, reply, rest_row
+from tests.unit.test_recovery import resting
 
 DAY_MS = 86_400_000
 NOW = 1_790_000_000_000
@@ -107,28 +108,31 @@ def test_an_order_that_ended_in_the_gap_is_asked_for_by_id() -> None:
     def answer(path: str, params: dict[str, str]) -> Any:
         return [ended] if path == "/v5/order/realtime" and params.get("orderId") == UUID else []
 
-    found, calls = read(proven(open_orders={UUID: "ETHUSDT"}), answer)
+    found, calls = read(proven(orders=resting(f"ETHUSDT|{UUID}")), answer)
     (order,) = found.events
     assert isinstance(order, Order) and (order.status, order.source) == ("canceled", "rest")
-    assert found.snapshot.closed_orders == (UUID,)
+    assert found.snapshot.closed_orders == (f"ETHUSDT|{UUID}",)
     (single,) = [p for path, p in calls if "orderId" in p]
     assert single == {"category": "linear", "orderId": UUID, "openOnly": "1", "symbol": "ETHUSDT"}
 
 
 def test_an_order_that_nobody_knows_is_forgotten_only_after_a_while() -> None:
-    quiet, calls = read(proven(open_orders={"77": "BTCUSDT"}), nothing)
-    assert quiet.snapshot.closed_orders == ("77",)
+    quiet, calls = read(proven(orders=resting("BTCUSDT|77")), nothing)
+    assert quiet.snapshot.closed_orders == ("BTCUSDT|77",)
     assert [path for path, p in calls if p.get("orderId") == "77"] == ["/v5/order/realtime", "/v5/order/history"]
-    fresh, _ = read(proven(open_orders={"77": "BTCUSDT"}, symbols={"BTCUSDT": NOW - 1000}), nothing)
+    fresh, _ = read(proven(orders=resting("BTCUSDT|77"), symbols={"BTCUSDT": NOW - 1000}), nothing)
     assert fresh.snapshot.closed_orders == ()
     not_there, _ = read(
-        proven(open_orders={"77": "BTCUSDT"}), lambda path, p: refused("110001") if "orderId" in p else []
+        proven(orders=resting("BTCUSDT|77")), lambda path, p: refused("110001") if "orderId" in p else []
     )
-    assert not_there.snapshot.closed_orders == ("77",)
-    assert not_there.unrecoverable == "order 77 of BTCUSDT: ended, the exchange does not tell how"
-    denied, _ = read(proven(open_orders={"77": "BTCUSDT"}), lambda path, p: refused("10005") if "orderId" in p else [])
-    assert (denied.snapshot.closed_orders, denied.unrecoverable) == (("77",), "order 77 of BTCUSDT: permanent(10005)")
-    early, _ = read(proven(open_orders={"77": "BTCUSDT"}, scope="fills"), nothing)
+    assert not_there.snapshot.closed_orders == ("BTCUSDT|77",)
+    assert (not_there.unrecoverable, [e.order_id for e in not_there.canceled]) == ("", ["77"])
+    denied, _ = read(proven(orders=resting("BTCUSDT|77")), lambda path, p: refused("10005") if "orderId" in p else [])
+    assert (denied.snapshot.closed_orders, denied.unrecoverable) == (
+        ("BTCUSDT|77",),
+        "order 77 of BTCUSDT: permanent(10005)",
+    )
+    early, _ = read(proven(orders=resting("BTCUSDT|77"), scope="fills"), nothing)
     assert early.snapshot.closed_orders == (), "REST may lag: the full read says it"
 
 
@@ -141,7 +145,7 @@ def test_an_order_that_nobody_knows_is_told_as_canceled() -> None:
     mark.advance(next(event for event in first.events if isinstance(event, Order)))
     found, _ = read(mark, nothing)
     assert [(e.order_id, e.status, e.ts_event) for e in found.canceled] == [(UUID, "canceled", NOW)]
-    assert (found.unrecoverable, found.snapshot.closed_orders) == ("", (UUID,))
+    assert (found.unrecoverable, found.snapshot.closed_orders) == ("", (f"ETHUSDT|{UUID}",))
 
 
 def test_an_order_still_open_stays_open() -> None:
@@ -152,7 +156,7 @@ def test_an_order_still_open_stays_open() -> None:
             else []
         )
 
-    found, _ = read(proven(open_orders={UUID: "ETHUSDT"}), answer)
+    found, _ = read(proven(orders=resting(f"ETHUSDT|{UUID}")), answer)
     assert (found.events, found.snapshot.closed_orders) == ([], ())
     first, _ = read(Watermark(proven_ms=NOW - 60_000), answer)  # a first-ever read tells what is open
     assert [e.order_id for e in first.events if isinstance(e, Order)] == [UUID]

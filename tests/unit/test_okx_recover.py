@@ -15,6 +15,7 @@ from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Snapshot, Watermark
 from fleet.exchanges.okx import parse, recover, rows, wire
+from tests.unit.test_recovery import resting
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -253,7 +254,7 @@ def test_a_refused_order_history_is_said() -> None:
 
 def test_what_became_of_open_orders() -> None:
     mark = based(wallets={"USDT": "5"})
-    mark.open_orders = {"1": SWAP, "2": SWAP, "3": "ETH-USDT", "4": SWAP, "5": "SOL-USDT"}
+    mark.orders = resting(f"{SWAP}|1", f"{SWAP}|2", "ETH-USDT|3", f"{SWAP}|4", "SOL-USDT|5")
     mark.symbols = {SWAP: NOW - 10 * DAY, "ETH-USDT": NOW - 100, "SOL-USDT": NOW - 10 * DAY}
 
     def one(params: dict[str, str]) -> Reply:
@@ -266,8 +267,11 @@ def test_what_became_of_open_orders() -> None:
         "/api/v5/trade/order": one,
     }
     found, calls = read(mark, answers)
-    assert set(found.snapshot.closed_orders) == {"2", "5"}  # 3 may only lag; 5 was forgotten by the exchange
-    assert found.unrecoverable == "order 5 of SOL-USDT: ended, the exchange does not tell how"  # nothing is known of it
+    assert set(found.snapshot.closed_orders) == {
+        f"{SWAP}|2",
+        "SOL-USDT|5",
+    }  # 3 may only lag; 5 was forgotten by the exchange
+    assert (found.unrecoverable, [e.order_id for e in found.canceled]) == ("", ["5"])
     assert [(e.order_id, e.status) for e in of(found, Order)] == [("2", "canceled")]
     assert paths(calls).count("/api/v5/trade/order") == 4
 
@@ -282,7 +286,7 @@ def test_an_order_that_the_exchange_forgot_is_told_as_canceled() -> None:
     }
     found, _ = read(mark, answers)
     assert [(e.order_id, e.status, e.source, e.ts_event) for e in found.canceled] == [("5", "canceled", "rest", NOW)]
-    assert (found.unrecoverable, found.snapshot.closed_orders) == ("", ("5",))
+    assert (found.unrecoverable, found.snapshot.closed_orders) == ("", (f"{SWAP}|5",))
     answers["/api/v5/trade/order"] = ExchangeRefused("x", Verdict(Outcome.PERMANENT, "51001"))
     found, _ = read(mark, answers)
     assert (list(found.canceled), found.unrecoverable) == ([], f"order 5 of {SWAP}: permanent(51001)")

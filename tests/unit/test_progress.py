@@ -211,8 +211,8 @@ def test_orders_are_symbols_of_interest_until_they_end() -> None:
     )  # fmt: skip
     made.live([order])
     publisher.ack(0)
-    assert made.mark.open_orders == {"77": "ETHUSDT"} and made.mark.symbols == {"ETHUSDT": 3_000}
-    assert json.loads(made.watermark_json())["open_orders"] == {"77": "ETHUSDT"}
+    assert made.mark.open_orders() == [("ETHUSDT", "77")] and made.mark.symbols == {"ETHUSDT": 3_000}
+    assert json.loads(made.watermark_json())["orders"].keys() == {"ETHUSDT|77"}
 
 
 def test_a_revoked_token_publishes_nothing_though_the_process_has_a_lease_again() -> None:

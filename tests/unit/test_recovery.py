@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from fleet.core import recovery
 from fleet.core.events import AccountEvent, Balance, Fill, Order, Position
-from fleet.core.recovery import KEPT, Snapshot, Watermark, balance_changes, forgotten_orders, missed, untold_fills_ms
+from fleet.core.recovery import (
+    KEPT,
+    Resting,
+    Snapshot,
+    Watermark,
+    differing,
+    forgotten_orders,
+    missed,
+    untold_fills_ms,
+)
 
 
 def common(at_ms: int, symbol: str = "S", name: str = "i") -> dict[str, Any]:
@@ -41,6 +50,12 @@ def order(at_ms: int, order_id: str, status: str) -> Order:
         **common(at_ms, name="o"), order_id=order_id, client_order_id="", side="buy", position_side="both", order_type="limit",
         time_in_force="gtc", status=status, price="1", stop_price="0", qty="1", filled_qty="0", avg_price="0", reduce_only=False,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def resting(*keys: str) -> dict[str, Resting]:
+    """Orders of these keys, known as open and not filled (`Watermark.orders`)."""
+    row = Resting("x", "m", "", "buy", "both", "limit", "gtc", "1", "0", "1", "0", "0", False)
+    return dict.fromkeys(keys, row)
 
 
 def position(at_ms: int, qty: str) -> Position:
@@ -94,12 +109,12 @@ def test_positions_and_orders_are_tracked() -> None:
     assert mark.positions == {}
     mark.advance(order(1, "7", "new"))
     mark.advance(order(2, "8", "partially_filled"))
-    assert mark.open_orders == {"7": "S", "8": "S"}
+    assert mark.open_orders() == [("S", "7"), ("S", "8")]
     mark.advance(order(3, "7", "canceled"))
     mark.advance(order(3, "9", "filled"))
-    assert mark.open_orders == {"8": "S"}
-    mark.prove(Snapshot(5, {}, {}, ("8", "404")), 5)
-    assert mark.open_orders == {}
+    assert mark.open_orders() == [("S", "8")]
+    mark.prove(Snapshot(5, {}, {}, ("S|8", "S|404")), 5)
+    assert mark.orders == {}
     mark.advance(AccountEvent(**common(9), event="X", data={}))
     assert mark.last_event_ms == 9
 
@@ -109,7 +124,7 @@ def test_an_order_that_the_exchange_forgot_ended_without_a_further_fill() -> Non
     mark.advance(order(1, "7", "new"))
     mark.advance(msgspec.structs.replace(order(2, "7", "partially_filled"), filled_qty="0.5", client_order_id="c"))
     mark = msgspec.json.decode(msgspec.json.encode(mark), type=Watermark)
-    ends, untold = forgotten_orders(mark, ["7", "7"], [], "a", 99)
+    ends, untold = forgotten_orders(mark, ["S|7", "S|7"], [], "a", 99)
     assert untold == []
     (end,) = ends
     assert end == msgspec.structs.replace(
@@ -117,24 +132,20 @@ def test_an_order_that_the_exchange_forgot_ended_without_a_further_fill() -> Non
         filled_qty="0.5", client_order_id="c",
     )  # fmt: skip
     mark.advance(end)
-    assert (mark.open_orders, mark.resting) == ({}, {})
+    assert mark.orders == {}
 
 
 def test_how_a_forgotten_order_ended_is_not_made_up() -> None:
     words = ["order 1 of S: ended, the exchange does not tell how"]
-    old = msgspec.json.decode(
-        b'{"proven_ms":0,"open_orders":{"1":"S"}}', type=Watermark
-    )  # what an older version stored
-    assert forgotten_orders(old, ["1"], [], "a", 99) == ([], words)
     mark = Watermark(proven_ms=0)
     mark.advance(order(1, "1", "new"))
-    assert forgotten_orders(mark, ["1"], [fill(5)], "a", 99) == ([], words), (
+    assert forgotten_orders(mark, ["S|1"], [fill(5)], "a", 99) == ([], words), (
         "older than the history, and filled in the gap"
     )
     mark.advance(fill(5))
-    assert forgotten_orders(mark, ["1"], [], "a", 99) == ([], words), "the fill came, the state after it did not"
-    mark.prove(Snapshot(9, {}, {}, ("1",)), 9)
-    assert (mark.open_orders, mark.resting) == ({}, {})
+    assert forgotten_orders(mark, ["S|1"], [], "a", 99) == ([], words), "the fill came, the state after it did not"
+    mark.prove(Snapshot(9, {}, {}, ("S|1",)), 9)
+    assert mark.orders == {}
 
 
 def test_open_orders_are_bounded(monkeypatch: Any) -> None:
@@ -142,9 +153,34 @@ def test_open_orders_are_bounded(monkeypatch: Any) -> None:
     mark = Watermark(proven_ms=0)
     for n in range(5):
         mark.advance(order(n, str(n), "new"))
-    assert len(mark.open_orders) == len(mark.resting) == 2
+    assert len(mark.orders) == 2
     mark.advance(msgspec.structs.replace(order(9, "1", "partially_filled"), filled_qty="0.5"))
-    assert mark.resting["1"].filled_qty == "0.5"
+    assert mark.orders["S|1"].filled_qty == "0.5"
+
+
+def test_orders_of_two_symbols_that_share_an_id_are_two() -> None:
+    """Binance counts the orders and the trades of each symbol apart."""
+    mark = Watermark(proven_ms=50, base=Snapshot(50, {}, {}))
+    here = order(60, "1", "new")
+    there = msgspec.structs.replace(here, symbol="T")
+    mark.advance(here)
+    mark.advance(there)
+    mark.advance(msgspec.structs.replace(there, status="canceled"))
+    assert mark.open_orders() == [("S", "1")]
+    mark.advance(there)
+    assert forgotten_orders(mark, ["S|1", "T|1"], [fill(61)], "a", 99)[1] == [
+        "order 1 of S: ended, the exchange does not tell how"
+    ]
+    mark.prove(Snapshot(90, {}, {}, ("T|1",)), 90)
+    assert mark.open_orders() == [("S", "1")]
+    filled = [msgspec.structs.replace(state, status="filled", filled_qty="1") for state in (here, there)]
+    made = [fill(60), msgspec.structs.replace(fill(60), symbol="T")]
+    placed = {"S|1": 60, "T|1": 60}
+    unread = Watermark(proven_ms=50, base=Snapshot(50, {}, {}))
+    assert untold_fills_ms(unread, [*filled, *made], placed, 50, 10) == 0
+    assert untold_fills_ms(unread, [*filled, made[0]], placed, 50, 10) == 60
+    unread.advance(made[1])
+    assert untold_fills_ms(unread, [*filled, made[0]], placed, 50, 10) == 0
 
 
 def test_a_proof_keeps_what_happened_after_its_snapshot() -> None:
@@ -207,7 +243,7 @@ def test_an_order_that_rest_tells_before_its_fills(placed_ms: int, known: int, a
     for n in range(known):
         mark.advance(msgspec.structs.replace(fill(1000 + n), order_id="other"))
     state = msgspec.structs.replace(order(70, "1", "filled"), filled_qty="2")
-    placed = {"1": placed_ms}
+    placed = {"S|1": placed_ms}
     assert untold_fills_ms(mark, [fill(60), state], placed, 50, 10) == (70 if ahead else 0)
     assert untold_fills_ms(mark, [fill(60), fill(61), state], placed, 50, 10) == 0
     mark.advance(fill(61))  # the socket told it
@@ -226,12 +262,11 @@ def test_a_fill_that_comes_after_the_proof_that_has_it_is_remembered_and_not_cou
 
 def test_an_order_of_before_the_gap_is_not_judged() -> None:
     state = msgspec.structs.replace(order(49, "1", "filled"), filled_qty="2")
-    assert untold_fills_ms(Watermark(proven_ms=50, base=Snapshot(50, {}, {})), [state], {"1": 20}, 50, 10) == 0
+    assert untold_fills_ms(Watermark(proven_ms=50, base=Snapshot(50, {}, {})), [state], {"S|1": 20}, 50, 10) == 0
 
 
-def test_balance_changes() -> None:
-    rows = [balance(1, "5.00"), balance(2, "6"), balance(3, "")]
-    assert balance_changes({"U": "5"}, rows) == [rows[1], rows[2]]
+def test_amounts_differ_by_value_and_an_absent_one_is_0() -> None:
+    assert differing({"U": "5", "V": "1", "W": "0.0"}, {"U": "5.00", "X": "2"}) == {"V", "X"}
 
 
 @given(

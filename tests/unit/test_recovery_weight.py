@@ -19,6 +19,7 @@ from tests.unit import test_binance_recover as usdm
 from tests.unit import test_binance_spot_recover as spot
 from tests.unit import test_bybit_recover as bybit
 from tests.unit import test_okx_recover as okx
+from tests.unit.test_recovery import resting
 from workers.readback import CROWD, PATIENT_SHARE
 from workers.upkeep import FULL_AUDIT_EACH
 
@@ -33,12 +34,12 @@ def usdm_account(kind: str) -> Costs:
     """Quiet; active: two symbols traded within the hour, an order rests in each; missed: and a fill was lost."""
     venue = usdm.Venue()
     symbols = ("AUSDT", "BUSDT") if kind != "quiet" else ()
-    orders = {str(venue.order(symbol, "SELL", "1", usdm.T0 - 50)["orderId"]): symbol for symbol in symbols}
+    orders = [f"{symbol}|{venue.order(symbol, 'SELL', '1', usdm.T0 - 50)['orderId']}" for symbol in symbols]
     mark = usdm.based(venue)
     for n, symbol in enumerate(symbols):
         for event in usdm.items(venue.trade(symbol, "BUY", "1", usdm.T0 + n)):
             mark.advance(event)
-    mark.open_orders |= orders
+    mark.orders |= resting(*orders)
     venue.read(mark, usdm.T0 + 100)
     mark.prove(venue.read(mark, usdm.T0 + 100).snapshot, usdm.T0 + 100)
     if kind == "missed":
@@ -76,12 +77,12 @@ def spot_account(kind: str) -> Costs:
 def bybit_account(kind: str) -> Costs:
     active = kind != "quiet"
     more: dict[str, Any] = (
-        {"symbols": {"BTCUSDT": bybit.NOW - 1000}, "open_orders": {UUID: "BTCUSDT"}} if active else {}
+        {"symbols": {"BTCUSDT": bybit.NOW - 1000}, "orders": resting(f"BTCUSDT|{UUID}")} if active else {}
     )
 
     def answer(path: str, params: dict[str, str]) -> Any:
-        resting = active and path.endswith("realtime") and params["category"] == "linear"
-        return [rest_row(ORDER, orderStatus="New")] if resting else []
+        rests = active and path.endswith("realtime") and params["category"] == "linear"
+        return [rest_row(ORDER, orderStatus="New")] if rests else []
 
     return lambda scope: len(bybit.read(bybit.proven(scope=scope, **more), answer)[1])
 
@@ -92,7 +93,8 @@ def okx_account(kind: str) -> Costs:
     def cost(scope: Scope) -> int:
         mark = Watermark(okx.NOW - 60_000, Snapshot(okx.NOW - 60_000, {}, {"USDT": "5"}), scope=scope)
         if active:
-            mark.symbols, mark.open_orders = {okx.SWAP: okx.NOW - 1000, "BTC-USDT": okx.NOW - 1000}, {"9": okx.SWAP}
+            mark.symbols = {okx.SWAP: okx.NOW - 1000, "BTC-USDT": okx.NOW - 1000}
+            mark.orders = resting(f"{okx.SWAP}|9")
         answers: dict[str, Any] = {
             okx_rows.BALANCE.path: okx.balance(okx.wallet("USDT", "4.9" if fills else "5")),
             okx_rows.FILLS: okx.data(*fills), okx_rows.PENDING: okx.data(*([okx.order("9", "live")] if active else [])),

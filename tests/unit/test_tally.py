@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from fleet.core.events import Fill, Order
 from fleet.core.tally import MAX_ORDERS, Tally
 from tests.unit.test_progress import fill, progress
@@ -13,7 +15,7 @@ NOW = 10_000
 
 def order(filled: str, *, ident: str = "9", source: str = "stream", at_ms: int = 2_000, recv_ms: int = 2_000) -> Order:
     return Order(
-        id=f"{ident}:{filled}:{source}", exchange="okx", market="unified", symbol="BTC-USDT-SWAP", ts_event=at_ms, ts_recv=recv_ms,
+        id=f"{ident}:{filled}:{source}", exchange="binance", market="usdm", symbol="BTCUSDT", ts_event=at_ms, ts_recv=recv_ms,
         source=source, account_id="a1", order_id=ident, client_order_id="", side="buy", position_side="net", order_type="limit",
         time_in_force="gtc", status="partially_filled", price="100", stop_price="0", qty="9", filled_qty=filled, avg_price="100",
         reduce_only=False,
@@ -53,9 +55,16 @@ def test_what_was_filled_before_anything_is_known_here_is_no_loss() -> None:
     assert untold.short(NOW)
 
 
+def test_an_order_of_another_symbol_that_shares_the_id_is_another() -> None:
+    """Binance counts the orders of each symbol apart."""
+    there = msgspec.structs.replace(fill(1), symbol="ETHUSDT")
+    assert tally(order("1"), there).short(NOW)
+    assert not tally(order("1"), there, fill(1)).short(NOW)
+
+
 def test_only_the_newest_orders_are_kept() -> None:
     made = tally(*(order("1", ident=str(n)) for n in range(MAX_ORDERS + 5)))
-    assert len(made._told) == len(made._short) == MAX_ORDERS and "4" not in made._told
+    assert len(made._told) == len(made._short) == MAX_ORDERS and "BTCUSDT|4" not in made._told
     for n in range(MAX_ORDERS + 5):
         made.take(fill(n, source="rest"))
     assert len(made._filled) <= MAX_ORDERS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from fleet.core.recovery import Legs
+from fleet.core.recovery import Legs, symbol_of
 
 # What symbols end with, the most frequent first, as of this writing; others are told apart by what the account holds.
 QUOTES = (
@@ -21,7 +21,7 @@ def legs(held: Collection[str]) -> Legs:
     """The answer for `Watermark.explains`, for an account that knows the assets `held`."""
 
     def of(key: str) -> tuple[str, str] | None:
-        symbol = key.partition("|")[0]
+        symbol = symbol_of(key)
         pairs = [(symbol[:n], symbol[n:]) for n in range(1, len(symbol))]
         known = [pair for pair in pairs if pair[0] in held and pair[1] in held]
         likely = [pair for pair in known or pairs if pair[1] in QUOTES]

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from fleet.core.exchange import HttpCall, HttpReply
-from fleet.core.recovery import Legs, Snapshot, Watermark
+from fleet.core.recovery import Legs, Snapshot, Watermark, symbol_of
 from fleet.exchanges.binance_spot import assets, rows, wire
 
 BAD_SYMBOL = "-1121"  # listed no more
@@ -56,7 +56,7 @@ class Findings:
         show yet, or not among trades: allocations."""
         trial = self.mark.without(self.read)
         for booking in self.mark.recent:
-            symbol = booking.key.partition("|")[0]
+            symbol = symbol_of(booking.key)
             if symbol in self.read and (symbol, booking.trade) not in self.trades and booking.ts < self.snapshot.at_ms:
                 trial.book(booking)
         for trade in self.trades.values():
@@ -75,7 +75,7 @@ class Findings:
     @property
     def booked(self) -> set[tuple[str, str]]:
         """The fills that the watermark remembers, named as in `trades`."""
-        return {(booking.key.partition("|")[0], booking.trade) for booking in self.mark.recent}
+        return {(symbol_of(booking.key), booking.trade) for booking in self.mark.recent}
 
     def fresh(self) -> list[wire.TradeRow]:
         """The trades that were read, but for those that the watermark has booked: Kafka has these. By identity only: a sweep gives

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleet.core.events import Order, UserRecord
-from fleet.core.recovery import TERMINAL, differing
+from fleet.core.recovery import TERMINAL, differing, order_key, symbol_of
 from fleet.exchanges.binance_spot import rows, wire
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.parse import balance
@@ -19,14 +19,14 @@ def history(found: Findings) -> list[UserRecord]:
         event = rows.order(row, found.account_id, found.now_ms)
         if event is None:
             found.lost.append(f"order {order_id} of {symbol}: unknown status {row.status[:40]}")
-        elif row.update_ms >= found.since_ms or order_id in found.closed or _unknown(found, event):
+        elif row.update_ms >= found.since_ms or order_key(symbol, order_id) in found.closed or _unknown(found, event):
             events.append(event)
     return events
 
 
 def _unknown(found: Findings, order: Order) -> bool:
     """Open, and nobody knew; at a first-ever read nobody knew of any."""
-    unknown = order.status not in TERMINAL and order.order_id not in found.mark.open_orders
+    unknown = order.status not in TERMINAL and not found.mark.is_open(order.symbol, order.order_id)
     return unknown or found.mark.base is None
 
 
@@ -49,7 +49,7 @@ def changes(found: Findings) -> list[UserRecord]:
 def _booked(found: Findings, since_ms: int = 0) -> set[str]:
     """Assets of the fills since then that are known and were not read."""
     known, legs = [b for b in found.mark.recent if b.ts >= since_ms], found.legs
-    fills = [b for b in known if b.key.partition("|")[0] not in found.read]
+    fills = [b for b in known if symbol_of(b.key) not in found.read]
     return {asset for fill in fills for asset in (*(legs(fill.key) or ()), fill.asset)}
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import UserRecord
 from fleet.core.exchange import code_of
-from fleet.core.recovery import NEAR_MS, STAMP_MS, Snapshot, untold_fills_ms
+from fleet.core.recovery import NEAR_MS, STAMP_MS, Snapshot, order_key, symbol_of, untold_fills_ms
 from fleet.core.replies import decode
 from fleet.exchanges.binance_spot import assets, rows, wire
 from fleet.exchanges.binance_spot.findings import BAD_SYMBOL, Dialogue, Findings
@@ -30,7 +30,7 @@ def read_account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
 def missing_trades(found: Findings) -> Dialogue[None]:
     """Read trades, likely symbols first, until they explain the account or no symbol is left."""
     mark = found.mark
-    known = set(mark.symbols) | set(mark.open_orders.values()) | {symbol for symbol, _ in found.orders}
+    known = set(mark.symbols) | set(map(symbol_of, mark.orders)) | {symbol for symbol, _ in found.orders}
     if mark.base is None:
         held = found.snapshot.wallets
         yield from trades_of(found, known)
@@ -138,7 +138,7 @@ def untold_ms(found: Findings, history: list[UserRecord], born_ms: int, *, expla
     """Since when the trades are behind: an order was filled for more than its trades, or the wallets show that assets were given
     for others (not just put in or taken out): at `account.update_ms`, or where a known fill is of that time, before it, as early as
     after the base. 0 = neither."""
-    placed_ms = {str(number): row.created_ms for (_, number), row in found.orders.items()}
+    placed_ms = {order_key(*order): row.created_ms for order, row in found.orders.items()}
     read = [event for event in history if event.symbol in found.read]
     by_order_ms = untold_fills_ms(found.mark, read, placed_ms, found.since_ms, born_ms)
     amounts = [] if explained or found.mark.base is None else [Decimal(a) for a in found.open_assets().values()]

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from fleet.core.errors import ExchangeRefused
 from fleet.core.exchange import code_of
-from fleet.core.recovery import TERMINAL, Watermark
+from fleet.core.recovery import TERMINAL, Watermark, order_key, symbol_of
 from fleet.core.replies import decode
 from fleet.exchanges.binance_spot import rows, wire
 from fleet.exchanges.binance_spot.findings import Dialogue, Findings
@@ -53,17 +53,17 @@ def _order(found: Findings, symbol: str, order_id: str) -> Dialogue[None]:
         ExchangeRefused
     ) as refused:  # of a known order -2026: ended unfilled long ago. -2013: not visible yet, or nobody knows
         quiet = found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
-        if quiet and order_id in found.mark.open_orders and found.mark.scope != "fills":
-            found.closed.append(order_id)
+        if quiet and found.mark.is_open(symbol, order_id) and found.mark.scope != "fills":
+            found.closed.append(order_key(symbol, order_id))
             if code_of(refused) == ARCHIVED:
-                found.forgotten.append(order_id)
+                found.forgotten.append(order_key(symbol, order_id))
             else:
                 found.lost.append(f"order {order_id} of {symbol}: {refused.verdict}")
 
 
 def open_orders(found: Findings) -> Dialogue[None]:
     """Orders open now. An open order locks what it would give, so where nothing is locked there is none."""
-    symbols = sorted(set(found.mark.open_orders.values()))
+    symbols = sorted(set(map(symbol_of, found.mark.orders)))
     if not found.locked or (found.frugal and not symbols):
         return
     if found.frugal:
@@ -135,15 +135,15 @@ def traded_unseen(found: Findings) -> set[str]:
 def ended_orders(found: Findings) -> Dialogue[None]:
     """What became of orders that were open: each one (4), or of many of a symbol the page that begins with the oldest (20)."""
     missing: dict[str, list[int]] = {}
-    for order_id, symbol in found.mark.open_orders.items():
+    for symbol, order_id in found.mark.open_orders():
         if (symbol, order_id) not in found.orders and symbol not in found.unasked:
             missing.setdefault(symbol, []).append(int(order_id))
     for symbol, numbers in missing.items():
         if len(numbers) > MAX_ORDERS:
             yield from _page_of(found, symbol, numbers)
-    for order_id, symbol in found.mark.open_orders.items():
+    for symbol, order_id in found.mark.open_orders():
         if (symbol, order_id) not in found.orders and symbol not in found.unasked:
             yield from _order(found, symbol, order_id)
         row = found.orders.get((symbol, order_id))
         if row is not None and ORDER_STATUSES.get(row.status) in TERMINAL:
-            found.closed.append(order_id)
+            found.closed.append(order_key(symbol, order_id))

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from fleet.core.errors import ExchangeRefused
 from fleet.core.exchange import HttpCall, HttpReply, code_of
-from fleet.core.recovery import Snapshot, Watermark
+from fleet.core.recovery import Snapshot, Watermark, order_key, symbol_of
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.limits import WINDOW_MS
 
@@ -53,7 +53,7 @@ class Findings:
     def keep(self, order: wire.OrderRow) -> None:
         """Of two answers about one order the newer counts."""
         key = (order.symbol, str(order.order_id))
-        self.forgotten.discard(str(order.order_id))
+        self.forgotten.discard(order_key(*key))
         if key not in self.orders or self.orders[key].update_ms <= order.update_ms:
             self.orders[key] = order
 
@@ -61,12 +61,12 @@ class Findings:
         """An order is not told. A known one ended then, unless REST lags: not in a read that starts that early, nor just after
         its symbol told something."""
         quiet = self.now_ms - self.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
-        if order_id not in self.mark.open_orders or not quiet or self.mark.scope == "fills":
+        if not self.mark.is_open(symbol, order_id) or not quiet or self.mark.scope == "fills":
             return
         if code_of(refused) == NO_SUCH_ORDER:
-            self.forgotten.add(order_id)
+            self.forgotten.add(order_key(symbol, order_id))
         else:
-            self.closed.append(order_id)
+            self.closed.append(order_key(symbol, order_id))
             self.lost.append(f"order {order_id} of {symbol}: {refused.verdict}")
 
     def trial(self) -> Watermark:
@@ -80,7 +80,7 @@ class Findings:
             if trade.trade_ms < self.snapshot.at_ms:
                 trial.advance(fill)
         for booking in self.mark.recent:
-            if booking.key.partition("|")[0] in self.read and (booking.key, booking.trade) not in shown:
+            if symbol_of(booking.key) in self.read and (booking.key, booking.trade) not in shown:
                 trial.book(booking)
         return trial
 
@@ -99,7 +99,7 @@ class Findings:
         return max([*read, *(booking.ts for booking in self.mark.recent if booking.key == key)], default=0)
 
     def latest_ms(self, key: str) -> int:
-        return self.latest_fill_ms(key) or self.mark.symbols.get(key.partition("|")[0], 0)
+        return self.latest_fill_ms(key) or self.mark.symbols.get(symbol_of(key), 0)
 
     def recent_symbols(self, count: int = RECENT_SYMBOLS) -> set[str]:
         """The symbols used last."""

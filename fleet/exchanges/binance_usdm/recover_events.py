@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import Order, UserRecord
-from fleet.core.recovery import TERMINAL, differing
+from fleet.core.recovery import TERMINAL, differing, order_key
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.findings import Dialogue, Findings
@@ -36,8 +36,9 @@ def history(found: Findings) -> list[UserRecord]:
 
 def _is_news(found: Findings, event: Order) -> bool:
     """Changed since the watermark, ended, or open and nobody knew."""
-    unknown = event.status not in TERMINAL and event.order_id not in found.mark.open_orders
-    return unknown or event.ts_event >= found.since_ms or event.order_id in found.closed or found.mark.base is None
+    unknown = event.status not in TERMINAL and not found.mark.is_open(event.symbol, event.order_id)
+    ended = order_key(event.symbol, event.order_id) in found.closed
+    return unknown or ended or event.ts_event >= found.since_ms or found.mark.base is None
 
 
 def changes(found: Findings) -> Dialogue[list[UserRecord]]:

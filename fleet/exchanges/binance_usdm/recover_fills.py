@@ -8,7 +8,7 @@ from decimal import Decimal
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
 from fleet.core.exchange import code_of
-from fleet.core.recovery import NEAR_MS, untold_fills_ms
+from fleet.core.recovery import NEAR_MS, order_key, symbol_of, untold_fills_ms
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.findings import BAD_SYMBOL, MAX_PAGES, Dialogue, Findings, windows
@@ -21,8 +21,8 @@ TRADING = frozenset({"COMMISSION", "REALIZED_PNL", "INSURANCE_CLEAR"})  # bookin
 def missing_trades(found: Findings) -> Dialogue[None]:
     """Read trades, likely symbols first, until they explain the account or no symbol is left."""
     mark = found.mark
-    known = set(mark.symbols) | set(mark.open_orders.values()) | {p.symbol for p in found.account.positions}
-    known |= {key.partition("|")[0] for key in mark.positions}
+    known = set(mark.symbols) | set(map(symbol_of, mark.orders)) | {p.symbol for p in found.account.positions}
+    known |= {symbol_of(key) for key in mark.positions}
     if mark.base is not None:
         active = {s for s, at_ms in mark.symbols.items() if at_ms >= mark.base.at_ms}
         for likely in (_unexplained_symbols(found), active):
@@ -49,7 +49,7 @@ def _unexplained_symbols(found: Findings) -> set[str]:
     before = mark.base.positions if mark.base else {}
     keys = before.keys() | mark.moved.keys() | now.keys()
     return {
-        key.partition("|")[0]
+        symbol_of(key)
         for key in keys
         if Decimal(before.get(key, "0")) + Decimal(mark.moved.get(key, "0")) != Decimal(now.get(key, "0"))
     }
@@ -116,7 +116,7 @@ def untold_ms(found: Findings, history: list[UserRecord], born_ms: int, *, expla
     ours_ms = found.since_ms if found.mark.base is None else 0
     times = [at_ms for key, at_ms in changes if at_ms > max(ours_ms, found.latest_fill_ms(key))]
     times += [_hidden_ms(found, key) for key, at_ms in changes if key in listed and at_ms == found.latest_fill_ms(key)]
-    placed_ms = {number: row.created_ms for (_, number), row in found.orders.items()}
+    placed_ms = {order_key(*order): row.created_ms for order, row in found.orders.items()}
     read = [event for event in history if event.symbol in found.read]
     by_order_ms = untold_fills_ms(found.mark, read, placed_ms, found.since_ms, born_ms)
     return min(filter(None, [*times, by_order_ms]), default=0)

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.exchange import code_of
-from fleet.core.recovery import TERMINAL
+from fleet.core.recovery import TERMINAL, order_key
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.findings import (
@@ -139,13 +139,13 @@ def open_orders(found: Findings) -> Dialogue[None]:
         for number in sorted(numbers):
             row = found.orders.get((symbol, number))
             if row is not None and STATUSES.get(row.status) in TERMINAL:
-                found.closed.append(number)
+                found.closed.append(order_key(symbol, number))
 
 
 def _known_open(found: Findings, *, conditional: bool) -> dict[str, set[str]]:
     """By symbol, the orders that were open as far as the stream told."""
     known: dict[str, set[str]] = {}
-    for order_id, symbol in found.mark.open_orders.items():
+    for symbol, order_id in found.mark.open_orders():
         if order_id.startswith(ALGO) == conditional:
             known.setdefault(symbol, set()).add(order_id)
     return known
@@ -195,7 +195,7 @@ def conditional_orders(found: Findings) -> Dialogue[None]:
                 continue
             found.conditional[name] = row
             if ALGO_STATUSES.get(row.status) in TERMINAL:
-                found.closed.append(name)
+                found.closed.append(order_key(symbol, name))
 
 
 def past_conditional_orders(found: Findings) -> Dialogue[None]:

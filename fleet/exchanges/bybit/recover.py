@@ -38,6 +38,8 @@ from fleet.core.recovery import (
     forgotten_orders,
     hidden_fills_ms,
     missed,
+    order_key,
+    symbol_of,
     untold_fills_ms,
 )
 from fleet.exchanges.bybit import rows, wire
@@ -98,7 +100,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     known_positions = yield from _positions(found, categories)
     known_wallets = yield from _wallet(found)
     history = _history(found)
-    placed_ms = {row.order_id: int(row.created_time or 0) for row in found.orders.values()}
+    placed_ms = {order_key(row.symbol, row.order_id): int(row.created_time or 0) for row in found.orders.values()}
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
     snapshot = _snapshot(found, known_positions, known_wallets)
     untold_ms = 0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms)
@@ -132,7 +134,7 @@ def _hidden_ms(found: _Findings, history: list[UserRecord], snapshot: Snapshot) 
 
 
 def _used(mark: Watermark) -> set[str]:
-    known = {*mark.symbols, *mark.open_orders.values(), *(key.partition("|")[0] for key in mark.positions)}
+    known = {*mark.symbols, *map(symbol_of, mark.orders), *(symbol_of(key) for key in mark.positions)}
     return {"linear", "spot", *(rows.category_of(symbol, "") for symbol in known)}
 
 
@@ -247,7 +249,7 @@ def _ended(row: wire.OrderRow) -> bool:
 def _single_orders(found: _Findings) -> Dialogue[None]:
     """Orders known as open or filled here that no list told: the open list keeps closed ones for a while, the history longer."""
     wanted: dict[tuple[str, str], str] = {}
-    for order_id, symbol in found.mark.open_orders.items():
+    for symbol, order_id in found.mark.open_orders():
         wanted[rows.category_of(symbol, order_id), order_id] = symbol
     for (category, *_), raw in found.fills.items():
         row = _row(raw)
@@ -259,15 +261,15 @@ def _single_orders(found: _Findings) -> Dialogue[None]:
             if (category, order_id) not in found.orders:
                 params = (("category", category), ("orderId", order_id), *more)
                 refusals += yield from _single_order(found, path, params)
-        if order_id not in found.mark.open_orders or order_id in found.open:
+        if not found.mark.is_open(symbol, order_id) or order_id in found.open:
             continue
-        known = found.orders.get((category, order_id))
+        key, known = order_key(symbol, order_id), found.orders.get((category, order_id))
         if known is not None:
-            found.closed += [order_id] if _ended(known) else []
+            found.closed += [key] if _ended(known) else []
         elif found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS and found.mark.scope != "fills":
-            found.closed.append(order_id)
+            found.closed.append(key)
             found.lost += [f"order {order_id} of {symbol}: {verdict}" for verdict in refusals[:1]]
-            found.forgotten += [] if refusals else [order_id]  # cancelled unfilled more than a day ago
+            found.forgotten += [] if refusals else [key]  # cancelled unfilled more than a day ago
 
 
 def _single_order(found: _Findings, path: str, params: Params) -> Dialogue[list[str]]:
@@ -291,7 +293,7 @@ def _positions(found: _Findings, categories: list[str]) -> Dialogue[bool]:
     except ExchangeRefused as refused:
         found.lost.append(f"positions: {refused.verdict}")
         return False
-    absent = {key.partition("|")[0] for key in found.mark.positions.keys() - found.positions.keys()}
+    absent = {symbol_of(key) for key in found.mark.positions.keys() - found.positions.keys()}
     for symbol in sorted(absent | _moved_again(found)):
         category = rows.category_of(symbol, "")
         with contextlib.suppress(ExchangeRefused):
@@ -365,7 +367,11 @@ def _history(found: _Findings) -> list[UserRecord]:
         event = rows.order(row, category, told)
         if event is None:
             found.lost.append(f"order {order_id} of {row.symbol}: unknown status {row.order_status[:40]}")
-        elif event.ts_event >= found.since_ms or order_id in found.closed or found.mark.base is None:
+        elif (
+            event.ts_event >= found.since_ms
+            or order_key(row.symbol, order_id) in found.closed
+            or found.mark.base is None
+        ):
             events.append(event)
     return events
 

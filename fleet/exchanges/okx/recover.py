@@ -24,7 +24,7 @@ from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan, code_of
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import (
+from fleet.core.recovery import (  # fmt: skip
     TERMINAL,
     Snapshot,
     Watermark,
@@ -32,10 +32,12 @@ from fleet.core.recovery import (
     forgotten_orders,
     hidden_fills_ms,
     missed,
+    order_key,
     position_key,
     side_of,
+    symbol_of,
     untold_fills_ms,
-)  # fmt: skip
+)
 from fleet.exchanges.okx import parse, rows, wire
 from fleet.exchanges.okx.limits import DAY_MS, LIMITS, PAGE, RECENT_FILLS_MS, RECENT_ORDERS_MS
 from fleet.exchanges.okx.rows import PRODUCTS
@@ -99,7 +101,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         yield from _order_history(found)
     yield from _ended_orders(found)
     history = _history(found)
-    placed_ms = {row.order_id: int(row.created_ms or 0) for row in found.orders.values()}
+    placed_ms = {order_key(row.symbol, row.order_id): int(row.created_ms or 0) for row in found.orders.values()}
     untold_ms = 0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms)
     hidden_ms = 0 if found.lost else _hidden_ms(found, history)
     now = found.snapshot
@@ -258,7 +260,7 @@ def _orders_of(found: _Findings, path: str, product: str, *, told: bool = True) 
 
 
 def _products(found: _Findings) -> list[str]:
-    symbols = {*found.mark.symbols, *found.mark.open_orders.values(), *(p.symbol for p in found.positions)}
+    symbols = {*found.mark.symbols, *map(symbol_of, found.mark.orders), *(p.symbol for p in found.positions)}
     used = {product_of(symbol) for symbol in symbols} | {row.product for row in found.fills.values()}
     if "SPOT" in used:
         used.add("MARGIN")  # the same instId
@@ -267,18 +269,17 @@ def _products(found: _Findings) -> list[str]:
 
 def _ended_orders(found: _Findings) -> Dialogue[None]:
     """What became of the orders that were known as open, and the state of those with fills that are older than the gap."""
-    wanted = dict(found.mark.open_orders)
-    wanted |= {row.order_id: row.symbol for row in found.fills.values() if row.order_id}
-    for order_id, symbol in sorted(wanted.items()):
+    wanted = {*found.mark.open_orders(), *((row.symbol, row.order_id) for row in found.fills.values() if row.order_id)}
+    for symbol, order_id in sorted(wanted):
         if order_id not in found.orders:
             try:
                 _take(found, rows.decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
             except ExchangeRefused as refused:  # 51603: cancelled unfilled more than two hours ago, or not visible yet
-                if order_id in found.mark.open_orders:
+                if found.mark.is_open(symbol, order_id):
                     _refused_order(found, symbol, order_id, refused)
         row = found.orders.get(order_id)
-        if row is not None and order_id in found.mark.open_orders and parse.STATES.get(row.state) in TERMINAL:
-            found.closed.append(order_id)
+        if row is not None and found.mark.is_open(symbol, order_id) and parse.STATES.get(row.state) in TERMINAL:
+            found.closed.append(order_key(symbol, order_id))
 
 
 def _refused_order(found: _Findings, symbol: str, order_id: str, refused: ExchangeRefused) -> None:
@@ -287,9 +288,10 @@ def _refused_order(found: _Findings, symbol: str, order_id: str, refused: Exchan
     quiet = found.now_ms - found.mark.symbols.get(symbol, 0) > FORGOTTEN_MS
     if not quiet or found.mark.scope == "fills":
         return
-    found.closed.append(order_id)
+    key = order_key(symbol, order_id)
+    found.closed.append(key)
     if code_of(refused) == NO_SUCH_ORDER:
-        found.forgotten.append(order_id)
+        found.forgotten.append(key)
     else:
         found.lost.append(f"order {order_id} of {symbol}: {refused.verdict}")
 
@@ -304,7 +306,7 @@ def _history(found: _Findings) -> list[UserRecord]:
             found.lost.append(f"order {order_id} of {row.symbol}: unknown state {row.state[:40]}")
         elif (
             event.ts_event >= found.since_ms
-            or order_id in found.closed
+            or order_key(row.symbol, order_id) in found.closed
             or (found.mark.base is None and event.status not in TERMINAL)
         ):
             events.append(event)

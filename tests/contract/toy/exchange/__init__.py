@@ -58,7 +58,7 @@ from fleet.core.exchange import (
     Verdict,
 )
 from fleet.core.model import AccountSpec, Credentials
-from fleet.core.recovery import Snapshot, Watermark, balance_changes, in_order
+from fleet.core.recovery import Snapshot, Watermark, differing, in_order
 
 Num = Annotated[str, Meta(pattern=r"\A-?[0-9]{1,20}(\.[0-9]{1,20})?\Z")]
 Ms = Annotated[int, Meta(ge=0, lt=10**15)]
@@ -334,7 +334,8 @@ def recover(spec: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
                 event = replace(user_event(row, spec.id, now_ms), source="rest")
                 (wallets if isinstance(event, Balance) else found).append(event)  # type: ignore[arg-type]
     held = {b.asset: b.wallet for b in wallets if plain(b.wallet) != "0"}
-    return Recovered(in_order([*found, *balance_changes(mark.wallets, wallets)]), Snapshot(now_ms, {}, held))
+    changed = differing(mark.wallets, held)
+    return Recovered(in_order([*found, *(b for b in wallets if b.asset in changed)]), Snapshot(now_ms, {}, held))
 
 
 LIVENESS = Liveness(ping=b'{"do":"ping"}', interval_s=5.0, timeout_s=11.0)
