@@ -19,6 +19,7 @@ from workers.reach import Turn
 from workers.rest import VenueRest
 
 OPENING_TIMEOUT_S = 10.0
+LOOK_S = 0.2  # an opening that waits for a reply looks this often at what else there is to do
 
 
 class Wire(Protocol):
@@ -96,11 +97,13 @@ class Dialler:
             self._entered = False
             self._rest.reach.leave(self._spec.id, answered)
 
-    def open(self, phase: Callable[[str], None], *, patient: bool = True) -> PrivateSocket:
-        """Dial; `phase` hears which step of the opening is under way. Not `patient`: raises NoPermit where there is no weight for
-        the ticket at once."""
+    def open(
+        self, phase: Callable[[str], None], *, patient: bool = True, beside: Callable[[], None] = lambda: None
+    ) -> PrivateSocket:
+        """Dial; `phase` hears which step of the opening is under way; `beside` is called several times a second meanwhile, but not
+        while the ticket is asked for. Not `patient`: raises NoPermit where there is no weight for the ticket at once."""
         exchange = self._rest.exchange
-        connection, ticket = self._reach(patient)
+        connection, ticket = self._reach(patient, beside)
         self._metrics.dials(exchange.name, "ok").inc()
         self._count(1)
         self._opening = connection
@@ -110,7 +113,7 @@ class Dialler:
                 phase(step.phase)
                 if not step.vital:
                     socket.spare.add(step.key)
-                socket.early += self._ask(connection, step, number)
+                socket.early += self._ask(connection, step, number, beside)
             socket.subscribed_ms = self._rest.now_ms()  # an opening may take long: what came before is the read-back's
         except BaseException:
             self.close(connection)
@@ -119,11 +122,16 @@ class Dialler:
             self._opening = None
         return socket
 
-    def _reach(self, patient: bool) -> tuple[Wire, str]:
+    def _reach(self, patient: bool, beside: Callable[[], None]) -> tuple[Wire, str]:
         """Ticket and handshake. A refusal is an answer, but for those of a server that has no exchange behind it."""
         exchange, ticket = self._rest.exchange, ""
         answered: bool | None = None
         dialled = False
+
+        def given_up() -> bool:
+            beside()
+            return self._stopped()
+
         try:
             if exchange.ticket is not None and exchange.ticket_of is not None:
                 reply = self._rest.call(
@@ -132,7 +140,7 @@ class Dialler:
                 ticket = exchange.ticket_of(reply)
             url = self._user_url(exchange, self._spec.is_testnet, ticket)
             dialled = True
-            connection = self._connect(self._rest, url, self._spec.id, self._stopped)
+            connection = self._connect(self._rest, url, self._spec.id, given_up)
             answered = True
         except ExchangeRefused as error:
             answered = getattr(error.verdict, "outcome", None) is not Outcome.TRANSIENT
@@ -146,7 +154,7 @@ class Dialler:
             self._leave(None if self._stopped() else answered)
         return connection, ticket
 
-    def _ask(self, connection: Wire, step: Step, number: int) -> list[UserItem]:
+    def _ask(self, connection: Wire, step: Step, number: int, beside: Callable[[], None]) -> list[UserItem]:
         """Send one step, signed at the time it goes out, and wait for its reply; whatever else comes meanwhile is returned."""
         at_ms, asked_s = self._rest.now_ms(), time.monotonic()
 
@@ -159,7 +167,8 @@ class Dialler:
         deadline_s = time.monotonic() + OPENING_TIMEOUT_S
         while time.monotonic() < deadline_s:
             answered = False
-            for frame in connection.read(0.5):
+            beside()
+            for frame in connection.read(LOOK_S):
                 for item in self._rest.exchange.parse_user(frame, self._spec.id, int(time.time() * 1000)):
                     if isinstance(item, Reply) and item.key == step.key:
                         if not step.vital and item.verdict.outcome is Outcome.PERMANENT:

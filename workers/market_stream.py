@@ -36,7 +36,7 @@ ROTATE_RETRY_S = 30.0
 GOODBYE_RETRY_S = (
     5.0  # a server that goes says so up to a minute ahead, and may take no new sockets; permits are the fleet's
 )
-ROTATE_DIAL_S = 4.0  # permit and dial: the old socket is not read meanwhile
+ROTATE_DIAL_S = 4.0  # permit and dial
 ROTATE_SPREAD = 0.05  # lanes rotate at different times
 LIVE_CAP_S = 3.0  # longest pause after a socket that had worked
 
@@ -200,9 +200,20 @@ class MarketStream:
         """Open a second socket, read both until the new one proved itself, then close the old one. If that fails, keep the old
         one, try again later, and return False. With a `failure` it counts as a reconnect, otherwise as a rotation."""
         self.state = StreamState.ROTATING
-        give_up_s = time.monotonic() + ROTATE_DIAL_S
+        give_up_s, reading = time.monotonic() + ROTATE_DIAL_S, True
+
+        def given_up() -> bool:  # asked several times a second
+            nonlocal reading
+            try:
+                if reading:
+                    self.feed.take(old.step(0.0), old)
+            except ConnectionFailed:
+                reading = False
+            self.feed.settle()
+            return self._stop.is_set() or time.monotonic() > give_up_s
+
         try:
-            new = self._dialer.open(lambda: self._stop.is_set() or time.monotonic() > give_up_s)
+            new = self._dialer.open(given_up)
         except ConnectionFailed as error:
             self._put_off(error, reason)
             return False

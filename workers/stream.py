@@ -459,24 +459,37 @@ class AccountStream:
             self._hold()
 
     def _replace(self, old: PrivateSocket) -> None:
-        """Rotation, make before break (R14): prove the new socket, read both for a moment, close the old one."""
+        """Rotation, make before break (R14): prove the new socket, read both for a moment, close the old one, which is read all the
+        while: a dial may take long."""
         if not self._dialler.permit_now():  # not waited for: the old socket has to be read
             self._rotate_from_s = time.monotonic() + PERMIT_RETRY_S
             return
-        self._rotate = False
-        before = self.state
+        before, ends = self.state, list[ConnectionFailed | ExchangeRefused]()
         self._move(StreamState.ROTATING)
+
+        def read_old() -> None:
+            try:
+                if not ends:
+                    self._take_frames(old.connection.read(0.0))
+            except (ConnectionFailed, ExchangeRefused) as error:
+                ends.append(error)
+
         try:
-            new = self._dialler.open(lambda phase: None, patient=False)
+            new = self._dialler.open(lambda phase: None, patient=False, beside=read_old)
         except (ConnectionFailed, ExchangeRefused) as error:
             self._log.warning("rotation failed, the old socket goes on", action="rotate", error=str(error))
             self._move(before)
+            self._rotate = False
             old.opened_s = time.monotonic() - self._exchange.limits.rotate_after_s + 60.0
             old.rotate_s = math.inf
+            if ends:
+                raise ends[0] from None
             return
-        self.socket = new
+        self.socket, self._rotate = new, False
         until_s = time.monotonic() + OVERLAP_S
         try:
+            if ends:
+                raise ends[0]
             self._take(new.early)
             while time.monotonic() < until_s and not self._stop.is_set():
                 self._take_frames(old.connection.read(0.05))

@@ -15,6 +15,7 @@ import pytest
 
 from fleet.core.errors import DialRefused
 from fleet.core.exchange import Exchange, Hosts, Rate, Topic
+from fleet.core.model import StreamState
 from fleet.exchanges import exchanges
 from fleet.runtime.http import Http
 from fleet.runtime.metrics import Metrics
@@ -238,6 +239,23 @@ def test_the_servers_goodbye_rotates_at_once(run: Callable[..., Running], place:
     place.open_clients()[0].send({"stream": "!serverShutdown", "data": {"e": "serverShutdown", "E": 1}})
     wait_for(lambda: lane.kafka.stream_events("rotated"))
     assert lane.kafka.stream_events("rotated")[0]["reason"] == "serverShutdown"
+
+
+def test_a_rotation_whose_dial_hangs_reads_the_old_socket_meanwhile(
+    run: Callable[..., Running], place: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = run("trade")
+    wait_for(lambda: len(trade_ids(lane)) > 5)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes the connection, and never answers the handshake
+        monkeypatch.setattr(lane.stream._dialer, "_url", f"ws://127.0.0.1:{deaf.getsockname()[1]}/ws")
+        place.open_clients()[0].send({"stream": "!serverShutdown", "data": {"e": "serverShutdown", "E": 1}})
+        wait_for(lambda: lane.stream.state is StreamState.ROTATING)
+        told = len(trade_ids(lane))
+        wait_for(lambda: len(trade_ids(lane)) > told + 5)
+        assert lane.stream.state is StreamState.ROTATING, "the dial hangs still"
+        wait_for(lambda: lane.stream.state is not StreamState.ROTATING)
+    ids = trade_ids(lane)
+    assert ids == list(range(ids[0], ids[0] + len(ids))) and lane.kafka.stream_events("disconnected") == []
 
 
 def test_a_gap_in_a_book_is_told_at_once_and_no_update_passes_until_a_snapshot(

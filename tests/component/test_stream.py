@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -327,6 +328,28 @@ def test_a_rotation_does_not_wait_for_the_weight_of_its_listen_key(
     bench.order()
     until(lambda: not bench.missing(), 5.0, "fills of the old socket")
     assert bench.opened() == opened and bench.stream.reconnects == 0
+
+
+def test_a_rotation_whose_dial_hangs_reads_the_old_socket_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.live()
+    opened = bench.opened()
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes the connection, and never answers the handshake
+        url = f"ws://127.0.0.1:{deaf.getsockname()[1]}/ws"
+        monkeypatch.setattr(bench.stream._dialler, "_user_url", lambda *_: url)
+        bench.stream.rotate()
+        until(lambda: bench.stream.state is StreamState.ROTATING, 5.0, "the rotation to begin")
+        for _ in range(5):
+            bench.order()
+        until(lambda: not bench.missing(), 5.0, "fills of the old socket")
+        assert bench.stream.state is StreamState.ROTATING, "the dial hangs still"
+        bench.simulator.fault("cut", api_key=KEY)
+        until(lambda: bench.stream.state is not StreamState.ROTATING, 15.0, "the dial to be given up")
+    monkeypatch.undo()
+    bench.order()
+    until(lambda: not bench.missing() and bench.stream.state is StreamState.LIVE, 15.0, "the next life")
+    assert bench.opened() == opened + 1 and bench.stream.reconnects == 1
 
 
 def test_rotation_overlaps_and_loses_nothing(bench: Bench) -> None:
