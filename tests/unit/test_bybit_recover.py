@@ -327,7 +327,7 @@ def test_a_product_that_an_account_does_not_have_is_no_loss() -> None:
 # ── What a key may not do, and replies that are not what the sheet says ──────────────────────────────────────────
 def test_what_is_refused_is_named_and_the_rest_is_read() -> None:
     known = proven(positions={"ETHUSDT|both": "1"}, wallets={"USDT": "5"})
-    found, calls = read(known, lambda path, params: refused())
+    found, calls = read(known, lambda path, p: [] if p == {**p, "category": "spot", "limit": "100"} else refused())
     assert len(calls) == 15
     for what in ("fills of linear", "orders of spot", "open orders of linear", "positions", "wallet"):
         assert what in found.unrecoverable
@@ -336,6 +336,12 @@ def test_what_is_refused_is_named_and_the_rest_is_read() -> None:
         {"ETHUSDT|both": "1"},
         {"USDT": "5"},
     )
+
+
+def test_a_key_that_may_see_nothing_proves_nothing() -> None:
+    """Its gap stays open, and is read when the key is allowed to again; until then with the pauses of a failed read."""
+    with pytest.raises(ExchangeRefused, match="10005"):
+        read(proven(), lambda path, params: refused())
 
 
 @pytest.mark.parametrize("body", [b"<html>", b'{"result":{"list":[{"execId":5}]}}', b'{"result":{}}'])

@@ -323,10 +323,13 @@ def _hold(found: _Findings, category: str, listed: list[wire.PositionRow]) -> No
 
 
 def _wallet(found: _Findings) -> Dialogue[bool]:
-    """False where the key may not see it. Coins that are not listed hold nothing; one without a figure is as it was."""
+    """False where the key may not see it. Coins that are not listed hold nothing; one without a figure is as it was. Raises
+    ExchangeRefused where nothing at all could be read before either: that proves nothing, and may be cured."""
     try:
         page = yield from _answer(found, WALLET, (("accountType", "UNIFIED"),), wire.Page[wire.WalletRow])
     except ExchangeRefused as refused:
+        if not found.at_ms:
+            raise
         found.lost.append(f"wallet: {refused.verdict}")
         return False
     for coin in (coin for wallet in page.rows for coin in wallet.coin):
