@@ -9,7 +9,19 @@ import pytest
 
 from fleet.core.book import Book
 from fleet.core.errors import ConnectionFailed
-from fleet.core.events import AccountEvent, Balance, Depth, Fill, Kline, Liquidation, MarkPrice, Order, Ticker, Trade
+from fleet.core.events import (
+    AccountEvent,
+    Balance,
+    Depth,
+    Fill,
+    Kline,
+    Liquidation,
+    MarkPrice,
+    Order,
+    Position,
+    Ticker,
+    Trade,
+)
 from fleet.core.exchange import HttpCall, HttpReply, Malformed, Outcome, Pong, Reply, Unknown, Verdict
 from fleet.core.model import Credentials
 from fleet.core.signing import signature
@@ -234,6 +246,22 @@ def test_a_late_cancel_does_not_fill_an_order_twice() -> None:
     assert isinstance(first, Order) and isinstance(second, Order) and first.id == second.id
     new, amended = parse_user(private("order", ORDER, ORDER | {"updatedTime": str(AT + 5)}), "acc", 1)
     assert isinstance(new, Order) and isinstance(amended, Order) and new.id != amended.id
+
+
+def test_what_returns_within_a_millisecond_is_no_repetition() -> None:
+    """A consumer drops repeats by id: it would keep the state between."""
+    part = ORDER | {"orderStatus": "PartiallyFilled", "cumExecQty": "0.01", "updatedTime": str(AT)}
+    filled, amended = parse_user(private("order", part, part | {"price": "59000"}), "acc", 1)
+    assert isinstance(filled, Order) and isinstance(amended, Order) and filled.id != amended.id
+    held = {"category": "linear", "symbol": "BTCUSDT", "side": "Buy", "size": "1", "updatedTime": str(AT), "seq": 7}
+    first, last = parse_user(private("position", held, held | {"seq": 9}), "acc", 1)
+    again, never = parse_user(private("position", held, held | {"seq": "-1"}), "acc", 1)
+    assert isinstance(first, Position) and isinstance(last, Position) and first.id != last.id
+    assert isinstance(again, Position) and again.id == first.id and isinstance(never, Position)
+    wallet = '{"id":%s,"topic":"wallet","creationTime":9,"data":[{"coin":[{"coin":"XRP","walletBalance":"5"}]}]}'
+    (had,), (has,), (heard,) = (parse_user((wallet % mid).encode(), "a", 1) for mid in ('"m1"', '"m2"', '"m1"'))
+    assert isinstance(had, Balance) and isinstance(has, Balance) and isinstance(heard, Balance)
+    assert had.id == heard.id != has.id
 
 
 def test_fee_asset_of_spot_is_not_guessed() -> None:

@@ -148,7 +148,7 @@ def parse_user(frame: bytes, account_id: str, now_ms: int) -> list[UserItem]:
         f = _frame(frame)
         if not f.topic:
             return [_control(f, private=True)]
-        told = rows.Told(account_id, f.created_ms or now_ms, now_ms, "stream")
+        told = rows.Told(account_id, f.created_ms or now_ms, now_ms, "stream", str(f.id)[:80])
         build = _USER.get(f.topic.partition(".")[0]) if not f.topic.startswith("execution.fast") else None
         if build is None:
             return _other(f, told)

@@ -31,6 +31,7 @@ from fleet.core.events import Fill, UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan, code_of
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import (
+    KEPT,
     TERMINAL,
     Snapshot,
     Watermark,
@@ -54,6 +55,7 @@ EXECUTIONS, HISTORY, OPEN = "/v5/execution/list", "/v5/order/history", "/v5/orde
 POSITIONS, WALLET = "/v5/position/list", "/v5/account/wallet-balance"
 SETTLE_COINS: Params = (("settleCoin", "USDT"), ("settleCoin", "USDC"))  # a linear list needs a symbol or one of these
 REST_LAG_MS = 5000
+STALE_MS = 300_000  # REST may be old as a whole (7): a proof also tells fills that it hid from the reads before
 FORGOTTEN_MS = 60_000  # an order that is in no list is forgotten only if its symbol was quiet this long (REST lags)
 NO_SUCH_ORDER = "110001"
 MAX_PAGES = 2000
@@ -69,10 +71,12 @@ class _Findings:
     now_ms: int
     since_ms: int
     used: set[str]  # categories in which the account was seen
+    late_since_ms: int  # fills since then that are unknown are told, too
     at_ms: int = 0  # exchange time before the first call
     # category, symbol, execution id, order id: what names one (7), and which side of a trade with oneself it is (6.3)
     fills: dict[tuple[str, str, str, str], msgspec.Raw] = field(default_factory=dict)
     orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)  # category, order id
+    late: set[tuple[str, str]] = field(default_factory=set)  # symbol, order id of fills that are told late
     open: set[str] = field(default_factory=set)
     closed: list[str] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)  # known as open, and no list has them
@@ -85,7 +89,9 @@ class _Findings:
 def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Yields calls, is sent OK replies. Raises ConnectionFailed for a reply that is not what the sheet says (try again later)."""
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
-    found = _Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), _used(mark))
+    since_ms = max(mark.proven_ms, oldest_ms)
+    late_since_ms = min(since_ms, max(_late_since_ms(mark), account.created_at_ms, oldest_ms))
+    found = _Findings(account.id, mark, now_ms, since_ms, _used(mark), late_since_ms)
     if mark.proven_ms < oldest_ms:
         found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
     for category in EVERY:
@@ -115,11 +121,21 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     )
 
 
+def _late_since_ms(mark: Watermark) -> int:
+    """How far back a proof looks for fills that are unknown: no further than the watermark remembers which are known."""
+    if mark.scope != "proof" or mark.base is None:
+        return mark.proven_ms
+    remembered = sorted(booking.ts for booking in mark.recent)[-KEPT:]
+    return max(mark.proven_ms - STALE_MS, remembered[0] + 1 if len(remembered) == KEPT else 0)
+
+
 def _hidden_ms(found: _Findings, history: list[UserRecord], snapshot: Snapshot) -> int:
     """Since when a perpetual's position is ahead of its fills. Options and dated futures also end without one; spot has none. Not
-    judged is one that moved by something else: a stock's split (CorporateAction), the end of a contract (Settle, Delivery)."""
+    judged is one that moved by something else: a stock's split (CorporateAction), the end of a contract (Settle, Delivery), a fill
+    from before the base."""
     executions = map(_row, found.fills.values())
     otherwise = {row.symbol for row in executions if row.exec_type not in rows.TRADING and row.exec_type != "Funding"}
+    otherwise |= {symbol for symbol, _ in found.late}  # the base was as old as the read that hid them
     changed_ms: dict[str, int] = {}
     for row, _ in found.positions.values():
         changed_ms[row.symbol] = max(changed_ms.get(row.symbol, 0), int(row.updated_time or 0))
@@ -190,11 +206,16 @@ def _settled(category: str) -> list[Params]:
 
 # ── Fills and orders ─────────────────────────────────────────────────────────────────────────────────────────────
 def _fills(found: _Findings, category: str) -> Dialogue[None]:
+    known = {(symbol_of(booking.key), booking.trade) for booking in found.mark.recent if booking.key}
     try:
-        for window in _windows(found.since_ms, found.now_ms):
+        for window in _windows(found.late_since_ms, found.now_ms):
             for raw in (yield from _pages(found, EXECUTIONS, _list(category, FILL_PAGE) + window, msgspec.Raw)):
                 row = _row(raw)
-                if int(row.exec_time or 0) >= found.since_ms:
+                at_ms, unknown = int(row.exec_time or 0), (row.symbol, f"{row.exec_id}/{row.order_id}") not in known
+                late = found.late_since_ms <= at_ms < found.since_ms and row.exec_type in rows.TRADING and unknown
+                if late:
+                    found.late.add((row.symbol, row.order_id))
+                if late or at_ms >= found.since_ms:
                     found.fills[category, row.symbol, row.exec_id, row.order_id] = raw
     except ExchangeRefused as refused:
         _refused(found, category, "fills", refused)
@@ -323,10 +344,13 @@ def _hold(found: _Findings, category: str, listed: list[wire.PositionRow]) -> No
 
 
 def _wallet(found: _Findings) -> Dialogue[bool]:
-    """False where the key may not see it. Coins that are not listed hold nothing; one without a figure is as it was."""
+    """False where the key may not see it. Coins that are not listed hold nothing; one without a figure is as it was. Raises
+    ExchangeRefused where nothing at all could be read before either: that proves nothing, and may be cured."""
     try:
         page = yield from _answer(found, WALLET, (("accountType", "UNIFIED"),), wire.Page[wire.WalletRow])
     except ExchangeRefused as refused:
+        if not found.at_ms:
+            raise
         found.lost.append(f"wallet: {refused.verdict}")
         return False
     for coin in (coin for wallet in page.rows for coin in wallet.coin):
@@ -370,6 +394,7 @@ def _history(found: _Findings) -> list[UserRecord]:
         elif (
             event.ts_event >= found.since_ms
             or order_key(row.symbol, order_id) in found.closed
+            or (row.symbol, order_id) in found.late
             or found.mark.base is None
         ):
             events.append(event)

@@ -29,12 +29,14 @@ _OPTION = re.compile(r".+-[0-9.]+-[CP](?P<coin>-[A-Z]+)?")
 
 
 class Told(NamedTuple):
-    """By whom and when a row was told. `at_ms`: the message's time, for rows without one of their own."""
+    """By whom and when a row was told. `at_ms`: the message's time, for rows without one of their own; `message`: its id, "" by
+    REST."""
 
     account_id: str
     at_ms: int
     now_ms: int
     source: Source
+    message: str = ""
 
 
 def category_of(symbol: str, order_id: str) -> str:
@@ -62,8 +64,9 @@ def order(row: wire.OrderRow, category: str, told: Told) -> Order | None:
         return None
     filled, changed_ms = row.cum_exec_qty or "0", int(row.updated_time or 0) or told.at_ms
     return Order(
-        id=ids.order_id(told.account_id, category, row.order_id, status, filled, changed_ms), exchange=EXCHANGE, market=MARKET,
-        symbol=row.symbol, ts_event=changed_ms, ts_recv=told.now_ms, source=told.source, account_id=told.account_id,
+        id=ids.order_id(told.account_id, category, row.order_id, status, filled, row.price, row.qty, changed_ms),
+        exchange=EXCHANGE, market=MARKET, symbol=row.symbol, ts_event=changed_ms, ts_recv=told.now_ms,
+        source=told.source, account_id=told.account_id,
         order_id=row.order_id, client_order_id=row.order_link_id, side=SIDES[row.side],
         position_side=position_side(category, row.position_idx), order_type=row.order_type.lower(),
         time_in_force=row.time_in_force.lower(), status=status, price=row.price, stop_price=row.trigger_price, qty=row.qty,
@@ -116,8 +119,9 @@ def position(row: wire.PositionRow, category: str, told: Told) -> Position:
         int(row.updated_time or 0) or told.at_ms,
     )
     return Position(
-        id=ids.position_id(told.account_id, category, row.symbol, side, changed_ms, qty), exchange=EXCHANGE, market=MARKET,
-        symbol=row.symbol, ts_event=changed_ms, ts_recv=told.now_ms, source=told.source, account_id=told.account_id,
+        id=ids.position_id(told.account_id, category, row.symbol, side, changed_ms, str(row.seq)[:20], qty),
+        exchange=EXCHANGE, market=MARKET, symbol=row.symbol, ts_event=changed_ms, ts_recv=told.now_ms,
+        source=told.source, account_id=told.account_id,
         position_side=side, qty=qty, entry_price=row.entry_price or row.avg_price, unrealized_pnl=row.unrealised_pnl,
         margin_mode="",
     )  # fmt: skip
@@ -125,7 +129,7 @@ def position(row: wire.PositionRow, category: str, told: Told) -> Position:
 
 def balance(row: wire.CoinRow, told: Told) -> Balance:
     return Balance(
-        id=ids.balance_id(told.account_id, row.coin, told.at_ms, row.wallet_balance), exchange=EXCHANGE, market=MARKET, symbol="",
-        ts_event=told.at_ms, ts_recv=told.now_ms, source=told.source, account_id=told.account_id, asset=row.coin,
-        wallet=row.wallet_balance, available=row.available_to_withdraw or None,
+        id=ids.balance_id(told.account_id, row.coin, told.at_ms, told.message, row.wallet_balance), exchange=EXCHANGE,
+        market=MARKET, symbol="", ts_event=told.at_ms, ts_recv=told.now_ms, source=told.source, account_id=told.account_id,
+        asset=row.coin, wallet=row.wallet_balance, available=row.available_to_withdraw or None,
     )  # fmt: skip

@@ -7,7 +7,7 @@ with; `Loose` may also be empty, as the venue writes "there is none". Sources: e
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw, field
@@ -26,6 +26,7 @@ class Frame(msgspec.Struct, rename={"created_ms": "creationTime", "ret_code": "r
     """Everything an envelope may hold: data (`topic`), or the answer to a request (`op`, `success`, `req_id`)."""
 
     topic: str = ""
+    id: Any = ""  # of a private message
     type: str = ""
     ts: Ms = 0
     cts: Ms = 0
@@ -163,6 +164,7 @@ class PositionRow(Categorised, kw_only=True, rename="camel"):
     avg_price: Loose = ""  # REST's name
     unrealised_pnl: Loose = ""
     updated_time: MsText = ""
+    seq: Any = ""  # a number, or -1 as text; enters the id alone
 
 
 class CoinRow(msgspec.Struct, rename="camel"):
