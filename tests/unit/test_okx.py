@@ -92,7 +92,9 @@ def test_rate_answers_say_two_seconds() -> None:
 
 def test_the_pages_of_one_account_come_no_faster_than_its_endpoints_allow() -> None:
     rate = limits.LIMITS.weight
-    for path, allowed in ((rows.FILLS, 60), (rows.OLD_FILLS, 10), (rows.OLD_ORDERS, 20)):
+    for path, allowed in (
+        (rows.FILLS, 60), (rows.OLD_FILLS, 10), (rows.PENDING, 60), (rows.ORDERS, 40), (rows.OLD_ORDERS, 20),
+    ):  # fmt: skip
         first, later = rows.page_call(path, ""), rows.page_call(path, "9")
         most = len(rows.PRODUCTS) + (rate.burst + 2 * rate.per_s) / later.weight
         assert first.weight == 1 and allowed * 0.9 < most <= allowed

@@ -276,6 +276,17 @@ def test_what_became_of_open_orders() -> None:
     assert paths(calls).count("/api/v5/trade/order") == 4
 
 
+def test_many_single_orders_come_no_faster_than_60_in_two_seconds() -> None:
+    """The limit is of a user and instrument: 30 a second at the most, however fast the exchange answers."""
+    mark = based({}, {"USDT": "5"})
+    mark.orders = resting(*(f"{SWAP}|{number}" for number in range(200)))
+    _, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5"))})
+    weights = [call.weight for call in calls if call.path == "/api/v5/trade/order"]
+    assert len(weights) == 200
+    in_two_seconds = [sum(1 for end in range(at, 200) if sum(weights[at : end + 1]) <= 400) for at in range(200)]
+    assert max(in_two_seconds) <= 60
+
+
 def test_an_order_that_the_exchange_forgot_is_told_as_canceled() -> None:
     mark = based(wallets={"USDT": "5"})
     (event,) = of(read(Watermark(proven_ms=NOW - DAY), {rows.PENDING: data(order("5", "live", NOW - DAY))})[0], Order)

@@ -273,10 +273,13 @@ def _products(found: _Findings) -> list[str]:
 def _ended_orders(found: _Findings) -> Dialogue[None]:
     """What became of the orders that were known as open, and the state of those with fills that are older than the gap."""
     wanted = {*found.mark.open_orders(), *((row.symbol, row.order_id) for row in found.fills.values() if row.order_id)}
+    asked = 0
     for symbol, order_id in sorted(wanted):
         if order_id not in found.orders:
+            call = rows.order_call(symbol, order_id, asked)
+            asked += 1
             try:
-                _take(found, rows.decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
+                _take(found, rows.decode((yield call), wire.OrderRow, "order"))
             except ExchangeRefused as refused:  # 51603: cancelled unfilled more than two hours ago, or not visible yet
                 if found.mark.is_open(symbol, order_id):
                     _refused_order(found, symbol, order_id, refused)
