@@ -92,7 +92,9 @@ def test_rate_answers_say_two_seconds() -> None:
 
 def test_the_pages_of_one_account_come_no_faster_than_its_endpoints_allow() -> None:
     rate = limits.LIMITS.weight
-    for path, allowed in ((rows.FILLS, 60), (rows.OLD_FILLS, 10), (rows.OLD_ORDERS, 20)):
+    for path, allowed in (
+        (rows.FILLS, 60), (rows.OLD_FILLS, 10), (rows.PENDING, 60), (rows.ORDERS, 40), (rows.OLD_ORDERS, 20),
+    ):  # fmt: skip
         first, later = rows.page_call(path, ""), rows.page_call(path, "9")
         most = len(rows.PRODUCTS) + (rate.burst + 2 * rate.per_s) / later.weight
         assert first.weight == 1 and allowed * 0.9 < most <= allowed
@@ -207,8 +209,29 @@ def test_a_fill_of_rest_without_a_trade_id_is_named_by_its_bill() -> None:
 
 
 def test_order_ends_once_whatever_the_time() -> None:
-    assert ids.order_id("a", "S", "1", "filled", "2.0", 5) == ids.order_id("a", "S", "1", "filled", "2", 9)
-    assert ids.order_id("a", "S", "1", "new", "0", 5) != ids.order_id("a", "S", "1", "new", "0", 9)
+    assert ids.order_id("a", "S", "1", "filled", "2.0", 5, "7", "2") == ids.order_id(
+        "a", "S", "1", "filled", "2", 9, "7", "2"
+    )
+    assert ids.order_id("a", "S", "1", "new", "0", 5, "7", "2") != ids.order_id("a", "S", "1", "new", "0", 9, "7", "2")
+
+
+def test_an_amendment_in_the_millisecond_of_what_it_changes_is_told() -> None:
+    row = {
+        "instId": "BTC-USDT",
+        "ordId": "7",
+        "side": "buy",
+        "state": "live",
+        "accFillSz": "0",
+        "uTime": "5",
+        "px": "100",
+        "sz": "2",
+    }
+    terms = [row, row | {"px": "99"}, row | {"px": "99", "sz": "1"}, row | {"px": "99.0", "sz": "1"}]
+    frame = json.dumps({"arg": {"channel": "orders", "instType": "ANY"}, "data": terms}).encode()
+    placed, repriced, resized, again = (
+        item.id for item in parse.parse_user(frame, "acc", 9) if isinstance(item, Order)
+    )
+    assert len({placed, repriced, resized}) == 3 and again == resized
 
 
 def test_the_same_snapshot_for_a_new_subscriber_is_no_repetition() -> None:

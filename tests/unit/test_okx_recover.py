@@ -276,6 +276,17 @@ def test_what_became_of_open_orders() -> None:
     assert paths(calls).count("/api/v5/trade/order") == 4
 
 
+def test_many_single_orders_come_no_faster_than_60_in_two_seconds() -> None:
+    """The limit is of a user and instrument: 30 a second at the most, however fast the exchange answers."""
+    mark = based({}, {"USDT": "5"})
+    mark.orders = resting(*(f"{SWAP}|{number}" for number in range(200)))
+    _, calls = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5"))})
+    weights = [call.weight for call in calls if call.path == "/api/v5/trade/order"]
+    assert len(weights) == 200
+    in_two_seconds = [sum(1 for end in range(at, 200) if sum(weights[at : end + 1]) <= 400) for at in range(200)]
+    assert max(in_two_seconds) <= 60
+
+
 def test_an_order_that_the_exchange_forgot_is_told_as_canceled() -> None:
     mark = based(wallets={"USDT": "5"})
     (event,) = of(read(Watermark(proven_ms=NOW - DAY), {rows.PENDING: data(order("5", "live", NOW - DAY))})[0], Order)
@@ -321,19 +332,40 @@ def test_the_newer_of_two_states_of_an_order_counts() -> None:
 
 
 def test_closed_positions_and_emptied_wallets_are_told() -> None:
-    mark = based({f"{SWAP}|net|cross": "2", "ETH-USDT-SWAP|short|cross": "-1"}, {"USDT": "5", "BTC": "1"})
-    mark.symbols = {SWAP: NOW - 100, "ETH-USDT-SWAP": NOW - 9000}
+    lags = "SOL-USDT-SWAP|net|cross"  # just traded, and nothing proves it flat
+    mark = based({f"{SWAP}|net|cross": "2", "ETH-USDT-SWAP|short|cross": "-1", lags: "3"}, {"USDT": "5", "BTC": "1"})
+    mark.symbols = {SWAP: NOW - 100, "ETH-USDT-SWAP": NOW - 9000, "SOL-USDT-SWAP": NOW - 100}
     answers: dict[str, Reply | Answer] = {
         rows.BALANCE.path: balance(wallet("USDT", "4.9")),
         rows.FILLS: data(fill(1, side="sell", qty="2")),
     }
     found, _ = read(mark, answers)
     flat = {(e.symbol, e.position_side): (e.qty, e.ts_event) for e in of(found, Position)}
-    assert flat == {("ETH-USDT-SWAP", "short"): ("0", NOW - 10)}  # BTC: just traded, and nothing proves it flat
+    assert flat == {("ETH-USDT-SWAP", "short"): ("0", NOW - 10), (SWAP, "net"): ("0", NOW - 50)}
+    assert not found.explained  # no base, or the next read would know nothing of it
     assert {e.asset: e.wallet for e in of(found, Balance)} == {"USDT": "4.9", "BTC": "0"}
     mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     found, _ = read(mark, answers)
     assert [(e.symbol, e.qty, e.ts_event) for e in of(found, Position)] == [(SWAP, "0", NOW - 50)]
+
+
+def test_a_position_closed_in_a_short_gap_is_told_though_a_wallet_changed_for_another_reason() -> None:
+    """A deposit, or a fill of Spot, says nothing against what the fills of the position say."""
+    mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "77"), wallet("BTC", "1")),
+        rows.FILLS: data(fill(2, "8", symbol="BTC-USDT"), fill(1, side="sell", qty="2")),
+    }
+    found, _ = read(mark, answers)
+    assert [(e.symbol, e.qty, e.ts_event) for e in of(found, Position)] == [(SWAP, "0", NOW - 50)] and found.explained
+
+
+def test_an_ended_margin_position_is_left_for_the_next_read() -> None:
+    """Held short in the quote currency, while its fills count the base: they cannot tell that it ended."""
+    mark = based({"BTC-USDT|net|cross": "-100"}, {"USDT": "5"})
+    closing = fill(1, symbol="BTC-USDT", instType="MARGIN")
+    found, _ = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.FILLS: data(closing)})
+    assert of(found, Position) == [] and not found.explained
 
 
 def test_an_expired_option_is_flat_later_than_it_was_told_open() -> None:

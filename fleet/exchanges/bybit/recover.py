@@ -115,7 +115,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         missed(history + _changes(found, history, known_positions, known_wallets), set()),
         snapshot,
         "; ".join([*found.lost, *untold]),
-        explained=not hidden_ms,
+        explained=not hidden_ms and not _unsure(found, known_positions),
         untold_ms=min(filter(None, (untold_ms, hidden_ms)), default=0),
         canceled=canceled,
     )
@@ -401,6 +401,13 @@ def _history(found: _Findings) -> list[UserRecord]:
     return events
 
 
+def _unsure(found: _Findings, positions: bool) -> set[str]:
+    """Known positions that nobody lists and that are left for the next read: one that lags may not show what the stream just
+    opened. As a base this one would hide for good that they ended."""
+    gone = found.mark.positions.keys() - found.positions.keys() if positions else set[str]()
+    return {key for key in gone if found.at_ms - found.mark.symbols.get(symbol_of(key), 0) < REST_LAG_MS}
+
+
 def _changes(found: _Findings, history: list[UserRecord], positions: bool, wallets: bool) -> list[UserRecord]:
     """Positions and wallets that differ from the last known ones; a known position that nobody lists is flat."""
     events: list[UserRecord] = []
@@ -409,13 +416,12 @@ def _changes(found: _Findings, history: list[UserRecord], positions: bool, walle
     for key, (row, category) in sorted(found.positions.items() if positions else ()):
         if row.symbol in moved or Decimal(rows.signed_qty(row)) != Decimal(known.get(key, "0")):
             events.append(rows.position(row, category, told))
-    for key in sorted(known.keys() - found.positions.keys() if positions else ()):
+    gone = known.keys() - found.positions.keys() - _unsure(found, positions) if positions else set[str]()
+    for key in sorted(gone):
         symbol, _, side = key.partition("|")
-        at_ms = found.mark.symbols.get(symbol, 0)
-        if found.at_ms - at_ms >= REST_LAG_MS:  # a read that lags may not show what the stream just opened
-            idx = next((idx for idx, name in rows.POSITION_SIDES.items() if name == side), 0)
-            flat = wire.PositionRow(symbol=symbol, position_idx=idx, size="0", entry_price="0")
-            events.append(rows.position(flat, rows.category_of(symbol, ""), told))
+        idx = next((idx for idx, name in rows.POSITION_SIDES.items() if name == side), 0)
+        flat = wire.PositionRow(symbol=symbol, position_idx=idx, size="0", entry_price="0")
+        events.append(rows.position(flat, rows.category_of(symbol, ""), told))
     spent = found.mark.spent_again(event.fee_asset for event in history if isinstance(event, Fill))
     owned = {asset: coin.wallet_balance for asset, coin in found.coins.items()}
     for asset in sorted(differing(found.mark.wallets, owned) | spent if wallets else ()):

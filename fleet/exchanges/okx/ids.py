@@ -23,10 +23,13 @@ def fill_id(account_id: str, symbol: str, trade: str, order: str) -> str:
     return f"{VENUE}:{account_id}:fill:{symbol}:{trade}:{order}"
 
 
-def order_id(account_id: str, symbol: str, order: str, status: str, filled: str, update_ms: int) -> str:
-    """One state of an order. An end is pushed twice with different times (5.1), but an order ends once."""
+def order_id(
+    account_id: str, symbol: str, order: str, status: str, filled: str, update_ms: int, price: str, qty: str
+) -> str:
+    """One state of an order. An end is pushed twice with different times (5.1), but an order ends once. An amendment may come
+    within the millisecond of what it changes: its terms tell the two apart."""
     state = f"{VENUE}:{account_id}:order:{symbol}:{order}:{status}:{plain(filled)}"
-    return state if status in TERMINAL else f"{state}:{update_ms}"
+    return state if status in TERMINAL else f"{state}:{update_ms}:{plain(price)}:{plain(qty)}"
 
 
 def position_id(account_id: str, symbol: str, mode: str, side: str, update_ms: int, qty: str) -> str:

@@ -297,14 +297,14 @@ def order_state(o: wire.OrderRow, account_id: str, now_ms: int, source: Literal[
     status = STATES.get(o.state)
     if status is None:
         return None
-    kind, filled = o.type.lower(), o.filled or "0"
+    kind, filled, price, qty = o.type.lower(), o.filled or "0", o.price or "0", o.qty or "0"
     return Order(
-        id=ids.order_id(account_id, o.symbol, o.order_id, status, filled, ms(o.update_ms)), exchange=_X, market=_M, symbol=o.symbol,
-        ts_event=ms(o.update_ms), ts_recv=now_ms, source=source, account_id=account_id, order_id=o.order_id,
+        id=ids.order_id(account_id, o.symbol, o.order_id, status, filled, ms(o.update_ms), price, qty), exchange=_X, market=_M,
+        symbol=o.symbol, ts_event=ms(o.update_ms), ts_recv=now_ms, source=source, account_id=account_id, order_id=o.order_id,
         client_order_id=o.client_id, side=o.side, position_side=o.position_side or "net", order_type=kind,
-        time_in_force=IMMEDIATE.get(kind, "gtc"), status=status, price=o.price or "0",
+        time_in_force=IMMEDIATE.get(kind, "gtc"), status=status, price=price,
         stop_price=o.stop_loss or o.take_profit or "0",
-        qty=o.qty or "0", filled_qty=filled, avg_price=o.average or "0", reduce_only=o.reduce_only == "true",
+        qty=qty, filled_qty=filled, avg_price=o.average or "0", reduce_only=o.reduce_only == "true",
     )  # fmt: skip
 
 

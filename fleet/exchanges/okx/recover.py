@@ -92,7 +92,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
     yield from _fills(found)
     if (
-        not first and not explained and found.fills and not _explained(found)
+        not first and not explained and found.fills and not _trial(found).explains(found.snapshot)
     ):  # REST lags, or the account moved on meanwhile
         found.assets, found.positions, found.snapshot = yield from _holdings(mark, now_ms, [])
     yield from _open_orders(found)
@@ -107,11 +107,15 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     now = found.snapshot
     snapshot = Snapshot(now.at_ms, now.positions, now.wallets, tuple(found.closed), now.until_ms)
     unasked = mark.scope == "full" and set(PRODUCTS) != set(_products(found))
-    events = missed(history + _changes(found), set())
+    to_tell, untold_flat = _to_tell(found)
+    events = missed(history + _changes(found, to_tell), set())
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
     unrecoverable = "; ".join([*found.lost, *untold])
     untold_ms = min(filter(None, (untold_ms, hidden_ms)), default=0)
-    return Recovered(events, snapshot, unrecoverable, not hidden_ms, unasked, untold_ms, canceled)
+    explained = (
+        not hidden_ms and not untold_flat
+    )  # as a base the snapshot would hide for good that such a position ended
+    return Recovered(events, snapshot, unrecoverable, explained, unasked, untold_ms, canceled)
 
 
 def _hidden_ms(found: _Findings, history: list[UserRecord]) -> int:
@@ -208,15 +212,14 @@ def _as_number(ident: str) -> tuple[int, str]:
     return (len(ident), ident)  # ids are decimal
 
 
-def _explained(found: _Findings) -> bool:
-    """Do the base and the fills read since lead to the snapshot?"""
-    assert found.mark.base is not None
+def _trial(found: _Findings) -> Watermark:
+    """The base and the fills read since."""
     trial = Watermark(found.mark.proven_ms, found.mark.base)
     trial.booked = dict(found.mark.booked)
     for row in found.fills.values():
         if row.at_ms < found.snapshot.at_ms:
             trial.advance(rows.fill(row, found.account_id, found.now_ms))
-    return trial.explains(found.snapshot)
+    return trial
 
 
 # ── Orders ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -270,10 +273,13 @@ def _products(found: _Findings) -> list[str]:
 def _ended_orders(found: _Findings) -> Dialogue[None]:
     """What became of the orders that were known as open, and the state of those with fills that are older than the gap."""
     wanted = {*found.mark.open_orders(), *((row.symbol, row.order_id) for row in found.fills.values() if row.order_id)}
+    asked = 0
     for symbol, order_id in sorted(wanted):
         if order_id not in found.orders:
+            call = rows.order_call(symbol, order_id, asked)
+            asked += 1
             try:
-                _take(found, rows.decode((yield rows.order_call(symbol, order_id)), wire.OrderRow, "order"))
+                _take(found, rows.decode((yield call), wire.OrderRow, "order"))
             except ExchangeRefused as refused:  # 51603: cancelled unfilled more than two hours ago, or not visible yet
                 if found.mark.is_open(symbol, order_id):
                     _refused_order(found, symbol, order_id, refused)
@@ -313,22 +319,27 @@ def _history(found: _Findings) -> list[UserRecord]:
     return events
 
 
-def _changes(found: _Findings) -> list[UserRecord]:
-    """Positions and wallets that differ from the last known ones. What is known and absent is flat, or empty."""
+def _to_tell(found: _Findings) -> tuple[set[str], set[str]]:
+    """Keys of positions that differ from the last known ones, and of those that may be flat and are left for the next read."""
     mark, now = found.mark, found.snapshot.positions
-    account, now_ms = found.account_id, found.now_ms
     moved = mark.moved_again(_moved(row) for row in found.fills.values() if row.product != "SPOT")
     to_tell = {mode for key in differing(mark.positions, now) | moved for mode in _in_each_mode(key)}
+    unsure = {key for key in to_tell - now.keys() if not _surely_flat(found, key)}
+    return to_tell - unsure, unsure & mark.positions.keys()
+
+
+def _changes(found: _Findings, to_tell: set[str]) -> list[UserRecord]:
+    """Positions and wallets that differ from the last known ones. What is known and absent is flat, or empty."""
+    mark, account, now_ms = found.mark, found.account_id, found.now_ms
     events: list[UserRecord] = [
         parse.position(row, account, now_ms, "rest") for row in found.positions if _key(row) in to_tell
     ]
-    for key in sorted(to_tell - now.keys()):
-        if _surely_flat(found, key):
-            symbol, side, mode = key.split("|")
-            flat = wire.PositionRow(
-                symbol=symbol, qty="0", update_ms=str(_flat_ms(found, key)), position_side=side, margin_mode=mode
-            )
-            events.append(parse.position(flat, account, now_ms, "rest"))
+    for key in sorted(to_tell - found.snapshot.positions.keys()):
+        symbol, side, mode = key.split("|")
+        flat = wire.PositionRow(
+            symbol=symbol, qty="0", update_ms=str(_flat_ms(found, key)), position_side=side, margin_mode=mode
+        )
+        events.append(parse.position(flat, account, now_ms, "rest"))
     spent = mark.spent_again(row.fee_asset for row in found.fills.values())
     for asset in sorted(differing(mark.wallets, found.snapshot.wallets) | spent):
         if asset not in found.assets and asset in found.snapshot.wallets:
@@ -357,8 +368,8 @@ def _flat_ms(found: _Findings, key: str) -> int:
 
 
 def _surely_flat(found: _Findings, key: str) -> bool:
-    """A read that lags may not show a position that the stream just opened: believe it if the fills agree, or if the last
-    fill is too old for lag."""
+    """A read that lags may not show a position that the stream just opened: believe it if the fills of that position agree, or if
+    the last one is too old for lag."""
     if found.snapshot.at_ms - _latest_ms(found, key) >= REST_LAG_MS:
         return True
-    return found.mark.base is not None and _explained(found)
+    return found.mark.base is not None and side_of(key) not in _trial(found).unexplained(found.snapshot)[0]

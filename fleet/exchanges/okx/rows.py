@@ -32,7 +32,11 @@ OLD_FILLS = "/api/v5/trade/fills-history"
 PRODUCTS = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION")
 # A user may ask for so many pages in two seconds (6.3). A long history comes that fast: what follows the first page of each
 # product weighs what keeps it slower.
-PAGES_IN_TWO_SECONDS = {FILLS: 60, OLD_FILLS: 10, OLD_ORDERS: 20}
+PAGES_IN_TWO_SECONDS = {FILLS: 60, OLD_FILLS: 10, PENDING: 60, ORDERS: 40, OLD_ORDERS: 20}
+ORDERS_IN_TWO_SECONDS, ORDERS_AT_ONCE = (
+    60,
+    20,
+)  # single orders of one instrument (6.3), and how many of them come unpaced
 
 
 def page_call(path: str, after: str, **params: str) -> HttpCall:
@@ -43,8 +47,11 @@ def page_call(path: str, after: str, **params: str) -> HttpCall:
     return HttpCall("GET", path, (*params.items(), ("limit", str(PAGE)), *cursor), weight, auth="signed")
 
 
-def order_call(symbol: str, order_id: str) -> HttpCall:
-    return HttpCall("GET", "/api/v5/trade/order", (("instId", symbol), ("ordId", order_id)), auth="signed")
+def order_call(symbol: str, order_id: str, asked: int = 0) -> HttpCall:
+    """`asked`: how many single orders the same read has asked for."""
+    paced = math.ceil(IN_TWO_SECONDS / (ORDERS_IN_TWO_SECONDS - ORDERS_AT_ONCE))
+    weight = 1 if asked < ORDERS_AT_ONCE else paced
+    return HttpCall("GET", "/api/v5/trade/order", (("instId", symbol), ("ordId", order_id)), weight, auth="signed")
 
 
 def decode(reply: HttpReply, row: type[T], what: str) -> list[T]:
