@@ -6,6 +6,7 @@ The category is part of each id: BTCUSDT exists on spot and on linear. Numbers e
 from __future__ import annotations
 
 from fleet.core.events import plain
+from fleet.core.recovery import TERMINAL
 from fleet.exchanges.bybit.limits import EXCHANGE, MARKET
 
 VENUE = f"{EXCHANGE}:{MARKET}"
@@ -20,11 +21,11 @@ def order_id(
     account_id: str, category: str, order: str, status: str, filled: str, price: str, qty: str, update_ms: int
 ) -> str:
     """One state of an order. Without the time once it is filled: a cancel that comes too late makes the venue send the filled
-    order a second time with a later one (5.1). With price and quantity, as an order may be amended in the millisecond in which
-    it was filled in part."""
+    order a second time with a later one (5.1). With price and quantity while it is open: it may be amended in the millisecond in
+    which it was filled in part."""
     at = "" if status == "filled" else f":{update_ms}"
-    amendable = f"{plain(filled)}:{plain(price)}:{plain(qty)}"
-    return f"{VENUE}:{account_id}:order:{category}:{order}:{status}:{amendable}{at}"
+    terms = "" if status in TERMINAL else f":{plain(price)}:{plain(qty)}"
+    return f"{VENUE}:{account_id}:order:{category}:{order}:{status}:{plain(filled)}{terms}{at}"
 
 
 def position_id(account_id: str, category: str, symbol: str, side: str, update_ms: int, seq: str, qty: str) -> str:
