@@ -839,3 +839,18 @@ def test_an_order_that_is_ahead_of_its_trades_is_said(monkeypatch: pytest.Monkey
     assert (behind.explained, fills(behind), behind.untold_ms) == (False, [], NOW - 1000)
     exchange.trades.append(trade)
     assert exchange.read(mark).untold_ms == 0
+
+
+# ── What is free of a wallet ─────────────────────────────────────────────────────────────────────────────────────
+def test_orders_that_were_placed_or_ended_unfilled_in_the_gap_change_what_is_free_of_a_wallet() -> None:
+    exchange = Exchange()
+    number = exchange.order("BTCUSDT", "BUY", "0.5", "80000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    exchange.end(number, "CANCELED", NOW - 60_000)
+    exchange.order("BTCUSDT", "SELL", "1.5", "90000", NOW - 30_000)
+    found = exchange.read(mark)
+    balances = {e.asset: e for e in found.events if isinstance(e, Balance)}
+    assert {asset: (b.wallet, b.available) for asset, b in balances.items()} == {
+        "USDT": ("100000.0", "100000.0"), "BTC": ("2.0", "0.5"),
+    }  # fmt: skip
+    assert exchange.read(mark).events == []
