@@ -176,10 +176,11 @@ class Watermark(msgspec.Struct):
             self.wallets.pop(balance.asset, None)
         else:
             self.wallets[balance.asset] = balance.wallet
-        if Decimal(balance.available or "0") == 0:
+        available = balance.available or "0"
+        if Decimal(available) == 0:
             self.available.pop(balance.asset, None)
         else:
-            self.available[balance.asset] = balance.available
+            self.available[balance.asset] = available
         if balance.change and Decimal(balance.change):
             self.book(Booking(balance.ts_event, "", "0", balance.asset, balance.change))
 
