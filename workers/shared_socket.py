@@ -121,8 +121,8 @@ class _Carrier:
 
     # ── account threads ──────────────────────────────────────────────────────────────────────────────────────────
     def join(self, member: SharedConnection) -> bool:
-        """False if the socket takes nobody any more, is silent (who left it for that must not come back while others still look), is
-        full, carries the account already (a rotation wants another one), or was refused to it by the venue."""
+        """False if the socket takes nobody any more, is silent (who left it for that must not come back), is full,
+        carries the account already (a rotation wants another one), or was refused to it by the venue."""
         with self._lock:
             self.retiring = self.retiring or time.monotonic() - self.last_rx > QUIET_S
             known = any(other.account_id == member.account_id for other in self.members)
