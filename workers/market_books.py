@@ -81,11 +81,12 @@ class Books:
                 break
             self._asked.discard(symbol)
             book = self._books[symbol]
-            if snapshot is not None and book.needs_snapshot:
+            tried = book.needs_snapshot
+            if snapshot is not None and tried:
                 out += book.load(snapshot)
             if book.valid:
                 self._turned(symbol, book)
-            elif book.needs_snapshot:
+            elif tried:
                 self._again(symbol, now_s)
         return out
 

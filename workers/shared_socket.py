@@ -21,6 +21,7 @@ from workers.connection import Connection
 TURN_S = 0.05  # the reader looks this often for frames to send
 PING_APART_S = 2.0  # pings asked for by many accounts are one
 LOOK_S = 1.0  # who waits for another account's dial looks this often whether it is to stop
+QUIET_S = 9.0  # silence is answered by a ping after 5 s: nobody joins a socket of which nothing came for this long
 MAX_WAITING = 10_000  # frames one account may leave unread before it is cut off, alone
 
 
@@ -120,9 +121,10 @@ class _Carrier:
 
     # ── account threads ──────────────────────────────────────────────────────────────────────────────────────────
     def join(self, member: SharedConnection) -> bool:
-        """False if the socket takes nobody any more, is full, carries the account already (a rotation wants another one), or was
-        refused to it by the venue."""
+        """False if the socket takes nobody any more, is silent (who left it for that must not come back), is full,
+        carries the account already (a rotation wants another one), or was refused to it by the venue."""
         with self._lock:
+            self.retiring = self.retiring or time.monotonic() - self.last_rx > QUIET_S
             known = any(other.account_id == member.account_id for other in self.members)
             barred = member.account_id in self._barred
             if self.retiring or known or barred or len(self.members) >= self._sharing.most:

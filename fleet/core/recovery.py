@@ -130,6 +130,7 @@ class Watermark(msgspec.Struct):
     symbols: dict[str, int] = {}  # symbol -> ts_event of its last order or fill (symbols of interest)
     positions: dict[str, str] = {}  # `position_key` -> last known signed qty, flat ones absent
     wallets: dict[str, str] = {}  # asset -> last known wallet balance, zero ones absent
+    available: dict[str, str] = {}  # asset -> what was told last of it as available, zero and untold ones absent
     orders: dict[str, Resting] = {}  # `order_key` -> what was told last of an order that is not known to have ended
     last_event_ms: int = 0
     alive_ms: int = 0  # our clock: the stream was last known to be alive and without a gap
@@ -175,6 +176,11 @@ class Watermark(msgspec.Struct):
             self.wallets.pop(balance.asset, None)
         else:
             self.wallets[balance.asset] = balance.wallet
+        available = balance.available or "0"
+        if Decimal(available) == 0:
+            self.available.pop(balance.asset, None)
+        else:
+            self.available[balance.asset] = available
         if balance.change and Decimal(balance.change):
             self.book(Booking(balance.ts_event, "", "0", balance.asset, balance.change))
 

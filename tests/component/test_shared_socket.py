@@ -324,6 +324,14 @@ def test_who_is_refused_on_a_socket_gets_another_one(lines: Lines, code: int) ->
     assert lines.first.sent[-1]["id"] == "key-c", "the others may still join the first one"
 
 
+def test_who_leaves_a_silent_socket_does_not_come_back_to_it(lines: Lines) -> None:
+    place = lines.open("a")
+    lines.first.last_rx -= 11.0  # half-open; "b" has not noticed yet
+    place.close()
+    lines.open("a").send(asks("again"))
+    assert [frame["id"] for frame in lines.dialled[-1].sent] == ["again"] and lines.first.sent == []
+
+
 def test_a_dial_that_waits_holds_up_nobody_who_leaves_or_dials_elsewhere_or_is_told_to_stop(lines: Lines) -> None:
     """It may wait for a ban's end. A stream that cannot leave meanwhile is not released, for which its worker is fenced."""
     over, stop, told = threading.Event(), threading.Event(), queue.SimpleQueue[str]()

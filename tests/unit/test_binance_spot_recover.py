@@ -839,3 +839,57 @@ def test_an_order_that_is_ahead_of_its_trades_is_said(monkeypatch: pytest.Monkey
     assert (behind.explained, fills(behind), behind.untold_ms) == (False, [], NOW - 1000)
     exchange.trades.append(trade)
     assert exchange.read(mark).untold_ms == 0
+
+
+# ── What is free of a wallet ─────────────────────────────────────────────────────────────────────────────────────
+def test_orders_that_were_placed_or_ended_unfilled_in_the_gap_change_what_is_free_of_a_wallet() -> None:
+    exchange = Exchange()
+    number = exchange.order("BTCUSDT", "BUY", "0.5", "80000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    exchange.end(number, "CANCELED", NOW - 60_000)
+    exchange.order("BTCUSDT", "SELL", "1.5", "90000", NOW - 30_000)
+    found = exchange.read(mark)
+    balances = {e.asset: e for e in found.events if isinstance(e, Balance)}
+    assert {asset: (b.wallet, b.available) for asset, b in balances.items()} == {
+        "USDT": ("100000.0", "100000.0"), "BTC": ("2.0", "0.5"),
+    }  # fmt: skip
+    assert exchange.read(mark).events == []
+
+
+def test_fills_of_resting_orders_that_cancel_each_other_out_are_told_with_their_orders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import tests.unit.test_binance_spot_recover as here
+
+    monkeypatch.setattr(here, "FEE", Decimal(0))
+    exchange = Exchange()
+    first = proven(exchange)
+    resting_ones = [exchange.order("BTCUSDT", side, "1", "100", NOW - 2 * DAY) for side in ("BUY", "SELL")]
+    for event in exchange._drive(first, NOW).events:
+        first.advance(event)
+    mark = proven(exchange)
+    for number in resting_ones:  # filled at one price, without a fee: the wallets are as they were
+        exchange.end(number, "FILLED", NOW - 500)
+        exchange.orders[number] |= {"executedQty": "1", "cummulativeQuoteQty": "100"}
+        exchange.trades.append({
+            "symbol": "BTCUSDT", "id": number, "orderId": number, "price": "100", "qty": "1", "commission": "0",
+            "commissionAsset": "USDT", "time": NOW - 500, "isBuyer": number == resting_ones[0], "isMaker": True,
+        })  # fmt: skip
+    found = exchange.read(mark)
+    assert [(e.order_id, e.status) for e in found.events if isinstance(e, Order)] == [("1", "filled"), ("2", "filled")]
+    assert fills(found) == [("BTCUSDT", "1"), ("BTCUSDT", "2")]
+
+
+def test_a_read_of_orders_does_not_tell_fills_of_other_orders_again() -> None:
+    """It does not know their names, and who keeps the last record of a fill would lose it."""
+    exchange = Exchange()
+    mark = proven(exchange)
+    mark.proven_ms, mark.symbols = NOW - 1000, {"BTCUSDT": NOW - 3_700_000}
+    older = exchange.trade("BTCUSDT", "BUY", "1", "100", NOW - 900)
+    exchange.orders[older["orderId"]]["time"] = (
+        NOW - DAY
+    )  # told by the stream, so long ago that the watermark forgot it
+    exchange.trade("BTCUSDT", "BUY", "1", "100", NOW - 500)
+    mark.scope = "orders"
+    told = [e for e in exchange._drive(mark, NOW).events if isinstance(e, Fill)]
+    assert [(e.trade_id, e.client_order_id) for e in told] == [("1", "mine-2")]

@@ -12,7 +12,8 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
    traded since the base; of the other known ones. No call tells the trades of all symbols.
 4. The account again where it does not fit the trades (REST lags).
 5. The orders of the fills that were missed (4 each, 20 for a symbol), and each order (4) that was known as open and is not any
-   more. All orders (20) of the three symbols used last, if that was within ten minutes.
+   more. All orders (20) of the three symbols used last, if that was within ten minutes. Trades of symbols where one of these is
+   filled for more than the known fills.
 6. Allocations (20) of each symbol with an order that is filled for more than all these trades: smart order routing does that.
 A proof that finds every wallet explained looks at the open orders of one symbol (another each minute) and at no history. A read
 of fills leaves 2 out, and of 5 all but the orders of missed fills.
@@ -50,11 +51,11 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
             found.lost.append(f"history before {oldest_ms} ms is not read")
         yield from recover_fills.missing_trades(found)
         yield from recover_orders.orders_of_fills(found)
-    if not found.frugal and mark.scope != "fills":
-        yield from recover_orders.orders_of(found, recover_orders.in_use(found))
-        yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found) - found.read)
     if mark.scope != "fills":
+        if not found.frugal:
+            yield from recover_orders.orders_of(found, recover_orders.in_use(found))
         yield from recover_orders.ended_orders(found)
+        yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found) - found.read)
     yield from recover_fills.allocations(found)
     history = recover_events.history(found)
     complete = complete or found.explains()
@@ -77,6 +78,8 @@ def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> Recove
     found = Findings(account.id, mark, now_ms, since_ms, wire.AccountRow([]), Snapshot(now_ms, {}, {}))
     yield from recover_orders.orders_of(found, recover_orders.used_last(mark, ASKED_SYMBOLS))
     yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found))
+    # Those of other orders were told: again they would come without the client order id.
+    found.trades = {key: t for key, t in found.trades.items() if (t.symbol, str(t.order_id)) in found.orders}
     yield from recover_fills.allocations(found)
     return Recovered(
         missed(recover_events.history(found), set()), found.snapshot, "; ".join([*found.lost, *found.unlisted])

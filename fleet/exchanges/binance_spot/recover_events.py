@@ -31,14 +31,17 @@ def _unknown(found: Findings, order: Order) -> bool:
 
 
 def changes(found: Findings) -> list[UserRecord]:
-    """Wallets that differ from the last known ones; a known one that is absent is empty."""
+    """Wallets that differ from the last known ones, or of which another part is free, as after an order that was placed or ended
+    unfilled; a known one that is absent is empty."""
     listed = {row.asset: row for row in found.account.balances}
     touched = _touched(found)
     spent = found.mark.spent_again({*touched, *_booked(found, found.since_ms)})
+    changed = differing(found.mark.wallets, found.snapshot.wallets)
+    locked = differing(found.mark.available, {asset: row.free for asset, row in listed.items()}) - changed
     # What they do not explain, or what a known fill changed that is not read again, changed later than they tell.
-    later = found.open_assets().keys() | _booked(found)
+    later = found.open_assets().keys() | _booked(found) | locked
     events: list[UserRecord] = []
-    for asset in sorted(differing(found.mark.wallets, found.snapshot.wallets) | spent):
+    for asset in sorted(changed | locked | spent):
         row = listed.get(asset) or wire.BalanceRow(asset, "0", "0")
         traded_ms = 0 if asset in later else touched.get(asset, 0)
         changed_ms = traded_ms or found.account.update_ms or found.snapshot.at_ms
