@@ -495,6 +495,18 @@ def test_an_unexplained_wallet_reads_everything_and_tells_the_balance() -> None:
     assert venue.weight == 35
 
 
+def test_a_position_closed_and_opened_again_in_the_gap_is_told_with_its_new_entry_price() -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    venue.trade("BTCUSDT", "SELL", "1", T0 + 20, pnl="5")
+    lost = items(venue.trade("BTCUSDT", "BUY", "1", T0 + 30))
+    found = venue.read(mark, T0 + 20_000)
+    assert ids(found.events, Position) == ids(lost, Position)  # though its quantity is what was known
+    assert [e.entry_price for e in found.events if isinstance(e, Position)] == ["10.0"]
+
+
 def test_vanished_wallet_and_position_are_told_as_zero() -> None:
     venue = Venue()
     venue.trade("BTCUSDT", "BUY", "1", T0 + 10)
