@@ -495,6 +495,18 @@ def test_an_unexplained_wallet_reads_everything_and_tells_the_balance() -> None:
     assert venue.weight == 35
 
 
+def test_a_position_closed_and_opened_again_in_the_gap_is_told_with_its_new_entry_price() -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    venue.trade("BTCUSDT", "SELL", "1", T0 + 20, pnl="5")
+    lost = items(venue.trade("BTCUSDT", "BUY", "1", T0 + 30))
+    found = venue.read(mark, T0 + 20_000)
+    assert ids(found.events, Position) == ids(lost, Position)  # though its quantity is what was known
+    assert [e.entry_price for e in found.events if isinstance(e, Position)] == ["10.0"]
+
+
 def test_vanished_wallet_and_position_are_told_as_zero() -> None:
     venue = Venue()
     venue.trade("BTCUSDT", "BUY", "1", T0 + 10)
@@ -1196,3 +1208,24 @@ def test_a_round_trip_without_a_trace_is_told_by_a_read_of_orders() -> None:
         mark.advance(event)
     venue.read(mark, T0 + 200)
     assert "userTrades" not in venue.paths(), "known now"
+
+
+def test_a_read_of_orders_names_the_client_order_of_older_orders_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """allOrders may go by when an order was placed: the sheet does not say."""
+    venue = Venue()
+    old = venue.order("BTCUSDT", "BUY", "1", T0 - 50_000)
+    mark = based(venue)
+    mark.proven_ms = T0 + 5
+    venue.fill(old, T0 + 10)
+    lost = [*items(venue.trade("BTCUSDT", "SELL", "1", T0 + 20))]
+    answer = venue.answer
+
+    def by_placing(call: HttpCall) -> Any:
+        reply = answer(call)
+        since = int(dict(call.params).get("startTime", 0))
+        return [r for r in reply if r["time"] >= since] if call.path.endswith("allOrders") else reply
+
+    monkeypatch.setattr(venue, "answer", by_placing)
+    mark.scope = "orders"
+    fills = [e for e in venue.read(mark, T0 + 200).events if isinstance(e, Fill)]
+    assert [e.client_order_id for e in fills] == ["c1", "c2"] and fills[1].id in {e.id for e in lost}

@@ -75,8 +75,8 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Orders that ended since `proven_ms`, by one call for all symbols; where that does not tell all, of the symbols it named and
-    the last used ones. And the fills of those whose fills are not known; and conditional orders. Unfilled ones are told for three
-    days, so it looks no further back than one call reaches."""
+    the last used ones. And the fills of those whose fills are not known, with their orders; and conditional orders. Unfilled ones
+    are told for three days, so it looks no further back than one call reaches."""
     since_ms = min(max(mark.proven_ms, now_ms - WINDOW_MS), now_ms)
     found = Findings(
         account.id, mark, now_ms, since_ms, wire.AccountRow(assets=[], positions=[]), Snapshot(now_ms, {}, {})
@@ -86,6 +86,7 @@ def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> Recove
             found, {symbol for symbol, _ in found.orders} | found.recent_symbols(ASKED_SYMBOLS)
         )
     yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found))
+    yield from recover_orders.orders_of_fills(found)
     yield from recover_orders.past_conditional_orders(found)
     return Recovered(
         missed(recover_events.history(found), set()), found.snapshot, "; ".join([*found.lost, *found.unlisted])
