@@ -34,7 +34,6 @@ from workers.progress import Progress
 from workers.rest import RESERVED_SHARE, VenueRest
 from workers.rest_queue import THREADS, WHENEVER, Job, RestQueue
 
-LIVE_LAG_MS = 5000  # REST may tell an event a little before the socket does: that is not loss
 # How much later than a gap's beginning its read-back is due; the oldest first among equals, and nobody waits for ever.
 EXPOSED_S = 30.0  # an account that has positions or open orders and did not trade within TRADED_MS
 QUIET_S = 60.0  # one that has nothing
@@ -89,9 +88,10 @@ class Reading:
         self.attempt = 0
         self.late = 0  # reads that were ahead of what REST tells
         self.recovered = 0
-        self.deaf_since_ms = (
-            0  # exchange time of the oldest fill that only REST told us (audits; order times may differ by venue)
+        self.only_rest_ms = (
+            0  # exchange time of the oldest fill that REST told us first (order times may differ by venue)
         )
+        self.read_ms = 0  # exchange time of the last read
         self.done = self.cancelled = False
 
     def cancel(self) -> None:
@@ -259,8 +259,9 @@ class ReadBack:
         if published is None:
             return  # Kafka's buffer is full again: the stream asks anew once there is room
         reading.recovered += len(published)
-        old = [e.ts_event for e in published if isinstance(e, Fill) and e.ts_event < started_ms - LIVE_LAG_MS]
-        reading.deaf_since_ms = min(old, default=0)
+        first_told = [e.ts_event for e in published if isinstance(e, Fill)]
+        reading.only_rest_ms = min(filter(None, (*first_told, reading.only_rest_ms)), default=0)
+        reading.read_ms = started_ms
         if found.unasked and reading.audit is None and progress.gaps:
             progress.leave_unasked(mark.proven_ms)
         self._judge(reading, found, scope, started_ms)

@@ -26,6 +26,7 @@ from workers.reach import Crowd, Reach
 CLOCK_AGE_S = 1800.0
 CLOCK_RETRY_S = 30.0
 RESERVED_SHARE = 0.15  # of the weight, for tickets, renewals and probes
+PROBE_SHARE = 0.05  # of the weight, for proofs that an account's socket told everything
 RATE_WAIT_S = 60.0  # where a 429 does not say how long
 MAX_PERMIT_POLL_S = 5.0
 MAX_WEIGHT_DIGITS = 9  # more is no weight
@@ -54,14 +55,21 @@ class VenueRest:
         metrics: Metrics,
         stop: threading.Event,
         crowd: Crowd | None = None,
+        workers: int = 1,
     ) -> None:
-        """`crowd`: of all dials of this process, where others dial beside this venue."""
+        """`crowd`: of all dials of this process, where others dial beside this venue. `workers`: so many share the address."""
         self.exchange, self.is_testnet, self.http = exchange, is_testnet, http
         self.reach, self.crowd = Reach(), crowd or Crowd()
         self._permits, self._egress_ip, self._metrics, self._stop = permits, egress_ip, metrics, stop
         # budgets are by host: a test network has its own, unless a setting puts one host in front of everything
         testnet = http.root_url == exchange.testnet_hosts.rest != exchange.hosts.rest
         self._host = f"{exchange.name}-testnet" if testnet else exchange.name
+        limits = exchange.limits
+        self._probe_lock = threading.Lock()  # guards _probe_from_s
+        self._probe_from_s, self._probe_each_s = (
+            0.0,
+            workers * limits.proof_weight / (PROBE_SHARE * limits.weight.per_s),
+        )
         self._clock_lock = threading.Lock()  # guards _offset_ms and _synced_s: one thread asks for the time
         self._offset_ms = round(time.time() * 1000 - _boot_ms())  # until the exchange has told its time: this machine's
         self._synced_s = -CLOCK_AGE_S
@@ -147,6 +155,16 @@ class VenueRest:
 
     def block_dials(self, seconds: float) -> None:
         self._permits.block("dial", self._host, self._egress_ip, seconds)
+
+    def may_prove(self, *, due: bool) -> bool:
+        """May one more account be asked about, though nothing hints at a loss? Not faster than PROBE_SHARE of the weight allows, of
+        which each worker has an equal part; who is `due` always may, and the next ones wait for it."""
+        with self._probe_lock:
+            now_s = time.monotonic()
+            if not due and now_s < self._probe_from_s:
+                return False
+            self._probe_from_s = max(now_s, self._probe_from_s) + self._probe_each_s
+            return True
 
     def _reserve(self, call: HttpCall, share: float) -> float:
         """Read-backs leave weight for what keeps streams alive: a crowd of them must not hold up the tickets of the next crowd."""

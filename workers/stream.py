@@ -108,7 +108,7 @@ class AccountStream:
         self._held_until_s = 0.0
         self._rotate_from_s = 0.0  # a rotation that found no permit is tried again then
         self._spare_pause_s = SPARE_PAUSE_S
-        self._busy_until_s = 0.0
+        self.heard_s = 0.0  # time.monotonic() of the last event that the socket told
         self._unknown: set[str] = set()
 
     # ── for the shard ────────────────────────────────────────────────────────────────────────────────────────────
@@ -377,7 +377,7 @@ class AccountStream:
 
     def _patience_s(self, socket: PrivateSocket, now_s: float) -> float:
         """How long a read may wait. A thousand quiet streams that look each second keep a process busy with nothing."""
-        if self.state is not StreamState.LIVE or self.progress.gap is not None or now_s < self._busy_until_s:
+        if self.state is not StreamState.LIVE or self.progress.gap is not None or now_s < self.heard_s + BUSY_FOR_S:
             return min(TICK_MAX_S, BUSY_TICK_S)
         return min(TICK_MAX_S, max(TICK_MIN_S, self._upkeep.wait_s(socket, now_s)))
 
@@ -391,7 +391,7 @@ class AccountStream:
     def _take(self, items: list[UserItem]) -> None:
         events: list[UserRecord] = [item for item in items if isinstance(item, Event)]
         if events:
-            self._busy_until_s = time.monotonic() + BUSY_FOR_S
+            self.heard_s = time.monotonic()
             self.progress.live(events)
             if self._reading is not None:
                 self._worker.readback.hurry(self._reading)

@@ -1,11 +1,14 @@
-"""What a connected private stream owes by the clock: pings, listen-key renewal, audits. Runs in its thread, after each read.
+"""What a connected private stream owes by the clock: pings, renewal of its listen key, probes, audits. In its thread, after a read.
 
 In: the stream and the time. Out: frames on the socket, jobs for the worker's REST threads, ConnectionFailed for a dead socket.
-Quiet is not dead: a socket is dead when it answers no ping, deaf when REST tells of events that it did not.
+Quiet is not dead: a socket is dead when it answers no ping, deaf when REST tells of events that it did not. A deaf one may answer
+pings (somebody closed its listen key, a server lost its subscription), so one on which nothing happens is probed: a proof by
+REST, as often as a small share of the weight allows (`VenueRest.may_prove`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Protocol
 
@@ -26,6 +29,7 @@ SUSPECT_PAUSE_S = (
     5.0  # how often the bookkeeping is looked at; that of positions less after each audit that finds nothing
 )
 SUSPECT_QUIET_MS = 2000
+LIVE_LAG_MS = 5000  # REST may tell an event so much before the socket does: that is not loss
 RENEW_RETRY_S = 30.0
 FULL_AUDIT_EACH = (
     4  # audits of which one asks for orders that came and went unfilled; the others prove that no fill is missing
@@ -42,6 +46,8 @@ class Kept(Protocol):
 
     @property
     def socket(self) -> PrivateSocket | None: ...
+    @property
+    def heard_s(self) -> float: ...
     def read_back(self, *, audit: Scope | None = None) -> None: ...
     def rejected(self, verdict: Verdict) -> None: ...
     def give_up(self, verdict: Verdict) -> None: ...
@@ -56,7 +62,9 @@ class Upkeep:
         self._jitter = jitter  # in [0, 1): spreads the streams of a shard over each interval
         self._suspect_pause_s = SUSPECT_PAUSE_S
         self._audits = int(jitter * FULL_AUDIT_EACH)
-        self._renew_s = self._audit_s = self._suspect_s = self._short_s = 0.0
+        self._renew_s = self._audit_s = self._suspect_s = self._short_s = self._probe_s = 0.0
+        self._proof_s = -math.inf  # the last one was asked for then
+        self._untold_ms = 0  # exchange time of a fill that REST told just now, and that the socket may tell yet
         self._log = get("upkeep").bind(stream=stream.account_id)
 
     def begin(self) -> None:
@@ -65,6 +73,8 @@ class Upkeep:
         self._audit_s = (
             now_s + self._settings.audit_interval_s * self._jitter
         )  # so that a crowd is spread over all of it
+        self._probe_s = now_s + self._settings.probe_interval_s * (0.5 + 0.5 * self._jitter)
+        self._untold_ms = 0
 
     def tick(self, socket: PrivateSocket, looked_s: float, now_s: float, *, proven: bool) -> None:
         """`looked_s`: before the last read began. `proven`: the stream is live and no gap is open. Raises ConnectionFailed if the
@@ -94,7 +104,8 @@ class Upkeep:
 
     # ── audits: silent loss ──────────────────────────────────────────────────────────────────────────────────────
     def _audit(self, now_s: float) -> None:
-        """Compare with REST now and then, and at once when the bookkeeping says that the socket dropped something."""
+        """Compare with REST now and then, while the socket tells nothing more often, and at once when the bookkeeping says that it
+        dropped something."""
         suspect = False
         if now_s >= self._short_s:
             self._short_s = now_s + SUSPECT_PAUSE_S
@@ -104,20 +115,40 @@ class Upkeep:
             if suspect:
                 self._suspect_pause_s = min(2 * self._suspect_pause_s, self._settings.audit_interval_s)
             self._suspect_s = now_s + self._suspect_pause_s
+        settings = self._settings
         if suspect or now_s >= self._audit_s:
-            self._audit_s = now_s + self._settings.audit_interval_s * (0.8 + 0.4 * self._jitter)
+            self._audit_s = now_s + settings.audit_interval_s * (0.8 + 0.4 * self._jitter)
             self._audits += 1
-            self._stream.read_back(audit="proof" if self._audits % FULL_AUDIT_EACH else "full")
+            if self._audits % FULL_AUDIT_EACH == 0:
+                self._stream.read_back(audit="full")
+            elif suspect or now_s - self._proof_s > settings.audit_interval_s:  # else a probe was one
+                self._prove(now_s, due=True)
+        elif now_s >= max(self._probe_s, self._stream.heard_s + settings.probe_interval_s):
+            self._prove(now_s, due=False)
+
+    def _prove(self, now_s: float, *, due: bool) -> None:
+        if self._stream.rest.may_prove(due=due):
+            self._proof_s, self._probe_s = now_s, now_s + self._settings.probe_interval_s * (0.8 + 0.2 * self._jitter)
+            self._stream.read_back(audit="proof")
 
     def audited(self, reading: Reading) -> None:
-        """An audit is complete. Orders or fills that only REST told are silent loss; if the socket has delivered nothing since
-        the first of them, it is deaf. Runs in a REST thread."""
-        if not reading.deaf_since_ms:
+        """An audit is complete. Fills that REST told first, and the socket not a while later, are silent loss; if it has delivered
+        nothing since the oldest of them, it is deaf. Runs in a REST thread."""
+        progress = self._stream.progress
+        untold_ms = min(filter(None, (reading.only_rest_ms, self._untold_ms)), default=0)
+        self._untold_ms = 0
+        if not untold_ms:
+            return
+        if reading.read_ms - untold_ms < LIVE_LAG_MS:  # the socket may tell them yet: look again
+            self._untold_ms, self._probe_s = untold_ms, time.monotonic() + LIVE_LAG_MS / 1000
+            return
+        deaf = untold_ms > progress.last_live_ms
+        if not deaf and not reading.only_rest_ms:
             return
         self._suspect_pause_s = SUSPECT_PAUSE_S
-        self._stream.progress.event("silent_loss", "audit", recovered_events=reading.recovered)
+        progress.event("silent_loss", "audit", recovered_events=reading.recovered)
         self._log.warning("silent loss: the socket dropped events", action="audit", events=reading.recovered)
-        if reading.deaf_since_ms > self._stream.progress.last_live_ms:
+        if deaf:
             self._stream.give_up(Verdict(Outcome.TRANSIENT, "deaf"))
 
     # ── the listen key ───────────────────────────────────────────────────────────────────────────────────────────

@@ -263,5 +263,6 @@ class VenueRests:
                     self._metrics,
                     self._stop,
                     self._crowd,
+                    self._settings.workers,
                 )
             return self._made[key]

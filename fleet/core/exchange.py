@@ -159,6 +159,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     lifetime_s: float  # the venue cuts a socket after this
     rotate_after_s: float  # we replace it before
     history_s: float  # how far back fills can be re-read
+    proof_weight: int  # what it costs to ask by REST whether an account's socket told everything (`Scope`: proof)
     max_frame_bytes: int = 4 * 1024 * 1024
 
 

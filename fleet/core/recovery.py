@@ -235,6 +235,13 @@ class Watermark(msgspec.Struct):
         died before it saved that here. `traded`: keys of fills since `proven_ms`."""
         return set(traded) if self.behind else set()
 
+    def moved_unheard(self, events: Iterable[UserRecord]) -> set[str]:
+        """`side_of` the positions that fills of `events` moved of which nobody told yet: one that was closed and opened again has
+        its quantity, and another entry price."""
+        known = {(symbol_of(booking.key), booking.trade) for booking in self.recent if booking.key}
+        fills = (_names(event) for event in events if isinstance(event, Fill))
+        return {key for key, trade in fills if (symbol_of(key), trade) not in known}
+
     def spent_again(self, touched: Iterable[str]) -> set[str]:
         """The same of wallets. `touched`: assets of fills that a read told."""
         booked = (booking.asset for booking in self.recent if booking.ts >= self.proven_ms)

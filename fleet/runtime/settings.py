@@ -109,7 +109,12 @@ class Settings:
     isolation_max_s: float = _setting(
         "FLEET_ISOLATION_MAX_S", 300.0, "how long streams go on without Redis and Postgres", "s"
     )
-    probe_interval_s: float = _setting("FLEET_PROBE_INTERVAL_S", 45.0, "active probe of a quiet private socket", "s")
+    probe_interval_s: float = _setting(
+        "FLEET_PROBE_INTERVAL_S",
+        45.0,
+        "a quiet private socket is compared with REST, if 5 % of the weight suffice",
+        "s",
+    )
     accounts_per_socket: int = _setting(
         "FLEET_ACCOUNTS_PER_SOCKET", 1, "accounts on one private socket, where a venue allows it"
     )

@@ -14,6 +14,7 @@ from tests.support.bench import LateKafka, Rows, WorkerBench
 from tests.support.simulator import Simulator, eventually
 
 AUDIT_S = 5.0
+PROBE_S = 2.0
 SLACK_S = 10.0  # the reads themselves, on a busy machine
 SECRET = "s" * 64
 ORDERS = 10  # of each account, the last but one of which is dropped: 1 in 10
@@ -28,7 +29,7 @@ LAG_S = 6.0  # of REST's fills behind everything else; second reads come after 1
 class Audited:
     """One account of each venue, in one worker."""
 
-    def __init__(self, simulator: Simulator, audit_s: float) -> None:
+    def __init__(self, simulator: Simulator, audit_s: float, probe_s: float = 3600.0) -> None:
         self.simulator, self.kafka, rows = simulator, LateKafka(), Rows()
         self.venues = exchanges()
         self.keys = {name: f"audit-{name}".ljust(64, "k") for name in self.venues}
@@ -36,7 +37,9 @@ class Audited:
             more = {"passphrase": "phrase"} if venue.needs_passphrase else {}
             simulator.account(self.keys[name], SECRET, exchange=venue.exchange, market=venue.market, **more)
             rows.add(name, Credentials(self.keys[name], SECRET, "phrase"), venue.exchange, venue.market)
-        settings = {"FLEET_AUDIT_INTERVAL_S": str(audit_s), "FLEET_SECOND_READ_S": "1"}
+        settings = {
+            "FLEET_AUDIT_INTERVAL_S": str(audit_s), "FLEET_PROBE_INTERVAL_S": str(probe_s), "FLEET_SECOND_READ_S": "1"
+        }  # fmt: skip
         self.worker = WorkerBench(simulator, self.kafka, rows, "audited", settings)
 
     def order(self, name: str) -> str:
@@ -65,11 +68,11 @@ class Audited:
         return sum(metrics.recovered(exchange, "audit")._value.get() for exchange in ("binance", "bybit", "okx"))
 
 
-@pytest.fixture(params=[AUDIT_S])
+@pytest.fixture(params=[(AUDIT_S,)])
 def audited(request: pytest.FixtureRequest) -> Iterator[Audited]:
     with Simulator(tuple(exchanges()), rate=1) as simulator:
         simulator.settings(weight_limit=1_000_000)  # audits of a test come every few seconds
-        made = Audited(simulator, request.param)
+        made = Audited(simulator, *request.param)
         yield made
         made.worker.kill()
 
@@ -97,7 +100,7 @@ def test_fills_that_a_living_socket_dropped_are_found_within_two_audit_periods(a
     eventually(lambda: audited.counted() >= len(dropped), 5.0, "counted as found by an audit")
 
 
-@pytest.mark.parametrize("audited", [3600.0], indirect=True)
+@pytest.mark.parametrize("audited", [(3600.0,)], indirect=True)
 def test_a_gap_is_not_closed_before_rest_tells_the_fills_of_its_orders(audited: Audited) -> None:
     streams = audited.worker.streams.values()
     eventually(lambda: audited.worker.settled() and all(s.known_here for s in streams), 30.0, "all live and proven")
@@ -111,3 +114,18 @@ def test_a_gap_is_not_closed_before_rest_tells_the_fills_of_its_orders(audited: 
     eventually(lambda: all(stream.reconnects == 1 for stream in streams), 10.0, "new sockets")
     eventually(audited.worker.settled, 4 * LAG_S + SLACK_S, "no gap open")
     assert audited.missing() == set()
+
+
+@pytest.mark.parametrize("audited", [(3600.0, PROBE_S)], indirect=True)
+def test_a_socket_that_answers_pings_and_tells_nothing_is_found_by_a_probe(audited: Audited) -> None:
+    streams = audited.worker.streams.values()
+    eventually(lambda: audited.worker.settled() and all(s.known_here for s in streams), 30.0, "all live and proven")
+    for name, key in audited.keys.items():
+        audited.simulator.fault("stall", api_key=key, seconds=600)
+        audited.order(name)
+    eventually(lambda: not audited.missing(), 30.0, "what the deaf sockets did not tell")
+    eventually(lambda: all(stream.reconnects == 1 for stream in streams), 15.0, "new sockets")
+    eventually(audited.worker.settled, 15.0, "live again")
+    for name in audited.keys:
+        audited.order(name)
+    eventually(lambda: not audited.missing(), 10.0, "what the new sockets tell")

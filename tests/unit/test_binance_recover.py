@@ -507,6 +507,18 @@ def test_a_position_closed_and_opened_again_in_the_gap_is_told_with_its_new_entr
     assert [e.entry_price for e in found.events if isinstance(e, Position)] == ["10.0"]
 
 
+def test_fills_of_resting_orders_that_cancel_each_other_out_are_told_with_their_orders() -> None:
+    """At one price, without a fee, in a symbol that was quiet for a while: neither wallet nor position tells of them."""
+    venue = Venue()
+    orders = [venue.order("BTCUSDT", side, "1", T0 - DAY) for side in ("BUY", "SELL")]
+    mark = based(venue)
+    assert len(mark.orders) == 2
+    lost = [event for row in orders for event in items(venue.fill(row, T0 + DAY, fee="0"))]
+    found = venue.read(mark, T0 + DAY + 60_000)
+    assert ids(found.events, Fill) == ids(lost, Fill) and ids(found.events, Order) == ids(lost, Order)
+    assert found.unrecoverable == ""
+
+
 def test_vanished_wallet_and_position_are_told_as_zero() -> None:
     venue = Venue()
     venue.trade("BTCUSDT", "BUY", "1", T0 + 10)

@@ -269,6 +269,21 @@ def test_positions_and_wallets_that_changed() -> None:
     assert found.snapshot.wallets == {"USDT": "37.87866827", "BTC": "2"}
 
 
+def test_a_position_closed_and_opened_again_in_the_gap_is_told_with_its_new_entry_price() -> None:
+    traded = [
+        rest_row(EXECUTION, execId=name, side=side, execTime=str(NOW - 5))
+        for name, side in (("1", "Buy"), ("2", "Sell"))
+    ]
+
+    def answer(path: str, params: dict[str, str]) -> Any:
+        if path == "/v5/position/list" and params.get("settleCoin") == "USDT":
+            return [rest_row(POSITION, entryPrice="2400", updatedTime=str(NOW - 5))]
+        return traded if path == "/v5/execution/list" and params["category"] == "linear" else []
+
+    found, _ = read(proven(positions={"ETHUSDT|both": "-0.02"}), answer)
+    assert [(e.qty, e.entry_price) for e in found.events if isinstance(e, Position)] == [("-0.02", "2400")]
+
+
 def test_a_known_position_that_is_not_listed_is_asked_for_by_symbol() -> None:
     flat = rest_row(POSITION, side="", size="0", updatedTime=str(NOW - 7))
 

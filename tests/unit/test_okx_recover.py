@@ -409,6 +409,15 @@ def test_an_isolated_position_that_came_and_went_leaves_the_cross_one_as_it_is()
     assert mark.explains(found.snapshot)
 
 
+def test_a_position_closed_and_opened_again_in_the_gap_is_told_with_its_new_entry_price() -> None:
+    answers: dict[str, Reply | Answer] = {
+        rows.BALANCE.path: balance(wallet("USDT", "4.8")), rows.POSITIONS.path: data(held("2") | {"avgPx": "104"}),
+        rows.FILLS: data(fill(1, side="sell", qty="2"), fill(2, qty="2")),
+    }  # fmt: skip
+    found, _ = read(based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"}), answers)
+    assert [(e.qty, e.entry_price) for e in of(found, Position)] == [("2", "104")]
+
+
 def test_a_watermark_from_before_modes_were_told_apart() -> None:
     """What Postgres has may be of either mode: both are told, once, and nothing is suspicious."""
     answers: dict[str, Reply | Answer] = {

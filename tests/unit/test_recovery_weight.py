@@ -21,6 +21,7 @@ from tests.unit import test_bybit_recover as bybit
 from tests.unit import test_okx_recover as okx
 from tests.unit.test_recovery import resting
 from workers.readback import CROWD, PATIENT_SHARE
+from workers.rest import PROBE_SHARE
 from workers.upkeep import FULL_AUDIT_EACH
 
 ACCOUNTS = 300  # on one address
@@ -138,10 +139,12 @@ def test_a_read_of_what_a_gap_left_unasked_costs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VENUES)
-def test_audits_of_active_accounts_stay_within_a_tenth_of_the_limit(name: str) -> None:
-    account = VENUES[name]("active")
-    mean = ((FULL_AUDIT_EACH - 1) * account("proof") + account("full")) / FULL_AUDIT_EACH
-    per_min = mean * ACCOUNTS * 60 / Settings().audit_interval_s
+def test_audits_and_probes_of_active_accounts_stay_within_a_tenth_of_the_limit(name: str) -> None:
+    account, limits = VENUES[name]("active"), exchanges()[name].limits
+    assert limits.proof_weight == account("proof")
+    each_min = ACCOUNTS * 60 / Settings().audit_interval_s / FULL_AUDIT_EACH
+    proofs = max((FULL_AUDIT_EACH - 1) * each_min * account("proof"), PROBE_SHARE * limits.weight.per_s * 60)
+    per_min = proofs + each_min * account("full")
     assert per_min <= SHARE * LIMIT_PER_MIN[name], f"{per_min:.0f} of {LIMIT_PER_MIN[name]}"
     assert LIMIT_PER_MIN[name] >= 0.9 * exchanges()[name].limits.weight.per_s * 60
 

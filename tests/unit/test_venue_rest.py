@@ -11,7 +11,7 @@ from fleet.core.errors import NoPermit
 from fleet.core.exchange import HttpReply, HttpRequest, Rate
 from fleet.exchanges import exchanges
 from fleet.runtime.metrics import Metrics
-from workers.rest import VenueRest
+from workers.rest import PROBE_SHARE, VenueRest
 
 SERVER_MS = 1_800_000_000_000
 HEADER = exchanges()["binance_usdm"].limits.weight.used_header
@@ -104,3 +104,21 @@ def test_a_question_for_the_time_that_is_refused_blocks_the_fleet_too(monkeypatc
     monkeypatch.setattr(server, "send", lambda request: HttpReply(418, {"retry-after": "120"}, b"{}"))
     venue.now_ms()
     assert blocked == [120.0]
+
+
+def test_probes_take_a_share_of_the_weight_and_those_that_are_due_take_theirs_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    venue, workers = exchanges()["binance_usdm"], 3
+    made = VenueRest(venue, False, Server(), Permits(), "default", Metrics(), threading.Event(), None, workers)  # type: ignore[arg-type]
+    proofs = 0
+    for second in range(3600):
+        now_s[0] = 1000.0 + second
+        proofs += made.may_prove(due=second % 60 == 0) + made.may_prove(due=False)
+    spent = workers * proofs * venue.limits.proof_weight
+    assert 0.95 <= spent / (PROBE_SHARE * venue.limits.weight.per_s * 3600) <= 1.01
+    for _ in range(10):
+        assert made.may_prove(due=True)
+    assert not made.may_prove(due=False), "they come out of the same share"

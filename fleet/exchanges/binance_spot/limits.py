@@ -45,6 +45,7 @@ LIMITS = Limits(
     lifetime_s=24 * 3600,
     rotate_after_s=23.5 * 3600,
     history_s=89 * 86_400,  # orders that ended unfilled are archived after 90 days (-2026); a day of margin
+    proof_weight=26,  # tests/unit/test_recovery_weight.py
 )
 
 # The server pings every 20 s, too rarely to find a half-open socket in 15 s, so we ping when nothing came for 5 s: 0.2

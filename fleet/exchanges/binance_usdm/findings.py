@@ -93,12 +93,6 @@ class Findings:
         read = {f"{t.symbol}|{t.position_side.lower()}" for t in self.trades.values()}
         return read | {b.key for b in self.mark.recent if b.key and b.ts >= self.since_ms}
 
-    def newly_traded(self) -> set[str]:
-        """Keys of the positions that fills moved of which the stream did not tell."""
-        known = {(symbol_of(b.key), b.trade) for b in self.mark.recent if b.key}
-        missed = [t for t in self.trades.values() if (t.symbol, f"{t.trade_id}/{t.order_id}") not in known]
-        return {f"{t.symbol}|{t.position_side.lower()}" for t in missed}
-
     def latest_fill_ms(self, key: str) -> int:
         """When the position last changed, as far as fills tell: the exchange stamps both alike. 0 = none is known."""
         read = [t.trade_ms for t in self.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]

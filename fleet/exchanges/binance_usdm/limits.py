@@ -31,6 +31,7 @@ LIMITS = Limits(
     lifetime_s=24 * 3600,
     rotate_after_s=23.5 * 3600,
     history_s=89 * 86_400,  # userTrades: 3 months since 2026-08-26, allOrders: 90 days; a day of margin
+    proof_weight=7,  # tests/unit/test_recovery_weight.py
 )
 
 # A quiet private socket is normal and the server pings only every 3 minutes, so we ping: two pings unanswered = dead.

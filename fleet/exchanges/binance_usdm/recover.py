@@ -55,11 +55,12 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
             found.account, found.snapshot = yield from _account(at_ms)
     if mark.scope == "full" or (mark.scope == "proof" and not explained):
         yield from recover_orders.recent_orders(found)
-        yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found) - found.read)
     yield from recover_orders.orders_of_fills(found)
     if mark.scope != "fills":
         yield from recover_orders.open_orders(found)
         yield from recover_orders.conditional_orders(found)
+        yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found) - found.read)
+        yield from recover_orders.orders_of_fills(found)
     changes = yield from recover_events.changes(found)
     history = recover_events.history(found)
     closed = (*found.closed, *sorted(found.forgotten))

@@ -46,7 +46,8 @@ def changes(found: Findings) -> Dialogue[list[UserRecord]]:
     mark, now = found.mark, found.snapshot.positions
     to_tell = differing(mark.positions, now)
     to_tell |= mark.moved_again(found.traded())
-    to_tell |= found.newly_traded() & now.keys()  # closed and opened again, it has its quantity and another entry price
+    read = (rows.fill(trade, "", found.account_id, found.now_ms) for trade in found.trades.values())
+    to_tell |= mark.moved_unheard(read) & now.keys()
     entries: dict[str, str] = {}
     if to_tell & now.keys():
         try:

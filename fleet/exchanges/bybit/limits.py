@@ -30,6 +30,7 @@ LIMITS = Limits(
     lifetime_s=7 * 86_400,  # no lifetime is documented (2): a week, so that even a quiet socket is renewed
     rotate_after_s=6 * 86_400,
     history_s=729 * 86_400,  # executions are kept for 2 years (6.3); a day of margin
+    proof_weight=12,  # tests/unit/test_recovery_weight.py
 )
 
 # The text ping, because that is what the idle cuts are documented by (2). One every 20 s is recommended, also while data

@@ -412,7 +412,7 @@ def _changes(found: _Findings, history: list[UserRecord], positions: bool, walle
     """Positions and wallets that differ from the last known ones; a known position that nobody lists is flat."""
     events: list[UserRecord] = []
     known, told = found.mark.positions, rows.Told(found.account_id, found.told_ms, found.now_ms, "rest")
-    moved = _moved_again(found)
+    moved = _moved_again(found) | {symbol_of(key) for key in found.mark.moved_unheard(history)}
     for key, (row, category) in sorted(found.positions.items() if positions else ()):
         if row.symbol in moved or Decimal(rows.signed_qty(row)) != Decimal(known.get(key, "0")):
             events.append(rows.position(row, category, told))

@@ -50,6 +50,7 @@ LIMITS = Limits(
     lifetime_s=365 * 86_400,  # none documented: the end is announced by notice 64008
     rotate_after_s=23.5 * 3600,  # a login counts as use of the key, a socket kept open does not (3.3): at least daily
     history_s=89 * 86_400,  # fills-history, orders-history-archive: 3 months; a day of margin
+    proof_weight=7,  # tests/unit/test_recovery_weight.py
 )
 
 # The server closes a socket on which nothing was pushed for 30 s; the text `ping` counts, protocol pings perhaps not (section 2).

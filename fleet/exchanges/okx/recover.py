@@ -324,6 +324,9 @@ def _to_tell(found: _Findings) -> tuple[set[str], set[str]]:
     mark, now = found.mark, found.snapshot.positions
     moved = mark.moved_again(_moved(row) for row in found.fills.values() if row.product != "SPOT")
     to_tell = {mode for key in differing(mark.positions, now) | moved for mode in _in_each_mode(key)}
+    unheard = mark.moved_unheard(rows.fill(row, found.account_id, found.now_ms) for row in found.fills.values())
+    young = {_key(row) for row in found.positions if int(row.update_ms or 0) >= found.since_ms}
+    to_tell |= {key for key in now.keys() & young if side_of(key) in unheard}
     unsure = {key for key in to_tell - now.keys() if not _surely_flat(found, key)}
     return to_tell - unsure, unsure & mark.positions.keys()
 

@@ -346,7 +346,7 @@ EXCHANGE = Exchange(
     host_settings={"rest": "FLEET_TOY_REST_URL", "ws": "FLEET_TOY_WS_URL"},
     limits=Limits(
         streams_per_connection=100, subscribe_chunk=20, subscribe_interval_s=0.1, connections_per_ip=50, dial=Rate(5, 1),
-        weight=Rate(50, 10), lifetime_s=86_400, rotate_after_s=80_000, history_s=30 * 86_400,
+        weight=Rate(50, 10), lifetime_s=86_400, rotate_after_s=80_000, history_s=30 * 86_400, proof_weight=3,
     ),
     user_liveness=LIVENESS, sign=sign, classify=classify, clock=HttpCall("GET", "/now"),
     clock_ms=lambda reply: int(read(reply, Clock, "clock").now), probe=HttpCall("GET", "/me", auth="signed"),
