@@ -103,6 +103,9 @@ class Backfill:
         for track in self._tracks.values():
             track.reconnected(now_s)
         since_ms, self._down_ms = self._down_ms, 0
+        self._tell_unserved(since_ms)
+
+    def _tell_unserved(self, since_ms: int) -> None:
         for kind in UNSERVED:
             if kind in self._kinds and (kind != "trade" or (self._reader is not None and self._trade_history is None)):
                 data = {"class": kind, "events": None, "since_ms": since_ms, "until_ms": int(time.time() * 1000)}
@@ -178,6 +181,9 @@ class Backfill:
         return track
 
     def _resume(self, marks: Mapping[Name, Mark], now_s: float) -> None:
+        lives = [mark.at_ms for name, mark in marks.items() if name.kind == "trade"]
+        if lives:  # nobody listened since the former life's last trade, or a moment later
+            self._tell_unserved(max(lives))
         for name, mark in marks.items():
             if self.owns(name):
                 track = self._tracks.get(name) or self._make(name)

@@ -241,6 +241,15 @@ def test_marks_that_are_read_late_are_not_overtaken_before_the_lane_knows_them()
     assert lane.feed.backfill.floors(0.0) == {name: Mark("a", 1)}, "and then it asks for what is between"
 
 
+def test_a_new_life_tells_what_no_history_has_of_the_time_before_it() -> None:
+    """Liquidations between two lives are as lost as those of a disconnect."""
+    lane, out, _ = stream("bybit", "trade liquidation", Dialer(), threading.Event())
+    lane.feed.backfill.resume({Name("trade", "BTCUSDT"): Mark("a", 5), Name("trade", "OTHER"): Mark("z", 7)})
+    lane.feed.settle()
+    (gap,) = [said for said in out.said if said.event == "gap"]
+    assert (gap.data["class"], gap.data["since_ms"]) == ("liquidation", 7) and gap.data["until_ms"] >= BEGUN_MS
+
+
 BEGUN_MS = int(time.time() * 1000)
 
 
