@@ -31,7 +31,7 @@ class Merged:
         if isinstance(event, MarkPrice):
             mark = _filled(event, self._marks.get(event.symbol))
             self._marks[event.symbol] = mark
-            return mark if mark.mark is not None else None
+            return mark if mark.mark is not None and mark.index is not None else None
         return event
 
 
