@@ -32,8 +32,11 @@ def missing_trades(found: Findings) -> Dialogue[None]:
     else:
         known |= yield from _ordered_symbols(found)
     yield from trades_of(found, known - found.read)
-    if mark.base is not None and not found.explains():
-        yield from trades_of(found, (yield from _booked_symbols(found)) - found.read)
+    if mark.base is not None and not found.explains():  # symbols that nobody knew; one page of all orders may show them, for 5
+        yield from every_order(found)
+        yield from trades_of(found, {symbol for symbol, _ in found.orders} - found.read)
+        if not found.explains():
+            yield from trades_of(found, (yield from _booked_symbols(found)) - found.read)
 
 
 def _ordered_symbols(found: Findings) -> Dialogue[set[str]]:
