@@ -32,8 +32,8 @@ def missing_trades(found: Findings) -> Dialogue[None]:
     else:
         known |= yield from _ordered_symbols(found)
     yield from trades_of(found, known - found.read)
-    if mark.base is not None and not found.explains():  # symbols that nobody knew; one page of all orders may show them, for 5
-        yield from every_order(found)
+    if mark.base is not None and not found.explains():
+        yield from every_order(found)  # costs 5 and may show the symbols that nobody knew; a page of bookings costs 30
         yield from trades_of(found, {symbol for symbol, _ in found.orders} - found.read)
         if not found.explains():
             yield from trades_of(found, (yield from _booked_symbols(found)) - found.read)
