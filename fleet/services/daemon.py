@@ -5,6 +5,7 @@ Comes in: what a subclass says of its server (command, readiness, signals). Goes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -121,6 +122,8 @@ class Daemon:
 
     def kill(self) -> None:
         """kill -9 of the server and all its processes, as a crash of the machine's service would look."""
+        for parent in self._family()[:1]:
+            _halt(parent)  # or it forks while we look, and the child keeps the next server from starting
         for process in self._family():
             _signal(process, signal.SIGKILL)
         if self._process is not None:
@@ -203,6 +206,15 @@ class Daemon:
         except OSError as error:
             return f"no log ({error})"
         return " | ".join([line.strip() for line in lines if line.strip()][-LOG_TAIL_LINES:]) or "its log is empty"
+
+
+def _halt(process: psutil.Process) -> None:
+    """SIGSTOP, and wait until it took effect."""
+    _signal(process, signal.SIGSTOP)
+    deadline_s = time.monotonic() + KILL_S
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE) and time.monotonic() < deadline_s:
+            time.sleep(0.001)
 
 
 def _signal(process: psutil.Process, signum: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -70,6 +71,30 @@ def test_postgres_keeps_its_data_over_stop_and_kill(own_services: Own) -> None:
             cursor.execute("SELECT n FROM kept")
             assert cursor.fetchall() == [(1,)]
         connection.close()
+
+
+def test_a_killed_postgres_leaves_nobody_behind_though_clients_connect_all_the_time(own_services: Own) -> None:
+    """A backend forked while its postmaster was killed waits for a lock for ever, and no other server starts beside it."""
+    postgres, stop = own_services("postgres").postgres, threading.Event()
+
+    def connect() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(psycopg2.OperationalError):
+                psycopg2.connect(postgres.dsn, connect_timeout=1).close()
+
+    clients = [threading.Thread(target=connect) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        for _ in range(5):
+            data = str(postgres.data.resolve())
+            postgres.kill()
+            assert [p.pid for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == data] == []
+            postgres.start()
+    finally:
+        stop.set()
+        for client in clients:
+            client.join(10.0)
 
 
 def test_redis_keeps_its_data_over_stop_and_kill(own_services: Own) -> None:
