@@ -230,6 +230,11 @@ class Watermark(msgspec.Struct):
         key, trade = _names(event)
         return any(booking.trade == trade and booking.key == key for booking in self.recent)
 
+    @property
+    def known_fills(self) -> set[tuple[str, str]]:
+        """(symbol, "trade id/order id") of those that were told, as far back as `recent` reaches."""
+        return {(symbol_of(booking.key), booking.trade) for booking in self.recent if booking.key}
+
     def moved_again(self, traded: Iterable[str]) -> set[str]:
         """Keys of positions to tell though they are as they were: Kafka may have heard of another one between, from a life that
         died before it saved that here. `traded`: keys of fills since `proven_ms`."""
@@ -238,7 +243,7 @@ class Watermark(msgspec.Struct):
     def moved_unheard(self, events: Iterable[UserRecord]) -> set[str]:
         """`side_of` the positions that fills of `events` moved of which nobody told yet: one that was closed and opened again has
         its quantity, and another entry price."""
-        known = {(symbol_of(booking.key), booking.trade) for booking in self.recent if booking.key}
+        known = self.known_fills
         fills = (_names(event) for event in events if isinstance(event, Fill))
         return {key for key, trade in fills if (symbol_of(key), trade) not in known}
 

@@ -72,13 +72,8 @@ class Findings:
         """Assets whose wallet is not yet explained, and by how much."""
         return self.trial().unexplained(self.snapshot, self.legs)[1]
 
-    @property
-    def booked(self) -> set[tuple[str, str]]:
-        """The fills that the watermark remembers, named as in `trades`."""
-        return {(symbol_of(booking.key), booking.trade) for booking in self.mark.recent}
-
     def fresh(self) -> list[wire.TradeRow]:
         """The trades that were read, but for those that the watermark has booked: Kafka has these. By identity only: a sweep gives
         equal fills in one millisecond."""
-        booked = self.booked
+        booked = self.mark.known_fills
         return [trade for key, trade in self.trades.items() if key not in booked]

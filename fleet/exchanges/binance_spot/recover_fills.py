@@ -107,7 +107,7 @@ def trades_of(found: Findings, symbols: Iterable[str]) -> Dialogue[None]:
 
 def allocations(found: Findings) -> Dialogue[None]:
     """What smart order routing gave orders: such fills are in no answer about trades."""
-    booked = found.booked
+    booked = found.mark.known_fills
     for symbol in sorted(_allocated(found)):
         try:
             told = yield from allocations_since(symbol, found)

@@ -206,7 +206,7 @@ def _settled(category: str) -> list[Params]:
 
 # ── Fills and orders ─────────────────────────────────────────────────────────────────────────────────────────────
 def _fills(found: _Findings, category: str) -> Dialogue[None]:
-    known = {(symbol_of(booking.key), booking.trade) for booking in found.mark.recent if booking.key}
+    known = found.mark.known_fills
     try:
         for window in _windows(found.late_since_ms, found.now_ms):
             for raw in (yield from _pages(found, EXECUTIONS, _list(category, FILL_PAGE) + window, msgspec.Raw)):
