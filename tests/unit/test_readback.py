@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused, NoPermit
+from fleet.core.events import Fill
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, RecoveryPlan, Verdict
 from fleet.core.model import AccountSpec, Credentials
 from fleet.core.recovery import Scope, Snapshot, Watermark
@@ -387,6 +388,31 @@ def test_a_snapshot_that_nothing_explains_is_no_base_before_it_was_read_twice(ba
     back.request(audited, 0, audit="proof")  # type: ignore[arg-type]
     assert audited.done.wait(5.0)
     assert audited.progress.log == ["recovered", "recovered", "prove"]
+
+
+def test_an_audit_of_two_reads_remembers_what_the_first_found(back: ReadBack) -> None:
+    """The second finds it published already: forgotten, silent loss would not be told, and a deaf socket would live on."""
+    read_at: list[int] = []
+
+    def plan(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
+        yield HttpCall("GET", "/account")
+        read_at.append(now_ms)
+        return Recovered([told(1_000)] if len(read_at) == 1 else [], Snapshot(now_ms, {}, {}), explained=len(read_at) > 1)
+
+    stream = FakeStream(plan)
+    stream.progress.recovered = lambda events, canceled: list(events)  # type: ignore[method-assign]
+    reading = back.request(stream, 0, audit="proof")  # type: ignore[arg-type]
+    assert stream.done.wait(5.0) and len(read_at) == 2
+    assert (reading.recovered, reading.only_rest_ms) == (1, 1_000)
+    assert reading.read_ms > read_at[0], "and it was looked at again later"
+
+
+def told(ts_event: int) -> Fill:
+    return Fill(
+        id=f"f{ts_event}", exchange="binance", market="usdm", symbol="BTCUSDT", ts_event=ts_event, ts_recv=ts_event,
+        account_id="a1", source="rest", trade_id="1", order_id="7", client_order_id="", side="buy", position_side="both",
+        price="1", qty="1", fee="0", fee_asset="USDT", liquidity="taker", realized_pnl="0",
+    )  # fmt: skip
 
 
 def carried_out(requests: list[tuple[str, FakeStream, Scope | None]], second_read_s: float = 0.0) -> list[str]:
