@@ -82,9 +82,9 @@ class View:
         self._as_of_ms = as_of_ms
 
     def orders(self) -> list[Order]:
-        """All orders in order of id."""
+        """All orders as they were placed."""
         found = [history.at(self._as_of_ms) for history in self._account.orders.values()]
-        return sorted((order for order in found if order is not None), key=lambda order: order.id)
+        return sorted((order for order in found if order is not None), key=lambda order: order.created_ms)
 
     def open_orders(self) -> list[Order]:
         if self._as_of_ms is not None:

@@ -1,7 +1,7 @@
 """The control interface (contracts.md, Simulator). In: HTTP calls on loopback; out: accounts, orders, load, faults,
 ledger, connections, calls.
 
-Beside the contract's calls: GET / (summary), GET /faults, GET /accounts, DELETE /orders/ID?api_key=, POST /deposits,
+Beside the contract's calls: GET / (summary), GET /faults, GET /accounts, DELETE /orders/ID?api_key=&symbol=, POST /deposits,
 GET and POST /replay, GET and PATCH /settings, GET /load. Ledger: `since`, and `api_key`, `type` (comma-separated),
 `market=0` to narrow it.
 """
@@ -122,8 +122,9 @@ class Admin:
         return reply(self._owner(ticket.api_key, spec.get("market")).place(ticket))
 
     def _cancel(self, request: Request, ident: str) -> Response:
-        api_key = request.params().get("api_key", "")
-        self._owner(api_key).cancel(api_key, ident)
+        params = request.params()
+        api_key, symbol = params.get("api_key", ""), params.get("symbol", "")
+        self._owner(api_key).cancel(api_key, symbol, ident)
         return reply({"order_id": ident, "status": "canceled"})
 
     def _deposit(self, request: Request, ident: str) -> Response:

@@ -78,7 +78,7 @@ class Echo:
     def place(self, ticket: OrderTicket) -> dict[str, Any]:
         raise Refused("the echo has no orders")
 
-    def cancel(self, api_key: str, order_id: str) -> None:
+    def cancel(self, api_key: str, symbol: str, order_id: str) -> None:
         raise Refused("the echo has no orders")
 
     def deposit(self, api_key: str, asset: str, amount: Decimal, kind: str) -> None:

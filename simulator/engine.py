@@ -13,7 +13,7 @@ from decimal import Decimal
 import msgspec
 
 from simulator.account import Account, History, View
-from simulator.records import ZERO, Asset, Change, Fill, Income, Instrument, Order, Position, money, text
+from simulator.records import SERIES, ZERO, Asset, Change, Fill, Income, Instrument, Order, Position, money, text
 
 __all__ = (
     "Account", "Asset", "Change", "Engine", "Fill", "Income", "Instrument", "Order", "Position", "View", "moved", "text",
@@ -22,16 +22,28 @@ ORDERS_KEPT = 50_000
 
 
 class Engine:
-    """Ids and arithmetic of one venue. `trade_ids` hands out the venue's next trade id of a symbol."""
+    """Ids and arithmetic of one venue. `by_symbol`: the orders of each symbol are counted apart (Binance), so that those of two
+    symbols meet in one number."""
 
     def __init__(
-        self, instruments: dict[str, Instrument], *, taker_fee: Decimal, maker_fee: Decimal, first_order_id: int
+        self,
+        instruments: dict[str, Instrument],
+        *,
+        taker_fee: Decimal,
+        maker_fee: Decimal,
+        first_order_id: int,
+        by_symbol: bool = False,
     ) -> None:
         self.instruments = instruments
+        self._series = {symbol: i if by_symbol else 0 for i, symbol in enumerate(instruments)}
+        self._numbers = dict.fromkeys(self._series.values(), first_order_id)
         self._taker_fee = taker_fee
         self._maker_fee = maker_fee
-        self._next_order_id = first_order_id
         self._next_income_id = first_order_id * 10
+
+    def order_id(self, symbol: str, number: int) -> int:
+        """The id of the order that the exchange shows as `number` of `symbol`."""
+        return self._series.get(symbol, 0) * SERIES + number
 
     def deposit(self, account: Account, asset: str, amount: Decimal, now_ms: int, kind: str = "TRANSFER") -> Change:
         """Add `amount` (may be negative) to a wallet."""
@@ -47,8 +59,9 @@ class Engine:
               reduce_only: bool = False) -> Change:  # fmt: skip
         """A new order, accepted and resting."""
         time_ms = account.instant(now_ms)
-        self._next_order_id += 1
-        ident = self._next_order_id
+        series = self._series[symbol]
+        self._numbers[series] += 1
+        ident = self.order_id(symbol, self._numbers[series])
         order = Order(
             ident, client_id or f"sim{ident:x}", symbol, side, order_type, time_in_force, price, qty, time_ms, time_ms,
             position_side=position_side, reduce_only=reduce_only,

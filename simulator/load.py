@@ -30,7 +30,7 @@ class Load:
     def __init__(self, world: World) -> None:
         self._world = world
         self._task: asyncio.Task[Any] | None = None
-        self._resting: dict[str, deque[str]] = {}
+        self._resting: dict[str, deque[tuple[str, str]]] = {}  # api_key → (symbol, order id)
         self.events_per_s = 0.0
         self.events = 0
 
@@ -69,12 +69,12 @@ class Load:
         resting = self._resting.setdefault(account.api_key, deque())
         try:
             if len(resting) > RESTING_KEPT:
-                venue.cancel(account.api_key, resting.popleft())
+                venue.cancel(account.api_key, *resting.popleft())
             else:
                 ticket = venue.random_ticket(account)
                 placed = venue.place(ticket)
                 if ticket.fills == 0:
-                    resting.append(placed["order_id"])
+                    resting.append((ticket.symbol, placed["order_id"]))
         except Refused as error:
             log.warning("load: %s", error)
         return venue.events_sent() - before

@@ -14,6 +14,7 @@ import msgspec
 ZERO = Decimal(0)
 MONEY = Decimal("0.00000001")
 OPEN_STATUSES = frozenset(("NEW", "PARTIALLY_FILLED"))
+SERIES = 10**20  # an order's id is its number, as the exchange shows it, plus this times the series that counted it
 
 
 def money(value: Decimal) -> Decimal:
@@ -62,6 +63,11 @@ class Order(msgspec.Struct, frozen=True):
     expiry_reason: str = "0"
 
     @property
+    def number(self) -> int:
+        """The id that the exchange shows. Where each symbol's orders are counted apart, those of two symbols share it."""
+        return self.id % SERIES
+
+    @property
     def average(self) -> Decimal:
         return self.cost / self.filled if self.filled else ZERO
 
@@ -86,6 +92,10 @@ class Fill(msgspec.Struct, frozen=True):
     realized: Decimal
     is_maker: bool
     time_ms: int
+
+    @property
+    def order_number(self) -> int:
+        return self.order_id % SERIES
 
 
 class Asset(msgspec.Struct, frozen=True):

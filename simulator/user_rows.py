@@ -42,13 +42,13 @@ class UserRows:
     def order(self, account: Account, order: Order) -> Row:
         """The order as it stands."""
         row = self.row(account, "order", order.symbol, order.updated_ms)
-        row.order_id, row.side, row.status = str(order.id), order.side.lower(), order.status.lower()
+        row.order_id, row.side, row.status = str(order.number), order.side.lower(), order.status.lower()
         row.qty, row.price = text(order.qty), text(order.price)
         return row
 
     def fill(self, account: Account, fill: Fill) -> Row:
         """One execution."""
         row = self.row(account, "fill", fill.symbol, fill.time_ms)
-        row.order_id, row.trade_id, row.side = str(fill.order_id), str(fill.id), fill.side.lower()
+        row.order_id, row.trade_id, row.side = str(fill.order_number), str(fill.id), fill.side.lower()
         row.price, row.qty, row.fee = text(fill.price), text(fill.qty), text(fill.fee)
         return row

@@ -144,7 +144,7 @@ class Venue(Protocol):
     def place(self, ticket: OrderTicket) -> dict[str, Any]:
         """`POST /orders`: {order_id, trade_ids}. Raises Refused."""
 
-    def cancel(self, api_key: str, order_id: str) -> None:
+    def cancel(self, api_key: str, symbol: str, order_id: str) -> None:
         """Cancel a resting order. Raises Refused."""
 
     def deposit(self, api_key: str, asset: str, amount: Decimal, kind: str) -> None:

@@ -119,8 +119,8 @@ class Campaign:
         reads are over. → that fault."""
         self.kafka.stalled.clear()
         for name in TRADING:
-            self.simulator.cancel(self.keys[name], resting[name])
-            self.simulator.cancel(self.keys[name], self.order(name, fills=0))
+            self.simulator.cancel(self.keys[name], "ETHUSDT", resting[name])
+            self.simulator.cancel(self.keys[name], "BTCUSDT", self.order(name, fills=0))
             if name != "unfilled":
                 self.order(name, fills=2)
         self.simulator.fault("rest_lag", api_key=self.keys["lagging"], ms=1800)

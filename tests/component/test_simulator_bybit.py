@@ -487,7 +487,7 @@ def test_an_order_cancelled_in_the_gap_and_one_that_rests(sim: Simulator) -> Non
     mark.prove(first.snapshot, now_ms())
     assert set(resting) <= {order_id for _, order_id in mark.open_orders()}
     for order_id in resting[:2]:
-        sim.cancel("key-1", order_id)
+        sim.cancel("key-1", "ETHUSDT", order_id)
     mark.proven_ms = now_ms() - 1
     found = client.read(mark)
     assert {e.order_id for e in found.events if isinstance(e, Order) and e.status == "canceled"} == set(resting[:2])

@@ -197,7 +197,7 @@ def test_other_user_events(sim: Simulator) -> None:
             price="81000",
         )
         assert take(socket, 1)[0]["o"]["x"] == "AMENDMENT"
-        sim.cancel(key, placed["order_id"])
+        sim.cancel(key, "BTCUSDT", placed["order_id"])
         assert take(socket, 1)[0]["o"]["x"] == "CANCELED"
 
 

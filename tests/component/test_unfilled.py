@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fleet.core.model import Credentials
+from fleet.core.recovery import order_key
 from fleet.exchanges import exchanges
 from tests.support.bench import LateKafka, Rows, WorkerBench
 from tests.support.simulator import Simulator, eventually, rest
@@ -53,16 +54,18 @@ class Quiet:
                 progress.dirty = True
 
     def order(self, name: str, *, fills: int, symbol: str = "") -> str:
+        """→ its `order_key`."""
         symbol = symbol or LISTED.get(name, "BTCUSDT")
         more: dict[str, Any] = {"fills": fills, "market": self.venues[name].market}
-        return str(self.simulator.order(self.keys[name], symbol, "buy", "0.1", "84000", **more)["order_id"])
+        placed = self.simulator.order(self.keys[name], symbol, "buy", "0.1", "84000", **more)
+        return order_key(symbol, placed["order_id"])
 
     def come_and_go(self) -> set[tuple[str, str]]:
         """An order of each account in the symbol it used, and in one that it never used; both are cancelled."""
         gone = {(name, self.order(name, fills=0)) for name in self.venues}
         gone |= {(name, self.order(name, fills=0, symbol=symbol)) for name, symbol in NEVER_USED.items()}
-        for name, order_id in gone:
-            self.simulator.cancel(self.keys[name], order_id)
+        for name, order in gone:
+            self.simulator.cancel(self.keys[name], *order.split("|"))
         return gone
 
     def conditional(self) -> tuple[str, str]:
@@ -72,7 +75,7 @@ class Quiet:
         _, placed, _ = rest(self.simulator, "POST", "/fapi/v1/algoOrder", *call, algoType="CONDITIONAL", **stop)
         status, _, _ = rest(self.simulator, "DELETE", "/fapi/v1/algoOrder", *call, algoId=str(placed["algoId"]))
         assert status == 200
-        return "binance_usdm", f"algo-{placed['algoId']}"
+        return "binance_usdm", order_key("BTCUSDT", f"algo-{placed['algoId']}")
 
     def in_a_gap(self) -> set[tuple[str, str]]:
         """The sockets die and cannot be replaced until the orders are gone."""
@@ -90,10 +93,10 @@ class Quiet:
     def told(self, gone: set[tuple[str, str]]) -> list[tuple[str, str, str, str]]:
         """What of these orders reached Kafka."""
         return sorted(
-            (name, r["order_id"], r["status"], r["source"])
+            (name, order, r["status"], r["source"])
             for name in self.venues
             for r in self.orders(name)
-            if (name, r["order_id"]) in gone
+            if (name, order := order_key(r["symbol"], r["order_id"])) in gone
         )
 
     def answered(self) -> bool:
@@ -110,7 +113,7 @@ def quiet() -> Iterator[Quiet]:
 
 
 def once(gone: set[tuple[str, str]]) -> list[tuple[str, str, str, str]]:
-    return sorted((name, order_id, "canceled", "rest") for name, order_id in gone)
+    return sorted((name, order, "canceled", "rest") for name, order in gone)
 
 
 def test_orders_that_came_and_went_in_a_gap_are_told_once(quiet: Quiet) -> None:

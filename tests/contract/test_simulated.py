@@ -147,7 +147,7 @@ def test_socket_and_rest_tell_the_same_events(sim: Simulator) -> None:
         ledger = {(r["symbol"], r["trade_id"], r["order_id"]) for r in sim.ledger(type="fill")}
         told = listener.wait(
             lambda items: (
-                len({i.order_id for i in items if isinstance(i, Order)}) == 4
+                len({(i.symbol, i.order_id) for i in items if isinstance(i, Order)}) == 4
                 and now_ms() > max(i.ts_event for i in items if isinstance(i, Event))
             )  # the twin gives each event its own ms
         )

@@ -176,9 +176,9 @@ class Simulator:
         }
         return self._json("POST", "/orders", spec)
 
-    def cancel(self, api_key: str, order_id: str) -> dict[str, Any]:
+    def cancel(self, api_key: str, symbol: str, order_id: str) -> dict[str, Any]:
         """DELETE /orders/ID."""
-        return self._json("DELETE", f"/orders/{order_id}?{urlencode({'api_key': api_key})}")
+        return self._json("DELETE", f"/orders/{order_id}?{urlencode({'api_key': api_key, 'symbol': symbol})}")
 
     def load(self, events_per_s: float, seconds: float | None = None) -> dict[str, Any]:
         """POST /load; 0 stops it."""

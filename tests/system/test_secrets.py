@@ -120,7 +120,9 @@ def test_postgres_holds_ciphertext_only(fleet: Fleet) -> None:
 def test_files_of_the_fleet(fleet: Fleet) -> None:
     seen = 0
     for directory, below, names in os.walk(fleet.directory):  # of a living fleet: files come and go
-        below[:] = [name for name in below if name != "clickhouse"]  # market data alone, and its files live for milliseconds
+        below[:] = [
+            name for name in below if name != "clickhouse"
+        ]  # market data alone, and its files live for milliseconds
         for path in (Path(directory, name) for name in names if name != "simulator.log"):
             if path.is_file() and (data := read_if_there(path)) is not None:
                 text = gzip.decompress(data) if path.suffix == ".gz" else data

@@ -82,7 +82,7 @@ class TradingCalls:
         start, end, forward = self._window(call)
         rows = [
             order for order in call.account.view(call.lag_ms, call.now_ms).orders()
-            if order.symbol == symbol and start <= order.created_ms <= end and (first is None or order.id >= first)
+            if order.symbol == symbol and start <= order.created_ms <= end and (first is None or order.number >= first)
             and not self._archived(order, call.now_ms)
         ]  # fmt: skip
         return [messages.order_row(o) for o in (rows[:limit] if forward or first is not None else rows[-limit:])]
@@ -96,7 +96,7 @@ class TradingCalls:
         start, end, forward = self._window(call)
         rows = [
             fill for fill in call.account.view(call.lag_ms, call.now_ms).fills(symbol)
-            if start <= fill.time_ms <= end and (first is None or fill.id >= first) and order_id in (None, fill.order_id)
+            if start <= fill.time_ms <= end and (first is None or fill.id >= first) and order_id in (None, fill.order_number)
         ]  # fmt: skip
         return [messages.trade_row(f) for f in (rows[:limit] if forward or first is not None else rows[-limit:])]
 
@@ -116,7 +116,7 @@ class TradingCalls:
             raise ApiError(400, -1102, "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!")
         view = call.account.view(call.lag_ms, call.now_ms)
         by_client = (o for o in reversed(view.orders()) if o.client_id == client_id)
-        order = view.order(ident) if ident is not None else next(by_client, None)
+        order = view.order(self._venue.engine.order_id(symbol, ident)) if ident is not None else next(by_client, None)
         if order is None or order.symbol != symbol:
             raise ApiError(400, code, msg)
         if self._archived(order, call.now_ms):

@@ -70,7 +70,7 @@ class BinanceSpot:
         self.markets: dict[str, SymbolMarket] = self.feed.markets
         self.engine = Engine(
             {s: _instrument(m) for s, m in self.markets.items()}, taker_fee=Decimal("0.001"), maker_fee=Decimal("0.001"),
-            first_order_id=self.clock.now_ms(),
+            first_order_id=self.clock.now_ms(), by_symbol=True,
         )  # fmt: skip
         self.delivery = Delivery(self, world.ledger, world.faults)
         self.control = Control(
@@ -215,7 +215,7 @@ class BinanceSpot:
         filled = Decimal(ticket.filled_qty) if ticket.filled_qty is not None else qty
         parts = split(filled, ticket.fills, self.engine.instruments[ticket.symbol].step)
         trade_ids = [self.execute(account, order.id, part, price, is_maker=ticket.maker) for part in parts]
-        return {"order_id": str(order.id), "trade_ids": [str(trade_id) for trade_id in trade_ids]}
+        return {"order_id": str(order.number), "trade_ids": [str(trade_id) for trade_id in trade_ids]}
 
     def execute(self, account: Account, order_id: int, qty: Decimal, price: Decimal, *, is_maker: bool) -> int:
         """One execution, told to the stream; → its trade id."""
@@ -254,9 +254,10 @@ class BinanceSpot:
             raise Refused("insufficient balance")
         return account, qty, price
 
-    def cancel(self, api_key: str, order_id: str) -> None:
+    def cancel(self, api_key: str, symbol: str, order_id: str) -> None:
         account = self.accounts.get(api_key)
-        order = account.order(int(order_id)) if account and order_id.isdigit() else None
+        ident = self.engine.order_id(symbol, int(order_id)) if order_id.isdigit() else 0
+        order = account.order(ident) if account else None
         if account is None or order is None or not order.is_open:
             raise Refused("no such open order")
         self.end_order(account, order.id, cancel_id=f"cancel{order.id:x}")
@@ -330,12 +331,12 @@ class BinanceSpot:
 
     def _order_rows(self, account: Account, order: Order, fill: Fill | None) -> list[Row]:
         row = self.row(account, "order", order.symbol, order.updated_ms)
-        row.order_id, row.side, row.status = str(order.id), order.side.lower(), order.status.lower()
+        row.order_id, row.side, row.status = str(order.number), order.side.lower(), order.status.lower()
         row.qty, row.price = text(order.qty), text(order.price)
         if fill is None:
             return [row]
         other = self.row(account, "fill", fill.symbol, fill.time_ms)
-        other.order_id, other.trade_id, other.side = str(fill.order_id), str(fill.id), fill.side.lower()
+        other.order_id, other.trade_id, other.side = str(fill.order_number), str(fill.id), fill.side.lower()
         other.price, other.qty, other.fee, other.asset = (
             text(fill.price),
             text(fill.qty),

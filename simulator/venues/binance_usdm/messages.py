@@ -32,7 +32,7 @@ def order_update(order: Order, fill: Fill | None, execution: str, event_ms: int)
         "o": {
             "s": order.symbol, "c": order.client_id, "S": order.side, "o": order.type, "f": order.time_in_force,
             "q": text(order.qty), "p": text(order.price), "ap": text(average(order)), "sp": text(order.stop_price),
-            "x": execution, "X": order.status, "i": order.id,
+            "x": execution, "X": order.status, "i": order.number,
             "l": text(fill.qty) if fill else "0", "z": text(order.filled), "L": text(fill.price) if fill else "0",
             "n": text(fill.fee) if fill else "0", "N": fill.fee_asset if fill else "USDT",
             "T": order.updated_ms, "t": fill.id if fill else 0,
@@ -55,7 +55,7 @@ def trade_lite(
     """TRADE_LITE: the same fill, earlier and with less; numbers padded to the symbol's decimals."""
     return encode({
         "e": "TRADE_LITE", "E": event_ms, "T": fill.time_ms, "s": fill.symbol, "q": order_qty, "p": order_price, "m": fill.is_maker,
-        "c": order.client_id, "S": fill.side, "L": price, "l": qty, "t": fill.id, "i": fill.order_id,
+        "c": order.client_id, "S": fill.side, "L": price, "l": qty, "t": fill.id, "i": fill.order_number,
     })  # fmt: skip
 
 

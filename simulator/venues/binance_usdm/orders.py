@@ -35,7 +35,7 @@ class OrderCalls:
         spec = self._venue.markets[order.symbol].spec
         price, qty = f".{spec.price_decimals}f", f".{spec.qty_decimals}f"
         return {
-            "orderId": order.id, "symbol": order.symbol, "pair": order.symbol, "status": order.status,
+            "orderId": order.number, "symbol": order.symbol, "pair": order.symbol, "status": order.status,
             "clientOrderId": order.client_id,
             "price": f"{order.price:{price}}", "avgPrice": f"{order.average:.8f}" if order.filled else "0.00000",
             "origQty": f"{order.qty:{qty}}", "executedQty": f"{order.filled:{qty}}", "cumQuote": f"{order.cost:.8f}",
@@ -52,7 +52,7 @@ class OrderCalls:
         spec = self._venue.markets[fill.symbol].spec
         qty = f"{fill.qty:.{spec.qty_decimals}f}"
         return {
-            "symbol": fill.symbol, "id": fill.id, "orderId": fill.order_id, "side": fill.side,
+            "symbol": fill.symbol, "id": fill.id, "orderId": fill.order_number, "side": fill.side,
             "price": f"{fill.price:.{spec.price_decimals}f}",
             "qty": qty, "realizedPnl": f"{fill.realized:.8f}", "quoteQty": f"{fill.price * fill.qty:.8f}", "baseQty": qty,
             "commission": f"{fill.fee:.8f}", "commissionAsset": fill.fee_asset, "marginAsset": fill.fee_asset, "pair": fill.symbol,
@@ -75,7 +75,7 @@ class OrderCalls:
             start, end = window(call.params, call.now_ms)
         rows = [
             order for order in call.account.view(call.lag_ms, call.now_ms).orders()
-            if symbol in ("", order.symbol) and start <= order.created_ms <= end and (first is None or order.id >= first)
+            if symbol in ("", order.symbol) and start <= order.created_ms <= end and (first is None or order.number >= first)
             and not self._faded(order, call.now_ms)
         ]  # fmt: skip
         forward = first is not None or call.params.get("startTime")
@@ -94,7 +94,7 @@ class OrderCalls:
             raise ApiError(400, -1102, "Either 'orderId' or 'origClientOrderId' must be sent.")
         view = call.account.view(call.lag_ms, call.now_ms)
         order = (
-            view.order(ident)
+            view.order(self._venue.engine.order_id(symbol, ident))
             if ident is not None
             else next((o for o in reversed(view.orders()) if o.client_id == client_id), None)
         )
@@ -125,7 +125,7 @@ class OrderCalls:
         rows = [
             f
             for f in call.account.view(call.lag_ms, call.now_ms).fills(symbol)
-            if f.time_ms >= oldest and order_id in (None, f.order_id)
+            if f.time_ms >= oldest and order_id in (None, f.order_number)
         ]
         if first is not None:
             return [self._fill_row(fill) for fill in [f for f in rows if f.id >= first][:limit]]

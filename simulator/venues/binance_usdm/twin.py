@@ -68,7 +68,7 @@ class BinanceUsdm:
         self.markets: dict[str, SymbolMarket] = self.feed.markets
         self.engine = Engine(
             {s: _instrument(m) for s, m in self.markets.items()}, taker_fee=Decimal("0.0005"), maker_fee=Decimal("0.0002"),
-            first_order_id=self.clock.now_ms() * 1000,
+            first_order_id=self.clock.now_ms() * 1000, by_symbol=True,
         )  # fmt: skip
         self.delivery = Delivery(self, world.ledger, world.faults)
         self.user = UserStream(self.clock, self.markets, self.keys, self.delivery, UserRows(self.exchange, self.market))
@@ -188,7 +188,7 @@ class BinanceUsdm:
             self.user.tell(account, self.engine.fill(
                 account, order.id, part, price, trade_id=trade_id, is_maker=ticket.maker, now_ms=self.clock.now_ms()
             ))  # fmt: skip
-        return {"order_id": str(order.id), "trade_ids": trade_ids}
+        return {"order_id": str(order.number), "trade_ids": trade_ids}
 
     def _checked(self, ticket: OrderTicket) -> tuple[Account, Decimal, Decimal]:
         account = self.accounts.get(ticket.api_key)
@@ -206,9 +206,10 @@ class BinanceUsdm:
             raise Refused("qty and price must be above 0, fills between 0 and 1000")
         return account, qty, price
 
-    def cancel(self, api_key: str, order_id: str) -> None:
+    def cancel(self, api_key: str, symbol: str, order_id: str) -> None:
         account = self.accounts.get(api_key)
-        order = account.order(int(order_id)) if account and order_id.isdigit() else None
+        ident = self.engine.order_id(symbol, int(order_id)) if order_id.isdigit() else 0
+        order = account.order(ident) if account else None
         if account is None or order is None or not order.is_open:
             raise Refused("no such open order")
         self.end_order(account, order.id)

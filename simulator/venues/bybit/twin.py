@@ -202,7 +202,7 @@ class Bybit:
         self.tell(account, change)
         return messages.execution_id(fill.symbol, fill.id)
 
-    def cancel(self, api_key: str, order_id: str) -> None:
+    def cancel(self, api_key: str, symbol: str, order_id: str) -> None:
         account = self.accounts.get(api_key)
         order = account.order(self.ids.engine(order_id)) if account else None
         if account is None or order is None or not order.is_open:

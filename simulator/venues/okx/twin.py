@@ -211,7 +211,7 @@ class Okx:
         history = account.assets.get(name)
         return history is None or history.last.wallet - history.last.locked < amount
 
-    def cancel(self, api_key: str, order_id: str) -> None:
+    def cancel(self, api_key: str, symbol: str, order_id: str) -> None:
         account = self.accounts.get(api_key)
         order = account.order(int(order_id)) if account and order_id.isdigit() else None
         if account is None or order is None or not order.is_open:

@@ -68,7 +68,7 @@ class Pulse:
     def _beat(self, api_key: str) -> None:
         order = self._resting.pop(api_key, None)
         if order is not None:
-            self._control.call("DELETE", f"/orders/{order}?api_key={api_key}")
+            self._control.call("DELETE", f"/orders/{order}?api_key={api_key}&symbol=BTCUSDT")
             return
         spec = {"api_key": api_key, "market": MARKET, "symbol": "BTCUSDT", "side": "buy", "qty": "0.01"}
         placed = self._control.call("POST", "/orders", {**spec, "price": "50000", "fills": 0})

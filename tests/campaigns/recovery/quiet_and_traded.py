@@ -51,7 +51,7 @@ class QuietAndTraded(Running):
     def _trade(self, key: str) -> None:
         for symbol, price in SYMBOLS:
             self.order(key, "usdm", symbol, price, fills=2)
-            self.cancel(key, self.order(key, "usdm", symbol, price, fills=0))
+            self.cancel(key, symbol, self.order(key, "usdm", symbol, price, fills=0))
 
     def _new_minute(self) -> None:
         """Let the minute pass in which the start was paid for; the limit counts by it."""

@@ -84,8 +84,8 @@ class Running(Campaign):
         spec = {"api_key": api_key, "market": market, "symbol": symbol, "side": side, "qty": "0.1", "price": price}
         return str(self.control.call("POST", "/orders", {**spec, "fills": fills})["order_id"])
 
-    def cancel(self, api_key: str, order_id: str) -> None:
-        self.control.call("DELETE", f"/orders/{order_id}?api_key={api_key}")
+    def cancel(self, api_key: str, symbol: str, order_id: str) -> None:
+        self.control.call("DELETE", f"/orders/{order_id}?api_key={api_key}&symbol={symbol}")
 
     def open_sockets(self) -> list[dict[str, Any]]:
         """Private sockets of our accounts."""
