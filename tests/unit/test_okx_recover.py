@@ -13,7 +13,7 @@ from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import Balance, Event, Fill, Order, Position
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import Snapshot, Watermark
+from fleet.core.recovery import Booking, Snapshot, Watermark
 from fleet.exchanges.okx import parse, recover, rows, wire
 from tests.unit.test_recovery import resting
 
@@ -203,12 +203,32 @@ def test_pages_go_backwards_until_the_watermark() -> None:
     assert singles == set()  # every order with a fill came with the pages
 
 
+def test_a_fill_that_rest_hid_from_the_reads_before_is_told() -> None:
+    """All of REST may be old for a while: then nothing disagrees, and the gap is closed without what happened at its end."""
+    hidden, told, known, aged = fill(4, order="9", at_ms=NOW - 200_000), fill(3), fill(2), fill(1, at_ms=NOW - 400_000)
+    told["fillTime"] = known["fillTime"] = str(NOW - 250_000)
+    mark = based({}, {})
+    mark.told = {rows.fill(msgspec.convert(told, wire.FillRow), SPEC.id, NOW).id: None}
+    mark.recent = [Booking(NOW - 250_000, f"{SWAP}|net", "1", "USDT", "0", trade="502/7")]
+    answers = {
+        rows.FILLS: data(hidden, told, known, aged),
+        rows.POSITIONS.path: data(held("1", at_ms=NOW - 200_000)),
+        "/api/v5/trade/order": data(order("9", at_ms=NOW - 200_000)),
+    }
+    found, calls = read(mark, answers)
+    assert [event.order_id for event in (*of(found, Fill), *of(found, Order))] == ["9", "9"]
+    assert paths(calls).count("/api/v5/trade/order") == 1
+    assert found.explained and not found.untold_ms, "the base was old as well"
+    mark.behind = True
+    assert of(read(mark, answers)[0], Fill) == [], "a new life does not know yet what it has told"
+
+
 def test_a_short_page_is_not_the_last_by_being_short() -> None:
     """A server that gives seven rows where a hundred are asked for, the oldest of all being older than the watermark."""
 
     def fills(params: dict[str, str]) -> bytes:
         newest = int(params.get("after", "31")) - 1
-        return data(*(fill(b, at_ms=NOW - (50 if b > 10 else 70_000)) for b in range(newest, max(newest - 7, 0), -1)))
+        return data(*(fill(b, at_ms=NOW - (50 if b > 10 else 370_000)) for b in range(newest, max(newest - 7, 0), -1)))
 
     found, calls = read(based(), {rows.FILLS: fills})
     assert {told.trade_id for told in of(found, Fill)} == {str(b + 500) for b in range(11, 31)}

@@ -51,6 +51,7 @@ MAX_PAGES = 1000
 EDGE_MS = 3_600_000  # the three-day and seven-day windows are left this early: they slide while we read
 SKEW_MS = 1000  # between the clock of our database and the exchange's
 REST_LAG_MS = 5000
+STALE_MS = 300_000  # REST may be old as a whole: so far back a later read tells fills that it hid from those before
 ACTIVE_MS = 3_600_000  # an account that traded within this time may have placed and cancelled orders that left no trace
 FORGOTTEN_MS = (
     60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
@@ -69,6 +70,8 @@ class _Findings:
     assets: dict[str, wire.AssetRow]
     positions: list[wire.PositionRow]
     snapshot: Snapshot
+    late_since_ms: int  # fills since then that nobody was told of are told, too
+    late: set[tuple[str, str]] = field(default_factory=set)  # symbol, order id of such fills
     fills: dict[tuple[str, str], wire.FillRow] = field(default_factory=dict)  # (order, bill) -> row
     orders: dict[str, wire.OrderRow] = field(default_factory=dict)
     closed: list[str] = field(default_factory=list)
@@ -86,7 +89,9 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     first = mark.base is None
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS) if first else mark.proven_ms
-    found = _Findings(account.id, mark, now_ms, max(since_ms, oldest_ms), assets, positions, snapshot, lost=lost)
+    read_ms = max(since_ms, oldest_ms)
+    late_since_ms = read_ms if first or mark.behind else min(read_ms, max(read_ms - STALE_MS, account.created_at_ms))
+    found = _Findings(account.id, mark, now_ms, read_ms, assets, positions, snapshot, late_since_ms, lost=lost)
     explained = mark.explains(snapshot)
     if not explained and since_ms < oldest_ms:
         found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
@@ -119,20 +124,24 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
 
 
 def _hidden_ms(found: _Findings, history: list[UserRecord]) -> int:
-    """Since when a swap's position is ahead of its fills. Options and futures also end without one."""
+    """Since when a swap's position is ahead of its fills. Options and futures also end without one. Not judged is one of which a
+    fill is told late: the base was as old as the read that hid it."""
+    late = {symbol for symbol, _ in found.late}
     changed_ms: dict[str, int] = {}
     for row in found.positions:
         changed_ms[row.symbol] = max(changed_ms.get(row.symbol, 0), int(row.update_ms or 0))
-    return hidden_fills_ms(
-        found.mark, history, found.snapshot, changed_ms, lambda symbol, order_id: product_of(symbol) == "SWAP"
-    )
+
+    def judged(symbol: str, order_id: str) -> bool:
+        return product_of(symbol) == "SWAP" and symbol not in late
+
+    return hidden_fills_ms(found.mark, history, found.snapshot, changed_ms, judged)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Orders that ended since `proven_ms`, of every product. A refusal where the account was never seen tells of no loss: not every
     account has every product. No call tells of those that were cancelled unfilled more than two hours ago."""
     since_ms = min(max(mark.proven_ms, now_ms - RECENT_ORDERS_MS + EDGE_MS), now_ms)
-    found = _Findings(account.id, mark, now_ms, since_ms, {}, [], Snapshot(now_ms, {}, {}))
+    found = _Findings(account.id, mark, now_ms, since_ms, {}, [], Snapshot(now_ms, {}, {}), since_ms)
     used = _products(found)
     for product in PRODUCTS:
         yield from _orders_of(found, rows.ORDERS, product, told=product in used)
@@ -179,7 +188,7 @@ def _in_each_mode(key: str) -> list[str]:
 
 # ── Fills ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _fills(found: _Findings) -> Dialogue[None]:
-    if found.now_ms - found.since_ms <= RECENT_FILLS_MS - EDGE_MS:
+    if found.now_ms - found.late_since_ms <= RECENT_FILLS_MS - EDGE_MS:
         yield from _fill_pages(found, rows.FILLS, {})
         return
     for product in PRODUCTS:
@@ -190,16 +199,22 @@ def _fills(found: _Findings) -> Dialogue[None]:
 
 
 def _fill_pages(found: _Findings, path: str, params: dict[str, str]) -> Dialogue[None]:
-    """Backwards until a page reaches back before the watermark: a full one as a whole, as its rows are not in strict order of
+    """Backwards until a page reaches back before `late_since_ms`: a full one as a whole, as its rows are not in strict order of
     time. A short one is not the last by being short (a server may give fewer than asked for), but if it brings nothing new.
     `begin` filters on the time of the bill, a little after the fill's: a day of margin for those that were booked late."""
-    after, begin, seen = "", str(max(0, found.since_ms - DAY_MS)), set[str]()
+    after, begin, seen = "", str(max(0, found.late_since_ms - DAY_MS)), set[str]()
+    known = found.mark.known_fills
     for _ in range(MAX_PAGES):
         page = rows.decode((yield rows.page_call(path, after, **params, begin=begin)), wire.FillRow, "fills")
         for row in page:
             if row.at_ms >= found.since_ms:
                 found.fills[row.order_id, row.bill_id] = row
-        older = [int(row.ts or 0) < found.since_ms for row in page]
+            elif row.at_ms >= found.late_since_ms:
+                fill = rows.fill(row, found.account_id, found.now_ms)
+                if fill.id not in found.mark.told and (fill.symbol, f"{fill.trade_id}/{fill.order_id}") not in known:
+                    found.fills[row.order_id, row.bill_id] = row
+                    found.late.add((row.symbol, row.order_id))
+        older = [int(row.ts or 0) < found.late_since_ms for row in page]
         new = {row.bill_id for row in page} - seen
         if all(older) if len(page) >= PAGE else any(older) or not new:
             return
@@ -313,6 +328,7 @@ def _history(found: _Findings) -> list[UserRecord]:
         elif (
             event.ts_event >= found.since_ms
             or order_key(row.symbol, order_id) in found.closed
+            or (row.symbol, order_id) in found.late
             or (found.mark.base is None and event.status not in TERMINAL)
         ):
             events.append(event)
