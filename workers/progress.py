@@ -82,7 +82,7 @@ class Progress:
         )  # guards mark, gaps, _known, _balances, _tally, _held, _owed, overflowed, and the order of offers
         self._owed: deque[bytes] = deque()  # stream events that begin or end a gap and found the buffer full
         self._known: dict[str, None] = {}
-        self._balances: dict[str, str] = {}  # asset -> id of the event that told it last
+        self._balances: dict[str, str] = {}  # asset -> id of what was told of it last
         self._tally = Tally()
         self._held: list[UserRecord] | None = None
         self._sequence = 0
@@ -123,8 +123,11 @@ class Progress:
         """Offer those not published yet; → those taken. Stops for good at a full buffer."""
         published: list[UserRecord] = []
         for event in events:
-            if event.id in self._known and not self._is_back(event):
-                continue
+            told = event.id
+            if told in self._known:
+                if not self._is_back(event):
+                    continue
+                event = msgspec.structs.replace(event, id=f"{told}:{event.ts_recv}:{self._sequence}")
             if not self._may_publish():
                 raise LeaseLost(f"account {self.spec.id}: the lease is past its deadline")
             if self.overflowed:
@@ -133,6 +136,8 @@ class Progress:
                 self.overflowed = True
                 self.overflowed_ms = max(self.last_event_ms, min(event.ts_event, event.ts_recv))
                 break
+            if isinstance(event, Balance):
+                self._balances[event.asset] = told
             published.append(event)
         return published
 
@@ -152,8 +157,6 @@ class Progress:
         self._sequence = sequence
         self._unacked[sequence] = event
         self._known[event.id] = None
-        if isinstance(event, Balance):
-            self._balances[event.asset] = event.id
         self._tally.take(event)
         if len(self._known) > KNOWN_IDS:
             for old in list(self._known)[: KNOWN_IDS // 2]:

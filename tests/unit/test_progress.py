@@ -99,6 +99,7 @@ def test_a_balance_that_is_again_what_it_was_is_told_again() -> None:
     for available in ("10", "7", "7", "10", "10", None, "10"):
         made.live([wallet(available)])
     assert [record["available"] for record in publisher.records] == ["10", "7", "10", None, "10"]
+    assert len({record["id"] for record in publisher.records}) == 5
     assert made.recovered([wallet("7", source="rest")]) == [], "REST may be old"
 
 
