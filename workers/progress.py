@@ -22,7 +22,7 @@ import msgspec
 
 from fleet.core import decoding
 from fleet.core.errors import LeaseLost
-from fleet.core.events import Order, StreamEvent, UserRecord
+from fleet.core.events import Balance, Order, StreamEvent, UserRecord
 from fleet.core.model import AccountSpec, format_token
 from fleet.core.names import HEADER_INCARNATION, HEADER_SHARD, HEADER_TOKEN, TOPIC_OF_TYPE, TOPIC_STREAMS
 from fleet.core.recovery import TERMINAL, Scope, Snapshot, Watermark, in_order, missed, order_key
@@ -79,9 +79,10 @@ class Progress:
         self._publisher, self._gate, self._metrics = publisher, gate, metrics
         self._lock = (
             threading.RLock()
-        )  # guards mark, gaps, _known, _tally, _held, _owed, overflowed, and the order of offers
+        )  # guards mark, gaps, _known, _balances, _tally, _held, _owed, overflowed, and the order of offers
         self._owed: deque[bytes] = deque()  # stream events that begin or end a gap and found the buffer full
         self._known: dict[str, None] = {}
+        self._balances: dict[str, str] = {}  # asset -> id of what was told of it last
         self._tally = Tally()
         self._held: list[UserRecord] | None = None
         self._sequence = 0
@@ -122,8 +123,11 @@ class Progress:
         """Offer those not published yet; → those taken. Stops for good at a full buffer."""
         published: list[UserRecord] = []
         for event in events:
-            if event.id in self._known:
-                continue
+            told = event.id
+            if told in self._known:
+                if not self._is_back(event):
+                    continue
+                event = msgspec.structs.replace(event, id=f"{told}:{event.ts_recv}:{self._sequence}")
             if not self._may_publish():
                 raise LeaseLost(f"account {self.spec.id}: the lease is past its deadline")
             if self.overflowed:
@@ -132,8 +136,15 @@ class Progress:
                 self.overflowed = True
                 self.overflowed_ms = max(self.last_event_ms, min(event.ts_event, event.ts_recv))
                 break
+            if isinstance(event, Balance):
+                self._balances[event.asset] = told
             published.append(event)
         return published
+
+    def _is_back(self, event: UserRecord) -> bool:
+        """Does the socket tell a balance as it was before the one told last? What an order froze is free again, under the time of
+        before; or the message that knows nothing of what is available came last."""
+        return isinstance(event, Balance) and event.source == "stream" and self._balances.get(event.asset) != event.id
 
     def _offer(self, event: UserRecord) -> bool:
         kind = str(event.__struct_config__.tag)
@@ -204,7 +215,7 @@ class Progress:
                     copy.advance(event)
             since_ms = min(copy.proven_ms, self.full_ms or copy.proven_ms) if scope == "full" else copy.proven_ms
             since_ms = min([since_ms, *(gap.opened_ms for gap in self.gaps)])
-        copy.scope, copy.proven_ms = scope, max(0, since_ms - margin_ms)
+        copy.scope, copy.proven_ms, copy.told = scope, max(0, since_ms - margin_ms), self._known
         return copy
 
     def recovered(self, events: list[UserRecord], canceled: Iterable[Order] = ()) -> list[UserRecord] | None:

@@ -259,7 +259,8 @@ class ReadBack:
         if published is None:
             return  # Kafka's buffer is full again: the stream asks anew once there is room
         reading.recovered += len(published)
-        first_told = [e.ts_event for e in published if isinstance(e, Fill)]
+        # An older one was a read's to find, which an old REST hid it from: no sign of what this socket does.
+        first_told = [e.ts_event for e in published if isinstance(e, Fill) and e.ts_event >= mark.proven_ms]
         reading.only_rest_ms = min(filter(None, (*first_told, reading.only_rest_ms)), default=0)
         reading.read_ms = started_ms
         if found.unasked and reading.audit is None and progress.gaps:

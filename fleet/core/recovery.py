@@ -139,6 +139,7 @@ class Watermark(msgspec.Struct):
     )
     scope: Scope = "full"  # of a copy that a plan reads back from
     behind: bool = False  # of such a copy: Kafka may have been told more than this, by the life before
+    told: dict[str, None] = {}  # of such a copy: ids of the events that this process has told, as far as it remembers
 
     def advance(self, event: UserRecord) -> None:
         """Take in one event whose record Kafka acknowledged. Call once per event id."""

@@ -13,7 +13,7 @@ from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.events import Balance, Event, Fill, Order, Position
 from fleet.core.exchange import HttpCall, HttpReply, Outcome, Recovered, Verdict
 from fleet.core.model import AccountSpec
-from fleet.core.recovery import Snapshot, Watermark
+from fleet.core.recovery import Booking, Snapshot, Watermark
 from fleet.exchanges.okx import parse, recover, rows, wire
 from tests.unit.test_recovery import resting
 
@@ -203,12 +203,38 @@ def test_pages_go_backwards_until_the_watermark() -> None:
     assert singles == set()  # every order with a fill came with the pages
 
 
+def test_a_fill_that_rest_hid_from_the_reads_before_is_told() -> None:
+    """All of REST may be old for a while: then nothing disagrees, and the gap is closed without what happened at its end."""
+    hidden, told, known, aged = fill(4, order="9", at_ms=NOW - 200_000), fill(3), fill(2), fill(1, at_ms=NOW - 400_000)
+    told["fillTime"] = known["fillTime"] = str(NOW - 250_000)
+    mark = based({}, {})
+    mark.told = {rows.fill(msgspec.convert(told, wire.FillRow), SPEC.id, NOW).id: None}
+    mark.recent = [Booking(NOW - 250_000, f"{SWAP}|net", "1", "USDT", "0", trade="502/7")]
+    answers = {
+        rows.FILLS: data(hidden, told, known, aged),
+        rows.POSITIONS.path: data(held("1", at_ms=NOW - 200_000)),
+        "/api/v5/trade/order": data(order("9", at_ms=NOW - 200_000)),
+        rows.ORDERS: data(
+            order("11", "canceled", NOW - 210_000),
+            order("10", "canceled", NOW - 220_000),
+            order("5", at_ms=NOW - 400_000),
+        ),
+    }
+    mark.told |= {f"okx:unified:{SPEC.id}:order:{SWAP}:10:canceled:0": None}
+    found, calls = read(mark, answers)
+    assert [event.order_id for event in (*of(found, Fill), *of(found, Order))] == ["9", "11", "9"]
+    assert paths(calls).count("/api/v5/trade/order") == 1
+    assert found.explained and not found.untold_ms, "the base was old as well"
+    mark.behind = True
+    assert of(read(mark, answers)[0], Fill) == [], "a new life does not know yet what it has told"
+
+
 def test_a_short_page_is_not_the_last_by_being_short() -> None:
     """A server that gives seven rows where a hundred are asked for, the oldest of all being older than the watermark."""
 
     def fills(params: dict[str, str]) -> bytes:
         newest = int(params.get("after", "31")) - 1
-        return data(*(fill(b, at_ms=NOW - (50 if b > 10 else 70_000)) for b in range(newest, max(newest - 7, 0), -1)))
+        return data(*(fill(b, at_ms=NOW - (50 if b > 10 else 370_000)) for b in range(newest, max(newest - 7, 0), -1)))
 
     found, calls = read(based(), {rows.FILLS: fills})
     assert {told.trade_id for told in of(found, Fill)} == {str(b + 500) for b in range(11, 31)}
@@ -334,7 +360,7 @@ def test_the_newer_of_two_states_of_an_order_counts() -> None:
 def test_closed_positions_and_emptied_wallets_are_told() -> None:
     lags = "SOL-USDT-SWAP|net|cross"  # just traded, and nothing proves it flat
     mark = based({f"{SWAP}|net|cross": "2", "ETH-USDT-SWAP|short|cross": "-1", lags: "3"}, {"USDT": "5", "BTC": "1"})
-    mark.symbols = {SWAP: NOW - 100, "ETH-USDT-SWAP": NOW - 9000, "SOL-USDT-SWAP": NOW - 100}
+    mark.symbols = {SWAP: NOW - 100, "ETH-USDT-SWAP": NOW - 91_000, "SOL-USDT-SWAP": NOW - 100}
     answers: dict[str, Reply | Answer] = {
         rows.BALANCE.path: balance(wallet("USDT", "4.9")),
         rows.FILLS: data(fill(1, side="sell", qty="2")),
@@ -347,6 +373,40 @@ def test_closed_positions_and_emptied_wallets_are_told() -> None:
     mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"})
     found, _ = read(mark, answers)
     assert [(e.symbol, e.qty, e.ts_event) for e in of(found, Position)] == [(SWAP, "0", NOW - 50)]
+
+
+def test_what_was_opened_just_now_is_not_flat_because_an_old_rest_does_not_show_it() -> None:
+    """Told by its time, a wrong end would outrank what was told before, and stay until the next fill."""
+    mark = based({}, {"USDT": "5"})
+    mark.positions, mark.wallets = {f"{SWAP}|net|cross": "2"}, {"USDT": "5", "ETH": "3"}
+    mark.book(Booking(NOW - 40_000, f"{SWAP}|net", "2", "USDT", "0", trade="1/7"))
+    mark.book(Booking(NOW - 30_000, "ETH-USDT|net", "3", "ETH", "0", "0", trade="2/8"))
+    found, _ = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5"))})
+    assert (of(found, Position), [event.asset for event in of(found, Balance)]) == ([], [])
+    assert not found.explained and found.untold_ms == NOW - 40_000, "it is read again"
+    assert (found.snapshot.positions, found.snapshot.wallets) == (mark.positions, mark.wallets)
+    sold = data(fill(1, side="sell", qty="2"), fill(2, side="sell", qty="3", symbol="ETH-USDT", fee="0"))
+    found, _ = read(mark, {rows.BALANCE.path: balance(wallet("USDT", "5")), rows.FILLS: sold})
+    assert [(e.symbol, e.qty) for e in of(found, Position)] == [(SWAP, "0")]
+    assert [(e.asset, e.wallet) for e in of(found, Balance)] == [("ETH", "0")]
+    assert found.explained and not found.untold_ms and found.snapshot.positions == {}
+
+
+def test_an_empty_list_is_asked_for_again() -> None:
+    mark = based({f"{SWAP}|net|cross": "2"}, {"USDT": "5"}, NOW - 3_600_000)
+    asked = dict[str, int]()
+
+    def once_empty(path: str, reply: bytes) -> Answer:
+        def answer(params: dict[str, str]) -> bytes:
+            asked[path] = asked.get(path, 0) + 1
+            return data() if asked[path] == 1 else reply
+
+        return answer
+
+    wallets, positions = balance(wallet("USDT", "5")), data(held("2"))
+    for path, reply in ((rows.POSITIONS.path, positions), (rows.BALANCE.path, wallets)):
+        answers = {rows.POSITIONS.path: positions, rows.BALANCE.path: wallets, path: once_empty(path, reply)}
+        assert read(mark, answers)[0].events == [] and asked[path] == 2
 
 
 def test_a_position_closed_in_a_short_gap_is_told_though_a_wallet_changed_for_another_reason() -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from fleet.core.errors import LeaseLost
-from fleet.core.events import Fill, Order
+from fleet.core.events import Balance, Fill, Order
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Snapshot, Watermark
 from fleet.runtime.metrics import Metrics
@@ -84,6 +84,23 @@ def test_live_events_are_published_once_with_token_headers() -> None:
     made.live([fill(2)])
     assert publisher.ids() == ["fill1", "fill2"]
     assert publisher.headers[0] == [("token", b"%020d" % 7), ("shard", b"host:0"), ("incarnation", b"inc1")]
+
+
+def wallet(available: str | None, *, source: str = "stream") -> Balance:
+    return Balance(
+        id=f"wallet:{available}", exchange="okx", market="unified", symbol="", ts_event=2_000, ts_recv=2_001, source=source,
+        account_id="a1", asset="USDT", wallet="10", available=available,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_a_balance_that_is_again_what_it_was_is_told_again() -> None:
+    """An order froze a part and was cancelled; the exchange stamps neither. Or the message without `available` came last."""
+    made, publisher, _ = progress()
+    for available in ("10", "7", "7", "10", "10", None, "10"):
+        made.live([wallet(available)])
+    assert [record["available"] for record in publisher.records] == ["10", "7", "10", None, "10"]
+    assert len({record["id"] for record in publisher.records}) == 5
+    assert made.recovered([wallet("7", source="rest")]) == [], "REST may be old"
 
 
 def test_recovered_events_are_merged_in_order_with_the_held_live_ones_and_only_the_missing() -> None:

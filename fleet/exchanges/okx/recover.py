@@ -50,11 +50,10 @@ MODES = ("cross", "isolated")
 MAX_PAGES = 1000
 EDGE_MS = 3_600_000  # the three-day and seven-day windows are left this early: they slide while we read
 SKEW_MS = 1000  # between the clock of our database and the exchange's
-REST_LAG_MS = 5000
+ABSENT_MS = 90_000  # what changed so recently and is absent is gone only if fills say so: REST may be that old
+STALE_MS = 300_000  # REST may be old as a whole: so far back a later read tells what it hid from those before
 ACTIVE_MS = 3_600_000  # an account that traded within this time may have placed and cancelled orders that left no trace
-FORGOTTEN_MS = (
-    60_000  # an order the exchange does not know is forgotten only if its symbol was quiet this long (REST lags)
-)
+FORGOTTEN_MS = STALE_MS  # an order the exchange does not know is forgotten only if its symbol was quiet this long
 NO_SUCH_ORDER = "51603"
 
 
@@ -69,6 +68,8 @@ class _Findings:
     assets: dict[str, wire.AssetRow]
     positions: list[wire.PositionRow]
     snapshot: Snapshot
+    late_since_ms: int  # fills and orders since then that nobody was told of are told, too
+    late: set[tuple[str, str]] = field(default_factory=set)  # symbol, order id of such fills
     fills: dict[tuple[str, str], wire.FillRow] = field(default_factory=dict)  # (order, bill) -> row
     orders: dict[str, wire.OrderRow] = field(default_factory=dict)
     closed: list[str] = field(default_factory=list)
@@ -86,14 +87,16 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     first = mark.base is None
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS) if first else mark.proven_ms
-    found = _Findings(account.id, mark, now_ms, max(since_ms, oldest_ms), assets, positions, snapshot, lost=lost)
+    read_ms = max(since_ms, oldest_ms)
+    late_since_ms = read_ms if first or mark.behind else min(read_ms, max(read_ms - STALE_MS, account.created_at_ms))
+    found = _Findings(account.id, mark, now_ms, read_ms, assets, positions, snapshot, late_since_ms, lost=lost)
     explained = mark.explains(snapshot)
     if not explained and since_ms < oldest_ms:
         found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
     yield from _fills(found)
-    if (
-        not first and not explained and found.fills and not _trial(found).explains(found.snapshot)
-    ):  # REST lags, or the account moved on meanwhile
+    gone = mark.positions.keys() - snapshot.positions.keys() | mark.wallets.keys() - snapshot.wallets.keys()
+    if not first and not explained and (found.fills or gone) and not _trial(found).explains(snapshot, _legs):
+        # REST lags, the account moved on meanwhile, or it was told for once that there is nothing
         found.assets, found.positions, found.snapshot = yield from _holdings(mark, now_ms, [])
     yield from _open_orders(found)
     active = any(at_ms >= now_ms - ACTIVE_MS for at_ms in mark.symbols.values())
@@ -105,34 +108,41 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     untold_ms = 0 if found.lost else untold_fills_ms(mark, history, placed_ms, found.since_ms, account.created_at_ms)
     hidden_ms = 0 if found.lost else _hidden_ms(found, history)
     now = found.snapshot
-    snapshot = Snapshot(now.at_ms, now.positions, now.wallets, tuple(found.closed), now.until_ms)
     unasked = mark.scope == "full" and set(PRODUCTS) != set(_products(found))
     to_tell, untold_flat = _to_tell(found)
-    events = missed(history + _changes(found, to_tell), set())
+    untold_empty = {asset for asset in mark.wallets.keys() - now.wallets.keys() if not _surely_empty(found, asset)}
+    absent_ms = [_latest_ms(found, key) for key in untold_flat] + [_touched_ms(found, asset) for asset in untold_empty]
+    # As a base the snapshot would hide for good that these ended.
+    held = now.positions | {key: mark.positions[key] for key in untold_flat}
+    wallets = now.wallets | {asset: mark.wallets[asset] for asset in untold_empty}
+    snapshot = Snapshot(now.at_ms, held, wallets, tuple(found.closed), now.until_ms)
+    events = missed(history + _changes(found, to_tell, untold_empty), set())
     canceled, untold = forgotten_orders(mark, found.forgotten, history, account.id, now_ms)
     unrecoverable = "; ".join([*found.lost, *untold])
-    untold_ms = min(filter(None, (untold_ms, hidden_ms)), default=0)
-    explained = (
-        not hidden_ms and not untold_flat
-    )  # as a base the snapshot would hide for good that such a position ended
+    untold_ms = min(filter(None, (untold_ms, hidden_ms, *absent_ms)), default=0)
+    explained = not hidden_ms and not absent_ms
     return Recovered(events, snapshot, unrecoverable, explained, unasked, untold_ms, canceled)
 
 
 def _hidden_ms(found: _Findings, history: list[UserRecord]) -> int:
-    """Since when a swap's position is ahead of its fills. Options and futures also end without one."""
+    """Since when a swap's position is ahead of its fills. Options and futures also end without one. Not judged is one of which a
+    fill is told late: the base was as old as the read that hid it."""
+    late = {symbol for symbol, _ in found.late}
     changed_ms: dict[str, int] = {}
     for row in found.positions:
         changed_ms[row.symbol] = max(changed_ms.get(row.symbol, 0), int(row.update_ms or 0))
-    return hidden_fills_ms(
-        found.mark, history, found.snapshot, changed_ms, lambda symbol, order_id: product_of(symbol) == "SWAP"
-    )
+
+    def judged(symbol: str, order_id: str) -> bool:
+        return product_of(symbol) == "SWAP" and symbol not in late
+
+    return hidden_fills_ms(found.mark, history, found.snapshot, changed_ms, judged)
 
 
 def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     """Orders that ended since `proven_ms`, of every product. A refusal where the account was never seen tells of no loss: not every
     account has every product. No call tells of those that were cancelled unfilled more than two hours ago."""
     since_ms = min(max(mark.proven_ms, now_ms - RECENT_ORDERS_MS + EDGE_MS), now_ms)
-    found = _Findings(account.id, mark, now_ms, since_ms, {}, [], Snapshot(now_ms, {}, {}))
+    found = _Findings(account.id, mark, now_ms, since_ms, {}, [], Snapshot(now_ms, {}, {}), since_ms)
     used = _products(found)
     for product in PRODUCTS:
         yield from _orders_of(found, rows.ORDERS, product, told=product in used)
@@ -179,7 +189,7 @@ def _in_each_mode(key: str) -> list[str]:
 
 # ── Fills ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _fills(found: _Findings) -> Dialogue[None]:
-    if found.now_ms - found.since_ms <= RECENT_FILLS_MS - EDGE_MS:
+    if found.now_ms - found.late_since_ms <= RECENT_FILLS_MS - EDGE_MS:
         yield from _fill_pages(found, rows.FILLS, {})
         return
     for product in PRODUCTS:
@@ -190,16 +200,22 @@ def _fills(found: _Findings) -> Dialogue[None]:
 
 
 def _fill_pages(found: _Findings, path: str, params: dict[str, str]) -> Dialogue[None]:
-    """Backwards until a page reaches back before the watermark: a full one as a whole, as its rows are not in strict order of
+    """Backwards until a page reaches back before `late_since_ms`: a full one as a whole, as its rows are not in strict order of
     time. A short one is not the last by being short (a server may give fewer than asked for), but if it brings nothing new.
     `begin` filters on the time of the bill, a little after the fill's: a day of margin for those that were booked late."""
-    after, begin, seen = "", str(max(0, found.since_ms - DAY_MS)), set[str]()
+    after, begin, seen = "", str(max(0, found.late_since_ms - DAY_MS)), set[str]()
+    known = found.mark.known_fills
     for _ in range(MAX_PAGES):
         page = rows.decode((yield rows.page_call(path, after, **params, begin=begin)), wire.FillRow, "fills")
         for row in page:
             if row.at_ms >= found.since_ms:
                 found.fills[row.order_id, row.bill_id] = row
-        older = [int(row.ts or 0) < found.since_ms for row in page]
+            elif row.at_ms >= found.late_since_ms:
+                fill = rows.fill(row, found.account_id, found.now_ms)
+                if fill.id not in found.mark.told and (fill.symbol, f"{fill.trade_id}/{fill.order_id}") not in known:
+                    found.fills[row.order_id, row.bill_id] = row
+                    found.late.add((row.symbol, row.order_id))
+        older = [int(row.ts or 0) < found.late_since_ms for row in page]
         new = {row.bill_id for row in page} - seen
         if all(older) if len(page) >= PAGE else any(older) or not new:
             return
@@ -213,13 +229,26 @@ def _as_number(ident: str) -> tuple[int, str]:
 
 
 def _trial(found: _Findings) -> Watermark:
-    """The base and the fills read since."""
+    """The base and the fills since: those read, and those that are known without them."""
     trial = Watermark(found.mark.proven_ms, found.mark.base)
     trial.booked = dict(found.mark.booked)
     for row in found.fills.values():
         if row.at_ms < found.snapshot.at_ms:
             trial.advance(rows.fill(row, found.account_id, found.now_ms))
+    read = {(booking.key, booking.trade) for booking in trial.recent}
+    for booking in found.mark.recent:
+        if booking.key and booking.ts < found.snapshot.at_ms and (booking.key, booking.trade) not in read:
+            trial.book(booking)
     return trial
+
+
+def _legs(key: str) -> tuple[str, str] | None:
+    """The two wallets that fills of a symbol move, where they make no position."""
+    symbol = symbol_of(key)
+    if product_of(symbol) != "SPOT":
+        return None
+    base, _, quote = symbol.partition("-")
+    return base, quote
 
 
 # ── Orders ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -247,8 +276,8 @@ def _order_pages(found: _Findings, path: str, params: dict[str, str], until_ms: 
 
 
 def _order_history(found: _Findings) -> Dialogue[None]:
-    """Finished orders of the products in use, created since the watermark."""
-    recent = found.now_ms - found.since_ms <= RECENT_ORDERS_MS - EDGE_MS
+    """Finished orders of the products in use, created since the watermark, or a little before it."""
+    recent = found.now_ms - found.late_since_ms <= RECENT_ORDERS_MS - EDGE_MS
     for product in _products(found):
         yield from _orders_of(found, rows.ORDERS if recent else rows.OLD_ORDERS, product)
 
@@ -256,7 +285,7 @@ def _order_history(found: _Findings) -> Dialogue[None]:
 def _orders_of(found: _Findings, path: str, product: str, *, told: bool = True) -> Dialogue[None]:
     """`told`: say so where they are refused."""
     try:
-        _take(found, (yield from _order_pages(found, path, {"instType": product}, found.since_ms)))
+        _take(found, (yield from _order_pages(found, path, {"instType": product}, found.late_since_ms)))
     except ExchangeRefused as refused:
         if told:
             found.lost.append(f"orders of {product}: {refused.verdict}")
@@ -311,8 +340,10 @@ def _history(found: _Findings) -> list[UserRecord]:
         if event is None:
             found.lost.append(f"order {order_id} of {row.symbol}: unknown state {row.state[:40]}")
         elif (
-            event.ts_event >= found.since_ms
+            (event.ts_event >= found.late_since_ms and event.id not in found.mark.told)
+            or event.ts_event >= found.since_ms
             or order_key(row.symbol, order_id) in found.closed
+            or (row.symbol, order_id) in found.late
             or (found.mark.base is None and event.status not in TERMINAL)
         ):
             events.append(event)
@@ -331,7 +362,7 @@ def _to_tell(found: _Findings) -> tuple[set[str], set[str]]:
     return to_tell - unsure, unsure & mark.positions.keys()
 
 
-def _changes(found: _Findings, to_tell: set[str]) -> list[UserRecord]:
+def _changes(found: _Findings, to_tell: set[str], untold_empty: set[str]) -> list[UserRecord]:
     """Positions and wallets that differ from the last known ones. What is known and absent is flat, or empty."""
     mark, account, now_ms = found.mark, found.account_id, found.now_ms
     events: list[UserRecord] = [
@@ -347,6 +378,8 @@ def _changes(found: _Findings, to_tell: set[str]) -> list[UserRecord]:
     for asset in sorted(differing(mark.wallets, found.snapshot.wallets) | spent):
         if asset not in found.assets and asset in found.snapshot.wallets:
             continue  # the key may not see it
+        if asset in untold_empty:
+            continue
         row = found.assets.get(asset) or wire.AssetRow(asset=asset, wallet="0", update_ms=str(found.snapshot.at_ms))
         events.append(parse.balance(row, account, now_ms, "rest"))
     return events
@@ -360,7 +393,8 @@ def _latest_ms(found: _Findings, key: str) -> int:
     """When the position last changed, as far as fills tell: the exchange stamps both alike."""
     symbol, side = side_of(key).split("|")
     fills = [row for row in found.fills.values() if (row.symbol, row.position_side or "net") == (symbol, side)]
-    return max((row.at_ms for row in fills), default=found.mark.symbols.get(symbol, 0))
+    known = [booking.ts for booking in found.mark.recent if booking.key == side_of(key)]
+    return max([row.at_ms for row in fills] + known, default=found.mark.symbols.get(symbol, 0))
 
 
 def _flat_ms(found: _Findings, key: str) -> int:
@@ -371,8 +405,26 @@ def _flat_ms(found: _Findings, key: str) -> int:
 
 
 def _surely_flat(found: _Findings, key: str) -> bool:
-    """A read that lags may not show a position that the stream just opened: believe it if the fills of that position agree, or if
-    the last one is too old for lag."""
-    if found.snapshot.at_ms - _latest_ms(found, key) >= REST_LAG_MS:
+    """A read that is old does not show a position that was just opened, and what is told by its time outranks all that was told
+    before: believe it if the fills of that position agree, or if the last one is too old for that."""
+    if found.snapshot.at_ms - _latest_ms(found, key) >= ABSENT_MS:
         return True
-    return found.mark.base is not None and side_of(key) not in _trial(found).unexplained(found.snapshot)[0]
+    return found.mark.base is not None and side_of(key) not in _trial(found).unexplained(found.snapshot, _legs)[0]
+
+
+def _touched_ms(found: _Findings, asset: str) -> int:
+    """When a fill last changed a wallet, as far as is known."""
+
+    def touches(symbol: str, fee_asset: str) -> bool:
+        return asset in (_legs(symbol) or (fee_asset,))
+
+    read = [row.at_ms for row in found.fills.values() if touches(row.symbol, row.fee_asset)]
+    known = [booking.ts for booking in found.mark.recent if touches(symbol_of(booking.key), booking.asset)]
+    return max(read + known, default=0)
+
+
+def _surely_empty(found: _Findings, asset: str) -> bool:
+    """The same of a wallet."""
+    if found.snapshot.at_ms - _touched_ms(found, asset) >= ABSENT_MS:
+        return True
+    return found.mark.base is not None and asset not in _trial(found).unexplained(found.snapshot, _legs)[1]
