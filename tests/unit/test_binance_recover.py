@@ -1243,3 +1243,28 @@ def test_a_read_of_orders_names_the_client_order_of_older_orders_too(monkeypatch
     mark.scope = "orders"
     fills = [e for e in venue.read(mark, T0 + 200).events if isinstance(e, Fill)]
     assert [e.client_order_id for e in fills] == ["c1", "c2"] and fills[1].id in {e.id for e in lost}
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_state_told_between_two_fills_of_one_millisecond_is_outranked(closing: bool) -> None:
+    """An order that takes several levels has fills of one millisecond. The socket told the position and wallet after the first of
+    them and died; of one instant its word outranks REST's in Postgres."""
+    venue, at_ms = Venue(), T0 + 10
+    mark = based(venue)
+    if closing:
+        for event in items(venue.trade("BTCUSDT", "BUY", "3", T0 + 5)):
+            mark.advance(event)
+    side = "SELL" if closing else "BUY"
+    told = items(venue.trade("BTCUSDT", side, "1", at_ms))
+    for event in told:
+        mark.advance(event)
+    venue.trade("BTCUSDT", side, "2", at_ms)
+    found = venue.read(mark, T0 + 10_000)
+    states = [e for e in found.events if isinstance(e, Position | Balance)]
+    assert [e.qty if isinstance(e, Position) else e.wallet for e in states] == (
+        ["0", "999.97"] if closing else ["3", "999.98"]
+    )
+    assert [e.ts_event for e in states] == [at_ms + 1, at_ms + 1]
+    for event in found.events:
+        mark.advance(event)
+    assert not [e for e in venue.read(mark, T0 + 20_000).events if isinstance(e, Position | Balance)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import Order, UserRecord
 from fleet.core.recovery import TERMINAL, differing, order_key
@@ -59,18 +61,29 @@ def changes(found: Findings) -> Dialogue[list[UserRecord]]:
     lagging = {key for key in to_tell & now.keys() if 0 < listed[key].update_ms < found.latest_fill_ms(key)}
     lagging |= {key for key in to_tell - now.keys() if not _surely_flat(found, key)}
     events: list[UserRecord] = []
+    unexplained = found.trial().unexplained(found.snapshot)
     for key in sorted(to_tell - lagging):  # of which we do not know more than this account read
         symbol, _, side = key.partition("|")
         row = listed.get(key) or wire.PositionRow(symbol=symbol, side=side, qty="0")
         changed_ms = row.update_ms or _flat_since_ms(found, key) or found.snapshot.at_ms
+        if key not in unexplained[0]:
+            changed_ms = _after_its_millisecond(found, changed_ms)
         entry = entries.get(key, "" if key in now else "0")
         events.append(rows.position(row, entry, changed_ms, found.account_id, found.now_ms))
     assets = {row.asset: row for row in found.account.assets}
     spent = mark.spent_again(trade.fee_asset for trade in found.trades.values())
     for asset in sorted(differing(mark.wallets, found.snapshot.wallets) | spent):
         wallet = assets.get(asset) or wire.AssetRow(asset=asset, wallet="0")
+        if asset not in unexplained[1]:
+            wallet = msgspec.structs.replace(wallet, update_ms=_after_its_millisecond(found, wallet.update_ms))
         events.append(rows.balance(wallet, found.account_id, found.now_ms))
     return events
+
+
+def _after_its_millisecond(found: Findings, changed_ms: int) -> int:
+    """The next one, where several fills of one millisecond led to what is told: the socket may have told a state between them, and
+    of one instant its word outranks REST's in Postgres."""
+    return changed_ms + (changed_ms < found.snapshot.at_ms and found.fills_at(changed_ms) > 1)
 
 
 def _flat_since_ms(found: Findings, key: str) -> int:
