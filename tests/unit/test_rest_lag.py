@@ -264,3 +264,29 @@ def test_a_deposit_is_not_taken_for_a_trade() -> None:
     life.progress.taken_over(spot.NOW)
     life.read(spot.NOW)
     assert life.closed() == [True] and venue.now_ms < spot.NOW + 10_000
+
+
+def test_a_position_that_the_socket_dropped_while_an_audit_was_under_way_is_told_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fill came between the audit's snapshot and its end, and the position it led to never."""
+    life = proven_usdm()
+    venue = cast(LaggingUsdm, life.venue)
+    at_ms = T0 + HOUR_MS
+    venue.now_ms = at_ms
+    life.progress.live(items(venue.trade("BTCUSDT", "BUY", "1", at_ms - 60_000)))
+    life.kafka.acknowledge()
+    snapshot = venue.reply
+
+    def trades_on(call: HttpCall) -> bytes:
+        reply = snapshot(call)
+        if call.path.endswith("account") and len(venue.trades) == 1:
+            life.progress.live(items(venue.trade("BTCUSDT", "BUY", "2", at_ms + 1)[1:]))
+            life.kafka.acknowledge()
+        return reply
+
+    monkeypatch.setattr(venue, "reply", trades_on)
+    life.read(T0, audit="proof")
+    life.audits(2)
+    told = [r["qty"] for r in life.kafka.records if r["type"] == "position"]
+    assert told == ["1", "3"]
