@@ -1268,3 +1268,20 @@ def test_a_state_told_between_two_fills_of_one_millisecond_is_outranked(closing:
     for event in found.events:
         mark.advance(event)
     assert not [e for e in venue.read(mark, T0 + 20_000).events if isinstance(e, Position | Balance)]
+
+
+def test_an_entry_price_that_lags_behind_the_account_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
+    answer = venue.answer
+
+    def lagging(call: HttpCall) -> Any:
+        reply = answer(call)
+        return [row | {"positionAmt": "1"} for row in reply] if call.path.endswith("positionRisk") else reply
+
+    monkeypatch.setattr(venue, "answer", lagging)
+    told = [e for e in venue.read(mark, T0 + 10_000).events if isinstance(e, Position)]
+    assert [(e.qty, e.entry_price) for e in told] == [("2", "")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import msgspec
 
 from fleet.core.errors import ExchangeRefused
@@ -54,10 +56,10 @@ def changes(found: Findings) -> Dialogue[list[UserRecord]]:
     if to_tell & now.keys():
         try:
             risks = decode((yield rows.RISK), list[wire.RiskRow], "positionRisk")
-            entries = {rows.key_of(risk): risk.entry for risk in risks}
+            entries = {rows.key_of(risk): risk.entry for risk in risks if not _is_stale(found, risk)}
         except ExchangeRefused:
             pass  # the quantity is known; only the entry price stays untold
-    listed = {rows.key_of(row): row for row in found.account.positions}
+    listed = _listed(found)
     lagging = {key for key in to_tell & now.keys() if 0 < listed[key].update_ms < found.latest_fill_ms(key)}
     lagging |= {key for key in to_tell - now.keys() if not _surely_flat(found, key)}
     events: list[UserRecord] = []
@@ -78,6 +80,16 @@ def changes(found: Findings) -> Dialogue[list[UserRecord]]:
             wallet = msgspec.structs.replace(wallet, update_ms=_after_its_millisecond(found, wallet.update_ms))
         events.append(rows.balance(wallet, found.account_id, found.now_ms))
     return events
+
+
+def _listed(found: Findings) -> dict[str, wire.PositionRow]:
+    return {rows.key_of(row): row for row in found.account.positions}
+
+
+def _is_stale(found: Findings, risk: wire.RiskRow) -> bool:
+    """Is it of another position than the account's? The call may lag: better no entry price than that of an older position."""
+    row = _listed(found).get(rows.key_of(risk))
+    return row is not None and risk.qty is not None and Decimal(risk.qty) != Decimal(row.qty)
 
 
 def _after_its_millisecond(found: Findings, changed_ms: int) -> int:
