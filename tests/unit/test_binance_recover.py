@@ -1285,3 +1285,13 @@ def test_an_entry_price_that_lags_behind_the_account_is_not_told(monkeypatch: py
     monkeypatch.setattr(venue, "answer", lagging)
     told = [e for e in venue.read(mark, T0 + 10_000).events if isinstance(e, Position)]
     assert [(e.qty, e.entry_price) for e in told] == [("2", "")]
+
+
+def test_a_missed_fill_names_its_client_order_though_the_call_for_one_order_lags() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
+    venue.refuse = {"/fapi/v1/order": -2013}
+    mark.scope = "fills"
+    found = venue.read(mark, T0 + 100)
+    assert [e.client_order_id for e in found.events if isinstance(e, Fill)] == ["c1"]
