@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -1292,6 +1293,19 @@ def test_a_missed_fill_names_its_client_order_though_the_call_for_one_order_lags
     mark = based(venue)
     venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
     venue.refuse = {"/fapi/v1/order": -2013}
+    mark.scope = "fills"
+    found = venue.read(mark, T0 + 100)
+    assert [e.client_order_id for e in found.events if isinstance(e, Fill)] == ["c1"]
+
+
+def test_a_missed_fill_names_the_client_order_that_the_socket_told_though_no_call_tells_the_order_yet() -> None:
+    venue = Venue()
+    mark = based(venue)
+    row = venue.order("BTCUSDT", "BUY", "1", T0 + 10)
+    for key, known in resting("BTCUSDT|1").items():
+        mark.orders[key] = msgspec.structs.replace(known, client_order_id="c1")
+    venue.fill(row, T0 + 20)
+    venue.refuse = {"/fapi/v1/order": -2013, "/fapi/v1/allOrders": -1102}
     mark.scope = "fills"
     found = venue.read(mark, T0 + 100)
     assert [e.client_order_id for e in found.events if isinstance(e, Fill)] == ["c1"]

@@ -22,7 +22,9 @@ def history(found: Findings) -> list[UserRecord]:
     events: list[UserRecord] = []
     for trade in found.trades.values():
         order = found.orders.get((trade.symbol, str(trade.order_id)))
-        events.append(rows.fill(trade, order.client_id if order else "", found.account_id, found.now_ms))
+        known = found.mark.orders.get(order_key(trade.symbol, str(trade.order_id)))
+        client = order.client_id if order else known.client_order_id if known else ""
+        events.append(rows.fill(trade, client, found.account_id, found.now_ms))
     for (symbol, order_id), row in found.orders.items():
         event = rows.order(row, found.account_id, found.now_ms)
         if event is None:
