@@ -495,7 +495,7 @@ def test_an_unexplained_wallet_reads_everything_and_tells_the_balance() -> None:
     assert [(e.asset, e.wallet, e.ts_event) for e in found.events if isinstance(e, Balance)] == [
         ("USDT", "900", T0 + 10)
     ]
-    assert venue.weight == 40
+    assert venue.weight == 46
 
 
 def test_a_position_closed_and_opened_again_in_the_gap_is_told_with_its_new_entry_price() -> None:

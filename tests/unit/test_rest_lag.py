@@ -290,3 +290,29 @@ def test_a_position_that_the_socket_dropped_while_an_audit_was_under_way_is_told
     life.audits(2)
     told = [r["qty"] for r in life.kafka.records if r["type"] == "position"]
     assert told == ["1", "3"]
+
+
+@pytest.mark.parametrize("left_out", [("assets", "positions"), ("positions",)])
+def test_an_account_that_leaves_out_what_it_holds_once_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, left_out: tuple[str, ...]
+) -> None:
+    """Else a quiet account's wallet and position would be told as gone, and what they were before is old news then."""
+    venue = LaggingUsdm()
+    life = Life(venue, Watermark(proven_ms=T0))
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 1)
+    venue.now_ms = T0 + 20_000
+    life.read(T0)
+    reply, answers = venue.reply, 0
+
+    def once(call: HttpCall) -> bytes:
+        nonlocal answers
+        answers += call.path.endswith("account")
+        gone = call.path.endswith("account") and answers == 1
+        return json.dumps(json.loads(reply(call)) | dict.fromkeys(left_out, [])).encode() if gone else reply(call)
+
+    venue.now_ms = T0 + HOUR_MS
+    life.audits(1)  # the trade is proven
+    monkeypatch.setattr(venue, "reply", once)
+    life.audits(2)
+    told = [r.get("qty") or r["wallet"] for r in life.kafka.records if r["type"] in ("position", "balance")]
+    assert answers > 1 and sorted(told) == ["1", "999.99"]
