@@ -318,11 +318,9 @@ class Watermark(msgspec.Struct):
         self.moved, self.earned, self.booked, self.paid = {}, {}, {}, {}
         for booking in later:
             self.book(booking)
-        self.positions, moved = dict(now.positions), dict(self.moved)
-        # Fills name no margin mode. Where both are held the first gets it all: the sum is right, and what REST tells differently is
-        # told as REST tells it.
-        for key in self.positions:
-            _add(self.positions, key, Decimal(moved.pop(side_of(key), "0")))
+        # Of a position that moved after the snapshot, what was told counts: it may not have been told yet, or never will be.
+        told = {key: qty for key, qty in self.positions.items() if side_of(key) in self.moved}
+        self.positions = {key: qty for key, qty in now.positions.items() if side_of(key) not in self.moved} | told
         self.wallets = dict(now.wallets)
         for key in now.closed_orders:
             self.orders.pop(key, None)

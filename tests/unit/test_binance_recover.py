@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -494,7 +495,7 @@ def test_an_unexplained_wallet_reads_everything_and_tells_the_balance() -> None:
     assert [(e.asset, e.wallet, e.ts_event) for e in found.events if isinstance(e, Balance)] == [
         ("USDT", "900", T0 + 10)
     ]
-    assert venue.weight == 40
+    assert venue.weight == 46
 
 
 def test_a_position_closed_and_opened_again_in_the_gap_is_told_with_its_new_entry_price() -> None:
@@ -1243,3 +1244,68 @@ def test_a_read_of_orders_names_the_client_order_of_older_orders_too(monkeypatch
     mark.scope = "orders"
     fills = [e for e in venue.read(mark, T0 + 200).events if isinstance(e, Fill)]
     assert [e.client_order_id for e in fills] == ["c1", "c2"] and fills[1].id in {e.id for e in lost}
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_state_told_between_two_fills_of_one_millisecond_is_outranked(closing: bool) -> None:
+    """An order that takes several levels has fills of one millisecond. The socket told the position and wallet after the first of
+    them and died; of one instant its word outranks REST's in Postgres."""
+    venue, at_ms = Venue(), T0 + 10
+    mark = based(venue)
+    if closing:
+        for event in items(venue.trade("BTCUSDT", "BUY", "3", T0 + 5)):
+            mark.advance(event)
+    side = "SELL" if closing else "BUY"
+    told = items(venue.trade("BTCUSDT", side, "1", at_ms))
+    for event in told:
+        mark.advance(event)
+    venue.trade("BTCUSDT", side, "2", at_ms)
+    found = venue.read(mark, T0 + 10_000)
+    states = [e for e in found.events if isinstance(e, Position | Balance)]
+    assert [e.qty if isinstance(e, Position) else e.wallet for e in states] == (
+        ["0", "999.97"] if closing else ["3", "999.98"]
+    )
+    assert [e.ts_event for e in states] == [at_ms + 1, at_ms + 1]
+    for event in found.events:
+        mark.advance(event)
+    assert not [e for e in venue.read(mark, T0 + 20_000).events if isinstance(e, Position | Balance)]
+
+
+def test_an_entry_price_that_lags_behind_the_account_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    mark = based(venue)
+    for event in items(venue.trade("BTCUSDT", "BUY", "1", T0 + 10)):
+        mark.advance(event)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
+    answer = venue.answer
+
+    def lagging(call: HttpCall) -> Any:
+        reply = answer(call)
+        return [row | {"positionAmt": "1"} for row in reply] if call.path.endswith("positionRisk") else reply
+
+    monkeypatch.setattr(venue, "answer", lagging)
+    told = [e for e in venue.read(mark, T0 + 10_000).events if isinstance(e, Position)]
+    assert [(e.qty, e.entry_price) for e in told] == [("2", "")]
+
+
+def test_a_missed_fill_names_its_client_order_though_the_call_for_one_order_lags() -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
+    venue.refuse = {"/fapi/v1/order": -2013}
+    mark.scope = "fills"
+    found = venue.read(mark, T0 + 100)
+    assert [e.client_order_id for e in found.events if isinstance(e, Fill)] == ["c1"]
+
+
+def test_a_missed_fill_names_the_client_order_that_the_socket_told_though_no_call_tells_the_order_yet() -> None:
+    venue = Venue()
+    mark = based(venue)
+    row = venue.order("BTCUSDT", "BUY", "1", T0 + 10)
+    for key, known in resting("BTCUSDT|1").items():
+        mark.orders[key] = msgspec.structs.replace(known, client_order_id="c1")
+    venue.fill(row, T0 + 20)
+    venue.refuse = {"/fapi/v1/order": -2013, "/fapi/v1/allOrders": -1102}
+    mark.scope = "fills"
+    found = venue.read(mark, T0 + 100)
+    assert [e.client_order_id for e in found.events if isinstance(e, Fill)] == ["c1"]

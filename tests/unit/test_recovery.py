@@ -315,6 +315,7 @@ def test_two_margin_modes_are_kept_apart_where_they_are_two_positions() -> None:
     assert not mark.suspicious(lambda symbol: True)
     assert mark.unexplained(Snapshot(3, {"S|both|cross": "10", "S|both|isolated": "1"}, {}))[0] == {}
     mark.prove(Snapshot(2, {"S|both|cross": "10", "S|both|isolated": "1"}, {}), 2)  # the fill is later than this
+    mark.advance(held("okx", "isolated", "2"))
     assert not mark.suspicious(lambda symbol: True) and sum(map(Decimal, mark.positions.values())) == 12
     for mode, qty in (("isolated", "0"), ("cross", "0")):
         mark.advance(held("okx", mode, qty))

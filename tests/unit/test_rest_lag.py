@@ -264,3 +264,55 @@ def test_a_deposit_is_not_taken_for_a_trade() -> None:
     life.progress.taken_over(spot.NOW)
     life.read(spot.NOW)
     assert life.closed() == [True] and venue.now_ms < spot.NOW + 10_000
+
+
+def test_a_position_that_the_socket_dropped_while_an_audit_was_under_way_is_told_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fill came between the audit's snapshot and its end, and the position it led to never."""
+    life = proven_usdm()
+    venue = cast(LaggingUsdm, life.venue)
+    at_ms = T0 + HOUR_MS
+    venue.now_ms = at_ms
+    life.progress.live(items(venue.trade("BTCUSDT", "BUY", "1", at_ms - 60_000)))
+    life.kafka.acknowledge()
+    snapshot = venue.reply
+
+    def trades_on(call: HttpCall) -> bytes:
+        reply = snapshot(call)
+        if call.path.endswith("account") and len(venue.trades) == 1:
+            life.progress.live(items(venue.trade("BTCUSDT", "BUY", "2", at_ms + 1)[1:]))
+            life.kafka.acknowledge()
+        return reply
+
+    monkeypatch.setattr(venue, "reply", trades_on)
+    life.read(T0, audit="proof")
+    life.audits(2)
+    told = [r["qty"] for r in life.kafka.records if r["type"] == "position"]
+    assert told == ["1", "3"]
+
+
+@pytest.mark.parametrize("left_out", [("assets", "positions"), ("positions",)])
+def test_an_account_that_leaves_out_what_it_holds_once_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, left_out: tuple[str, ...]
+) -> None:
+    """Else a quiet account's wallet and position would be told as gone, and what they were before is old news then."""
+    venue = LaggingUsdm()
+    life = Life(venue, Watermark(proven_ms=T0))
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 1)
+    venue.now_ms = T0 + 20_000
+    life.read(T0)
+    reply, answers = venue.reply, 0
+
+    def once(call: HttpCall) -> bytes:
+        nonlocal answers
+        answers += call.path.endswith("account")
+        gone = call.path.endswith("account") and answers == 1
+        return json.dumps(json.loads(reply(call)) | dict.fromkeys(left_out, [])).encode() if gone else reply(call)
+
+    venue.now_ms = T0 + HOUR_MS
+    life.audits(1)  # the trade is proven
+    monkeypatch.setattr(venue, "reply", once)
+    life.audits(2)
+    told = [r.get("qty") or r["wallet"] for r in life.kafka.records if r["type"] in ("position", "balance")]
+    assert answers > 1 and sorted(told) == ["1", "999.99"]

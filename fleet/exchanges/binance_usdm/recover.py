@@ -48,9 +48,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
         if mark.proven_ms < oldest_ms:
             found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
         yield from recover_fills.missing_trades(found)
-        if (
-            mark.base is not None and found.trades and not found.explains()
-        ):  # the account lagged behind the trades, or moved on meanwhile
+        if mark.base is not None and not found.explains():  # it lagged, moved on meanwhile, or left something out
             at_ms = clock_ms((yield CLOCK))
             found.account, found.snapshot = yield from _account(at_ms)
     if mark.scope == "full" or (mark.scope == "proof" and not explained):

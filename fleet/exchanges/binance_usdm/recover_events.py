@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
+import msgspec
+
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import Order, UserRecord
 from fleet.core.recovery import TERMINAL, differing, order_key
@@ -18,7 +22,9 @@ def history(found: Findings) -> list[UserRecord]:
     events: list[UserRecord] = []
     for trade in found.trades.values():
         order = found.orders.get((trade.symbol, str(trade.order_id)))
-        events.append(rows.fill(trade, order.client_id if order else "", found.account_id, found.now_ms))
+        known = found.mark.orders.get(order_key(trade.symbol, str(trade.order_id)))
+        client = order.client_id if order else known.client_order_id if known else ""
+        events.append(rows.fill(trade, client, found.account_id, found.now_ms))
     for (symbol, order_id), row in found.orders.items():
         event = rows.order(row, found.account_id, found.now_ms)
         if event is None:
@@ -52,25 +58,46 @@ def changes(found: Findings) -> Dialogue[list[UserRecord]]:
     if to_tell & now.keys():
         try:
             risks = decode((yield rows.RISK), list[wire.RiskRow], "positionRisk")
-            entries = {rows.key_of(risk): risk.entry for risk in risks}
+            entries = {rows.key_of(risk): risk.entry for risk in risks if not _is_stale(found, risk)}
         except ExchangeRefused:
             pass  # the quantity is known; only the entry price stays untold
-    listed = {rows.key_of(row): row for row in found.account.positions}
+    listed = _listed(found)
     lagging = {key for key in to_tell & now.keys() if 0 < listed[key].update_ms < found.latest_fill_ms(key)}
     lagging |= {key for key in to_tell - now.keys() if not _surely_flat(found, key)}
     events: list[UserRecord] = []
+    unexplained = found.trial().unexplained(found.snapshot)
     for key in sorted(to_tell - lagging):  # of which we do not know more than this account read
         symbol, _, side = key.partition("|")
         row = listed.get(key) or wire.PositionRow(symbol=symbol, side=side, qty="0")
         changed_ms = row.update_ms or _flat_since_ms(found, key) or found.snapshot.at_ms
+        if key not in unexplained[0]:
+            changed_ms = _after_its_millisecond(found, changed_ms)
         entry = entries.get(key, "" if key in now else "0")
         events.append(rows.position(row, entry, changed_ms, found.account_id, found.now_ms))
     assets = {row.asset: row for row in found.account.assets}
     spent = mark.spent_again(trade.fee_asset for trade in found.trades.values())
     for asset in sorted(differing(mark.wallets, found.snapshot.wallets) | spent):
         wallet = assets.get(asset) or wire.AssetRow(asset=asset, wallet="0")
+        if asset not in unexplained[1]:
+            wallet = msgspec.structs.replace(wallet, update_ms=_after_its_millisecond(found, wallet.update_ms))
         events.append(rows.balance(wallet, found.account_id, found.now_ms))
     return events
+
+
+def _listed(found: Findings) -> dict[str, wire.PositionRow]:
+    return {rows.key_of(row): row for row in found.account.positions}
+
+
+def _is_stale(found: Findings, risk: wire.RiskRow) -> bool:
+    """Is it of another position than the account's? The call may lag: better no entry price than that of an older position."""
+    row = _listed(found).get(rows.key_of(risk))
+    return row is not None and risk.qty is not None and Decimal(risk.qty) != Decimal(row.qty)
+
+
+def _after_its_millisecond(found: Findings, changed_ms: int) -> int:
+    """The next one, where several fills of one millisecond led to what is told: the socket may have told a state between them, and
+    of one instant its word outranks REST's in Postgres."""
+    return changed_ms + (changed_ms < found.snapshot.at_ms and found.fills_at(changed_ms) > 1)
 
 
 def _flat_since_ms(found: Findings, key: str) -> int:

@@ -76,22 +76,30 @@ def orders_of_fills(found: Findings) -> Dialogue[None]:
         wanted.setdefault(trade.symbol, set()).add(str(trade.order_id))
     for symbol, numbers in sorted(wanted.items()):
         yield from _named_orders(found, symbol, numbers)
+        left = {number for number in numbers if (symbol, number) not in found.orders}
+        if 0 < len(left) <= MAX_ORDERS:  # one that has a fill exists: the other call may lag less
+            yield from _orders_from(found, symbol, left)
 
 
 def _named_orders(found: Findings, symbol: str, numbers: set[str]) -> Dialogue[None]:
     """Those of the orders that are not in yet: one by one (1 each), or all of the symbol from the oldest of them on (5)."""
     left = {number for number in numbers if (symbol, number) not in found.orders}
     if len(left) > MAX_ORDERS:
-        try:
-            reply = yield rows.orders_call(symbol, orderId=min(map(int, left)))
-            for order in decode(reply, list[wire.OrderRow], "orders"):
-                if str(order.order_id) in left:
-                    found.keep(order)
-        except ExchangeRefused:
-            pass  # one by one, then
+        yield from _orders_from(found, symbol, left)
     for number in sorted(left):
         if (symbol, number) not in found.orders:
             yield from _order(found, symbol, number)
+
+
+def _orders_from(found: Findings, symbol: str, numbers: set[str]) -> Dialogue[None]:
+    """Those of the orders that are on a page of the symbol's from the oldest of them on."""
+    try:
+        reply = yield rows.orders_call(symbol, orderId=min(map(int, numbers)))
+    except ExchangeRefused:
+        return  # one by one, then
+    for order in decode(reply, list[wire.OrderRow], "orders"):
+        if str(order.order_id) in numbers:
+            found.keep(order)
 
 
 def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.OrderRow]]:

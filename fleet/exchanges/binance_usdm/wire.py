@@ -253,6 +253,7 @@ class RiskRow(msgspec.Struct, kw_only=True):
     symbol: str
     side: str = field(name="positionSide")
     entry: str = field(name="entryPrice")
+    qty: Number | None = field(name="positionAmt", default=None)
 
 
 class OrderRow(msgspec.Struct, kw_only=True):
