@@ -773,6 +773,29 @@ def test_a_read_of_fills_and_a_proof_look_at_little() -> None:
     )  # something is locked, and an audit in four asks for what
 
 
+@pytest.mark.parametrize("minute", [0, 1])
+def test_a_proof_finds_the_end_of_an_order_that_the_socket_dropped_by_what_is_locked(minute: int) -> None:
+    """Of whichever symbol: the wallets are as they were, and the next full audit may be an hour away."""
+    exchange = Exchange()
+    numbers = [exchange.order(symbol, "BUY", "0.1", "3000", NOW - 2 * DAY) for symbol in ("BTCUSDT", "ETHUSDT")]
+    numbers.append(exchange.order("ETHBTC", "SELL", "0", "1", NOW - 2 * DAY))
+    mark = proven(exchange)
+    mark.scope = "proof"
+    exchange.end(numbers[1], "CANCELED", NOW - 1000)
+    found = exchange.read(mark, NOW + minute * 60_000)
+    assert [(e.order_id, e.status) for e in found.events if isinstance(e, Order)] == [(str(numbers[1]), "canceled")]
+
+
+def test_a_proof_finds_an_order_that_was_placed_in_a_known_symbol_by_what_it_locks() -> None:
+    exchange = Exchange()
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        exchange.order(symbol, "BUY", "0.1", "3000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    mark.scope = "proof"
+    placed = {exchange.order(symbol, "BUY", "0.1", "2999", NOW - 1000) for symbol in ("BTCUSDT", "ETHUSDT")}
+    assert {int(e.order_id) for e in exchange.read(mark).events if isinstance(e, Order)} == placed
+
+
 # ── Orders that came and went ────────────────────────────────────────────────────────────────────────────────────
 def test_orders_of_a_symbol_used_an_hour_ago_are_left_unasked_and_told_by_a_read_of_orders() -> None:
     exchange = Exchange()

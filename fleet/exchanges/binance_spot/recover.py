@@ -15,8 +15,9 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
    more. All orders (20) of the three symbols used last, if that was within ten minutes. Trades of symbols where one of these is
    filled for more than the known fills.
 6. Allocations (20) of each symbol with an order that is filled for more than all these trades: smart order routing does that.
-A proof that finds every wallet explained looks at the open orders of one symbol (another each minute) and at no history. A read
-of fills leaves 2 out, and of 5 all but the orders of missed fills.
+A proof that finds every wallet explained looks at the open orders of one symbol (another each minute), and of those whose assets
+are locked for other amounts than the orders known as open lock, and at no history. A read of fills leaves 2 out, and of 5 all but
+the orders of missed fills.
 After the gap has closed a read of orders asks for all orders (20) of the five symbols used last, whenever that was. Not found: an
 order placed and cancelled unfilled inside the gap in another symbol.
 """
