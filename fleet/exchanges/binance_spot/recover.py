@@ -24,6 +24,8 @@ order placed and cancelled unfilled inside the gap in another symbol.
 
 from __future__ import annotations
 
+import msgspec
+
 from fleet.core.exchange import Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Snapshot, Watermark, forgotten_orders, missed
@@ -31,6 +33,7 @@ from fleet.exchanges.binance_spot import recover_events, recover_fills, recover_
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.limits import LIMITS
 
+OLD_COPY_MS = 300_000  # how old the account may have been that a read took for the present one
 SKEW_MS = 1000  # between the clock of our database and the exchange's
 ASKED_SYMBOLS = 5  # once the gap has closed, any account may have placed and cancelled orders without a trace, in these
 
@@ -43,11 +46,14 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     found = Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), first, snapshot)
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS)  # a first-ever read: since the account is ours
-    complete = 0 < first.update_ms <= since_ms if mark.base is None else mark.explains(snapshot, found.legs)
+    complete = 0 < first.update_ms <= since_ms if mark.base is None else found.explains()
     found.frugal = complete and mark.scope == "proof"
     if mark.scope != "fills":
         yield from recover_orders.open_orders(found)
     if not complete:
+        if mark.base is not None and mark.base.shown_ms:  # it may be an old copy, of a time that hid fills too
+            hidden_ms = max(mark.base.shown_ms + 1, mark.base.at_ms - OLD_COPY_MS)
+            found.since_ms = max(min(found.since_ms, hidden_ms), oldest_ms)
         if mark.proven_ms < oldest_ms:
             found.lost.append(f"history before {oldest_ms} ms is not read")
         yield from recover_fills.missing_trades(found)
@@ -63,7 +69,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     found.lost += [] if complete else found.unlisted
     untold_ms = 0 if found.lost else recover_fills.untold_ms(found, history, account.created_at_ms, explained=complete)
     events = missed(history + recover_events.changes(found), set())
-    snapshot = Snapshot(found.snapshot.at_ms, {}, found.snapshot.wallets, tuple(found.closed))
+    snapshot = msgspec.structs.replace(found.snapshot, closed_orders=tuple(found.closed))
     unasked = mark.scope == "full" and bool(
         recover_orders.used_last(mark, ASKED_SYMBOLS) - recover_orders.in_use(found)
     )
