@@ -796,6 +796,17 @@ def test_a_proof_finds_an_order_that_was_placed_in_a_known_symbol_by_what_it_loc
     assert {int(e.order_id) for e in exchange.read(mark).events if isinstance(e, Order)} == placed
 
 
+def test_a_proof_tells_an_amended_order_also_where_an_old_copy_hid_that_from_the_proof_before() -> None:
+    exchange = Exchange()
+    number = exchange.order("BTCUSDT", "BUY", "0.1", "3000", NOW - 2 * DAY)
+    mark = proven(exchange, NOW - 30_000)
+    mark.scope = "proof"
+    exchange.orders[number] |= {"origQty": "0.04", "updateTime": NOW - 60_000}
+    exchange.locked["USDT"] = Decimal(120)
+    told = [(e.order_id, e.qty) for e in exchange.read(mark).events if isinstance(e, Order)]
+    assert told == [(str(number), "0.04")] and exchange.read(mark).events == []
+
+
 # ── Orders that came and went ────────────────────────────────────────────────────────────────────────────────────
 def test_orders_of_a_symbol_used_an_hour_ago_are_left_unasked_and_told_by_a_read_of_orders() -> None:
     exchange = Exchange()

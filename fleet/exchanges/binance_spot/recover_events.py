@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from fleet.core.events import Order, UserRecord
 from fleet.core.recovery import TERMINAL, differing, order_key, symbol_of
 from fleet.exchanges.binance_spot import rows, wire
@@ -25,9 +27,11 @@ def history(found: Findings) -> list[UserRecord]:
 
 
 def _unknown(found: Findings, order: Order) -> bool:
-    """Open, and nobody knew; at a first-ever read nobody knew of any."""
-    unknown = order.status not in TERMINAL and not found.mark.is_open(order.symbol, order.order_id)
-    return unknown or found.mark.base is None
+    """Open, and nobody knew, or not for this price, quantity and filled quantity; at a first-ever read nobody knew of any."""
+    known = found.mark.orders.get(order_key(order.symbol, order.order_id))
+    told = known and [Decimal(known.price), Decimal(known.qty), Decimal(known.filled_qty)]
+    unknown = told != [Decimal(order.price), Decimal(order.qty), Decimal(order.filled_qty)]
+    return (order.status not in TERMINAL and unknown) or found.mark.base is None
 
 
 def changes(found: Findings) -> list[UserRecord]:
