@@ -365,6 +365,19 @@ def test_a_transfer_in_and_another_out_that_the_socket_told_are_no_untold_fill()
     assert (found.untold_ms, found.explained, exchange.weight) == (0, True, 20)
 
 
+def test_a_wallet_that_changed_twice_in_a_millisecond_is_told_as_newer_than_what_the_socket_told_of_the_first() -> None:
+    """A market order is placed and filled at once, and the second push of the wallet was dropped: at equal times a sink takes the
+    socket's word."""
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.updated_ms = NOW - 60_000
+    state = wire.BalanceRow("USDT", "90000", "10000")
+    mark.advance(parse.balance(state, NOW - 60_000, "acc", NOW, "stream"))
+    (told,) = exchange.read(mark).events
+    assert isinstance(told, Balance) and (told.available, told.ts_event) == ("100000", NOW - 60_000 + 1)
+    assert f":{NOW - 60_000}:" in told.id, "as the socket would have called it"
+
+
 def test_a_deposit_after_the_last_trade_is_told_as_newer_than_that_trade() -> None:
     """With the trade's own time, the socket's word of that trade would outrank it in Postgres."""
     exchange = Exchange()
@@ -391,8 +404,8 @@ def test_a_wallet_of_a_known_fill_is_told_as_newer_than_an_order_that_rests() ->
     found = exchange.read(mark)
     assert exchange.paths() == ["account", "openOrders BTCUSDT"]
     assert {e.asset: e.ts_event for e in found.events if isinstance(e, Balance)} == {
-        "BTC": NOW - 9000,
-        "USDT": NOW - 9000,
+        "BTC": NOW - 9000 + 1,
+        "USDT": NOW - 9000 + 1,
     }
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from msgspec.structs import replace
+
 from fleet.core.events import Order, UserRecord
 from fleet.core.recovery import TERMINAL, differing, order_key, symbol_of
 from fleet.exchanges.binance_spot import rows, wire
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.parse import balance
+
+SETTLED_MS = 5000
+"""So long after a wallet's last change, REST tells what it led to, and the socket, whose word counts of one millisecond, told an
+earlier change of it: the one that a market order makes as it is placed."""
 
 
 def history(found: Findings) -> list[UserRecord]:
@@ -49,7 +55,10 @@ def changes(found: Findings) -> list[UserRecord]:
         row = listed.get(asset) or wire.BalanceRow(asset, "0", "0")
         traded_ms = 0 if asset in later else touched.get(asset, 0)
         changed_ms = traded_ms or found.account.update_ms or found.snapshot.at_ms
-        events.append(balance(row, changed_ms, found.account_id, found.now_ms, "rest"))
+        event = balance(row, changed_ms, found.account_id, found.now_ms, "rest")
+        if found.snapshot.at_ms - changed_ms > SETTLED_MS:
+            event = replace(event, ts_event=changed_ms + 1)
+        events.append(event)
     return events
 
 
