@@ -378,6 +378,16 @@ def test_a_wallet_that_changed_twice_in_a_millisecond_is_told_as_newer_than_what
     assert f":{NOW - 60_000}:" in told.id, "as the socket would have called it"
 
 
+def test_an_old_copy_of_a_wallet_is_not_told_as_of_the_trade_that_it_does_not_show() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 20_000)
+    exchange.stale = [exchange.account()] * 3
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 10_000)
+    told = [e for e in exchange.read(mark).events if isinstance(e, Balance)]
+    assert {e.asset for e in told} == {"BTC", "USDT"} and {e.ts_event for e in told} == {NOW - 20_000 + 1}
+
+
 def test_a_deposit_after_the_last_trade_is_told_as_newer_than_that_trade() -> None:
     """With the trade's own time, the socket's word of that trade would outrank it in Postgres."""
     exchange = Exchange()

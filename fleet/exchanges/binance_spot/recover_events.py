@@ -54,7 +54,8 @@ def changes(found: Findings) -> list[UserRecord]:
     for asset in sorted(changed | locked | spent):
         row = listed.get(asset) or wire.BalanceRow(asset, "0", "0")
         traded_ms = 0 if asset in later else touched.get(asset, 0)
-        changed_ms = traded_ms or found.account.update_ms or found.snapshot.at_ms
+        # Nor later than the account's latest change: the trades may be ahead of an old copy.
+        changed_ms = min(filter(None, (traded_ms, found.account.update_ms)), default=found.snapshot.at_ms)
         event = balance(row, changed_ms, found.account_id, found.now_ms, "rest")
         if found.snapshot.at_ms - changed_ms > SETTLED_MS:
             event = replace(event, ts_event=changed_ms + 1)
