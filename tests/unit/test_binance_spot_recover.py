@@ -480,6 +480,15 @@ def test_the_same_for_a_symbol_that_was_guessed() -> None:
     assert exchange.paths() == ["account", "myTrades BTCUSDT", "time", "account", "order BTCUSDT", "order BTCUSDT"]
 
 
+def test_an_account_without_any_balance_is_asked_again_before_all_wallets_are_told_as_empty() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.stale = [msgspec.json.encode({"balances": [], "updateTime": exchange.updated_ms})]
+    assert exchange.read(mark).events == [] and exchange.paths() == ["account", "account"]
+    exchange.wallets = {}
+    assert {e.asset for e in exchange.read(mark).events if isinstance(e, Balance)} == {"USDT", "BTC"}
+
+
 def test_a_wallet_that_was_emptied_is_told() -> None:
     exchange = Exchange(wallets={"USDT": Decimal(5), "BTC": Decimal(1)})
     mark = proven(exchange)

@@ -43,6 +43,8 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     if mark.scope == "orders":
         return (yield from _came_and_went(account, mark, now_ms))
     first, snapshot = yield from recover_fills.read_account(now_ms)
+    if mark.wallets and not snapshot.wallets:  # all of it gone, or an answer that leaves it out: not believed at once
+        first, snapshot = yield from recover_fills.read_account(now_ms)
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     found = Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), first, snapshot)
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS)  # a first-ever read: since the account is ours
