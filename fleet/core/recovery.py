@@ -68,13 +68,15 @@ def side_of(key: str) -> str:
 class Snapshot(msgspec.Struct, frozen=True):
     """What the exchange says an account holds: `positions` as `position_key` names them -> signed qty (flat ones absent), `wallets`
     asset -> wallet balance (zero ones absent), both plain decimal strings; `at_ms` exchange time just before it was asked for,
-    `until_ms` that of its last call, where known."""
+    `until_ms` that of its last call, where known; `shown_ms` that of the latest change that it shows, where
+    the venue says so: the copy that was asked may be old."""
 
     at_ms: int
     positions: dict[str, str]
     wallets: dict[str, str]
     closed_orders: tuple[str, ...] = ()  # keys of orders once known as open that ended, or that the exchange forgot
     until_ms: int = 0
+    shown_ms: int = 0
 
 
 class Booking(msgspec.Struct, frozen=True, array_like=True):
@@ -91,6 +93,11 @@ class Booking(msgspec.Struct, frozen=True, array_like=True):
     trade: str = ""
     settled: str = ""
     profit: str = "0"
+
+    def undone(self) -> Booking:
+        """What takes it back."""
+        names = ("qty", "amount", "cost", "profit")
+        return msgspec.structs.replace(self, **{name: str(-Decimal(getattr(self, name))) for name in names})
 
 
 class Resting(msgspec.Struct, frozen=True, array_like=True):
@@ -264,6 +271,9 @@ class Watermark(msgspec.Struct):
         trial.moved = {key: qty for key, qty in self.moved.items() if symbol_of(key) not in symbols}
         trial.paid = {key: cost for key, cost in self.paid.items() if symbol_of(key) not in symbols}
         trial.booked = dict(self.booked)
+        if not symbols:
+            trial.earned = dict(self.earned)
+            return trial
         since_ms = self.base.at_ms if self.base is not None else 0
         for booking in self.recent:  # where older ones were cut off, the explanation fails and more is read
             if booking.ts >= since_ms and booking.key and symbol_of(booking.key) not in symbols:

@@ -365,6 +365,29 @@ def test_a_transfer_in_and_another_out_that_the_socket_told_are_no_untold_fill()
     assert (found.untold_ms, found.explained, exchange.weight) == (0, True, 20)
 
 
+def test_a_wallet_that_changed_twice_in_a_millisecond_is_told_as_newer_than_what_the_socket_told_of_the_first() -> None:
+    """A market order is placed and filled at once, and the second push of the wallet was dropped: at equal times a sink takes the
+    socket's word."""
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.updated_ms = NOW - 60_000
+    state = wire.BalanceRow("USDT", "90000", "10000")
+    mark.advance(parse.balance(state, NOW - 60_000, "acc", NOW, "stream"))
+    (told,) = exchange.read(mark).events
+    assert isinstance(told, Balance) and (told.available, told.ts_event) == ("100000", NOW - 60_000 + 1)
+    assert f":{NOW - 60_000}:" in told.id, "as the socket would have called it"
+
+
+def test_an_old_copy_of_a_wallet_is_not_told_as_of_the_trade_that_it_does_not_show() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 20_000)
+    exchange.stale = [exchange.account()] * 3
+    exchange.trade("BTCUSDT", "BUY", "0.5", "84000", NOW - 10_000)
+    told = [e for e in exchange.read(mark).events if isinstance(e, Balance)]
+    assert {e.asset for e in told} == {"BTC", "USDT"} and {e.ts_event for e in told} == {NOW - 20_000 + 1}
+
+
 def test_a_deposit_after_the_last_trade_is_told_as_newer_than_that_trade() -> None:
     """With the trade's own time, the socket's word of that trade would outrank it in Postgres."""
     exchange = Exchange()
@@ -391,8 +414,8 @@ def test_a_wallet_of_a_known_fill_is_told_as_newer_than_an_order_that_rests() ->
     found = exchange.read(mark)
     assert exchange.paths() == ["account", "openOrders BTCUSDT"]
     assert {e.asset: e.ts_event for e in found.events if isinstance(e, Balance)} == {
-        "BTC": NOW - 9000,
-        "USDT": NOW - 9000,
+        "BTC": NOW - 9000 + 1,
+        "USDT": NOW - 9000 + 1,
     }
 
 
@@ -410,7 +433,7 @@ def test_an_account_that_lags_behind_its_trades_is_asked_again() -> None:
 
 
 def test_a_fill_that_the_socket_told_counts_where_rest_does_not_show_it_yet() -> None:
-    """Left out, an account that lags as much would be explained and become the base, and that fill a loss in the next read."""
+    """An account that lags as much is explained without it and becomes the base: that fill is none of it."""
     exchange = Exchange()
     mark = proven(exchange)
     before = exchange.account()
@@ -418,7 +441,7 @@ def test_a_fill_that_the_socket_told_counts_where_rest_does_not_show_it_yet() ->
     mark.advance(rows.fill(msgspec.convert(row, wire.TradeRow), "", "acc", NOW))
     exchange.trades.remove(row)
     exchange.stale = [before, before, before]
-    assert not exchange._drive(mark, NOW).explained
+    mark.prove(exchange._drive(mark, NOW).snapshot, NOW)
     exchange.trades.append(row)
     exchange.stale = []
     found = exchange._drive(mark, NOW + 5000)
@@ -455,6 +478,15 @@ def test_the_same_for_a_symbol_that_was_guessed() -> None:
     exchange.trade("BTCUSDT", "BUY", "0.1", "84000", NOW - 800)
     assert len(fills(exchange.read(mark))) == 2
     assert exchange.paths() == ["account", "myTrades BTCUSDT", "time", "account", "order BTCUSDT", "order BTCUSDT"]
+
+
+def test_an_account_without_any_balance_is_asked_again_before_all_wallets_are_told_as_empty() -> None:
+    exchange = Exchange()
+    mark = proven(exchange)
+    exchange.stale = [msgspec.json.encode({"balances": [], "updateTime": exchange.updated_ms})]
+    assert exchange.read(mark).events == [] and exchange.paths() == ["account", "account"]
+    exchange.wallets = {}
+    assert {e.asset for e in exchange.read(mark).events if isinstance(e, Balance)} == {"USDT", "BTC"}
 
 
 def test_a_wallet_that_was_emptied_is_told() -> None:
@@ -771,6 +803,40 @@ def test_a_read_of_fills_and_a_proof_look_at_little() -> None:
     assert (
         exchange.read(mark).events == [] and exchange.weight == 20
     )  # something is locked, and an audit in four asks for what
+
+
+@pytest.mark.parametrize("minute", [0, 1])
+def test_a_proof_finds_the_end_of_an_order_that_the_socket_dropped_by_what_is_locked(minute: int) -> None:
+    """Of whichever symbol: the wallets are as they were, and the next full audit may be an hour away."""
+    exchange = Exchange()
+    numbers = [exchange.order(symbol, "BUY", "0.1", "3000", NOW - 2 * DAY) for symbol in ("BTCUSDT", "ETHUSDT")]
+    numbers.append(exchange.order("ETHBTC", "SELL", "0", "1", NOW - 2 * DAY))
+    mark = proven(exchange)
+    mark.scope = "proof"
+    exchange.end(numbers[1], "CANCELED", NOW - 1000)
+    found = exchange.read(mark, NOW + minute * 60_000)
+    assert [(e.order_id, e.status) for e in found.events if isinstance(e, Order)] == [(str(numbers[1]), "canceled")]
+
+
+def test_a_proof_finds_an_order_that_was_placed_in_a_known_symbol_by_what_it_locks() -> None:
+    exchange = Exchange()
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        exchange.order(symbol, "BUY", "0.1", "3000", NOW - 2 * DAY)
+    mark = proven(exchange)
+    mark.scope = "proof"
+    placed = {exchange.order(symbol, "BUY", "0.1", "2999", NOW - 1000) for symbol in ("BTCUSDT", "ETHUSDT")}
+    assert {int(e.order_id) for e in exchange.read(mark).events if isinstance(e, Order)} == placed
+
+
+def test_a_proof_tells_an_amended_order_also_where_an_old_copy_hid_that_from_the_proof_before() -> None:
+    exchange = Exchange()
+    number = exchange.order("BTCUSDT", "BUY", "0.1", "3000", NOW - 2 * DAY)
+    mark = proven(exchange, NOW - 30_000)
+    mark.scope = "proof"
+    exchange.orders[number] |= {"origQty": "0.04", "updateTime": NOW - 60_000}
+    exchange.locked["USDT"] = Decimal(120)
+    told = [(e.order_id, e.qty) for e in exchange.read(mark).events if isinstance(e, Order)]
+    assert told == [(str(number), "0.04")] and exchange.read(mark).events == []
 
 
 # ── Orders that came and went ────────────────────────────────────────────────────────────────────────────────────

@@ -60,8 +60,35 @@ class LaggingSpot(spot.Exchange):
             self.trades, self.orders = trades, orders
 
 
+class OldSpot(spot.Exchange):
+    """Answers as it was `lag_ms` ago, the account too."""
+
+    lag_ms = 0
+    now_ms = spot.NOW
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past = [(0, dict(self.wallets), self.updated_ms)]
+
+    def trade(self, symbol: str, side: str, qty: str, price: str, at_ms: int) -> dict[str, Any]:
+        row = super().trade(symbol, side, qty, price, at_ms)
+        self.past.append((at_ms, dict(self.wallets), self.updated_ms))
+        return row
+
+    def reply(self, call: HttpCall) -> bytes:
+        now = self.trades, self.orders, self.wallets, self.updated_ms
+        then_ms = self.now_ms - self.lag_ms
+        self.trades = [t for t in self.trades if t["time"] <= then_ms]
+        self.orders = {n: o for n, o in self.orders.items() if o["updateTime"] <= then_ms}
+        _, self.wallets, self.updated_ms = [past for past in self.past if past[0] <= then_ms][-1]
+        try:
+            return self.answer(call)
+        finally:
+            self.trades, self.orders, self.wallets, self.updated_ms = now
+
+
 class Rest:
-    def __init__(self, venue: LaggingUsdm | LaggingSpot, name: str) -> None:
+    def __init__(self, venue: LaggingUsdm | LaggingSpot | OldSpot, name: str) -> None:
         self.venue, self.exchange = venue, exchanges()[name]
 
     def now_ms(self) -> int:
@@ -118,7 +145,7 @@ class Life:
 
     credentials, known_here = Credentials("k", "s"), False
 
-    def __init__(self, venue: LaggingUsdm | LaggingSpot, mark: Watermark) -> None:
+    def __init__(self, venue: LaggingUsdm | LaggingSpot | OldSpot, mark: Watermark) -> None:
         usdm = isinstance(venue, LaggingUsdm)
         self.spec = SPEC if usdm else spot.SPEC
         self.venue, self.rest = venue, Rest(venue, "binance_usdm" if usdm else "binance_spot")
@@ -316,3 +343,27 @@ def test_an_account_that_leaves_out_what_it_holds_once_is_asked_again(
     life.audits(2)
     told = [r.get("qty") or r["wallet"] for r in life.kafka.records if r["type"] in ("position", "balance")]
     assert answers > 1 and sorted(told) == ["1", "999.99"]
+
+
+@pytest.mark.parametrize("lag_ms", [8_000, 25_000, 60_000])
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
+def test_a_fill_that_old_copies_of_everything_hid_from_a_gap_s_reads_is_found_by_the_next_audit(
+    lag_ms: int, symbol: str
+) -> None:
+    venue = OldSpot()
+    life = Life(venue, Watermark(proven_ms=spot.NOW - HOUR_MS))
+    venue.now_ms = spot.NOW - HOUR_MS + 10_000
+    life.read(venue.now_ms)
+    venue.trade("BTCUSDT", "BUY", "0.1", "100", spot.NOW - 200_000)
+    venue.now_ms = spot.NOW - 100_000
+    life.read(venue.now_ms, audit="full")
+    venue.lag_ms = lag_ms
+    for ago_ms in (37_000, 25_000, 15_000, 1_000):
+        venue.trade(symbol, "BUY", "0.2", "100", spot.NOW - ago_ms)
+    venue.now_ms = spot.NOW
+    life.progress.open_gap(spot.NOW - 40_000, "cut")
+    life.progress.taken_over(spot.NOW)
+    life.read(spot.NOW)
+    life.audits(2)
+    assert sorted(life.fills()) == ["0", "1", "2", "3", "4"] and life.closed() == [True]
+    assert life.progress.mark.explains(life.progress.mark.base)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from fleet.core.exchange import HttpCall, HttpReply
 from fleet.core.recovery import Legs, Snapshot, Watermark, symbol_of
 from fleet.exchanges.binance_spot import assets, rows, wire
@@ -51,26 +53,48 @@ class Findings:
         if key not in self.orders or self.orders[key].update_ms <= order.update_ms:
             self.orders[key] = order
 
-    def trial(self) -> Watermark:
-        """The watermark with the trades that were read in place of those known before, but for known ones that REST does not
-        show yet, or not among trades: allocations."""
-        trial = self.mark.without(self.read)
+    def trial(self, since_ms: int, until_ms: int) -> Watermark:
+        """The watermark with what changed from `since_ms` to before `until_ms`: the trades that were read in place of those known
+        before, but for known ones that REST does not show yet, or not among trades: allocations."""
+        trial, base = self.mark.without(self.read), self.mark.base
+        if base is None:
+            return trial
         for booking in self.mark.recent:
-            symbol = symbol_of(booking.key)
-            if symbol in self.read and (symbol, booking.trade) not in self.trades and booking.ts < self.snapshot.at_ms:
-                trial.book(booking)
+            symbol, counts = symbol_of(booking.key), since_ms <= booking.ts < until_ms
+            if symbol in self.read:
+                if counts and (symbol, booking.trade) not in self.trades:
+                    trial.book(replace(booking, ts=base.at_ms))
+            elif counts and booking.ts < base.at_ms:
+                trial.book(replace(booking, ts=base.at_ms))
+            elif not counts and booking.ts >= base.at_ms:
+                trial.book(booking.undone())
         for trade in self.trades.values():
-            if trade.trade_ms < self.snapshot.at_ms:
-                trial.advance(rows.fill(trade, "", self.account_id, self.now_ms))
+            if since_ms <= trade.trade_ms < until_ms:
+                fill = rows.fill(trade, "", self.account_id, self.now_ms)
+                trial.advance(replace(fill, ts_event=base.at_ms))
         return trial
+
+    def trials(self) -> list[Watermark]:
+        """Since the base and until the snapshot were asked for; and, as REST's copies may be old, by the latest change that each
+        says it shows."""
+        base, shown_ms = self.mark.base, self.account.update_ms
+        trials = [self.trial(base.at_ms if base else 0, self.snapshot.at_ms)]
+        if base is not None and 0 < base.shown_ms <= shown_ms:
+            trials.append(self.trial(base.shown_ms + 1, shown_ms + 1))
+        return trials
 
     def explains(self) -> bool:
         """Do the trades that were read, and the known ones of symbols not read, lead from the base to the snapshot?"""
-        return self.trial().explains(self.snapshot, self.legs)
+        return any(trial.explains(self.snapshot, self.legs) for trial in self.trials())
+
+    def behind(self) -> bool:
+        """Do the trades that were read not lead to the account, or further?"""
+        newest_ms = max((trade.trade_ms for trade in self.trades.values()), default=0)
+        return newest_ms > self.account.update_ms or (newest_ms > 0 and not self.explains())
 
     def open_assets(self) -> dict[str, str]:
         """Assets whose wallet is not yet explained, and by how much."""
-        return self.trial().unexplained(self.snapshot, self.legs)[1]
+        return min((trial.unexplained(self.snapshot, self.legs)[1] for trial in self.trials()), key=len)
 
     def fresh(self) -> list[wire.TradeRow]:
         """The trades that were read, but for those that the watermark has booked: Kafka has these. By identity only: a sweep gives

@@ -15,13 +15,16 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
    more. All orders (20) of the three symbols used last, if that was within ten minutes. Trades of symbols where one of these is
    filled for more than the known fills.
 6. Allocations (20) of each symbol with an order that is filled for more than all these trades: smart order routing does that.
-A proof that finds every wallet explained looks at the open orders of one symbol (another each minute) and at no history. A read
-of fills leaves 2 out, and of 5 all but the orders of missed fills.
+A proof that finds every wallet explained looks at the open orders of one symbol (another each minute), and of those whose assets
+are locked for other amounts than the orders known as open lock, and at no history. A read of fills leaves 2 out, and of 5 all but
+the orders of missed fills.
 After the gap has closed a read of orders asks for all orders (20) of the five symbols used last, whenever that was. Not found: an
 order placed and cancelled unfilled inside the gap in another symbol.
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from fleet.core.exchange import Recovered, RecoveryPlan
 from fleet.core.model import AccountSpec
@@ -30,6 +33,7 @@ from fleet.exchanges.binance_spot import recover_events, recover_fills, recover_
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.limits import LIMITS
 
+OLD_COPY_MS = 300_000  # how old the account may have been that a read took for the present one
 SKEW_MS = 1000  # between the clock of our database and the exchange's
 ASKED_SYMBOLS = 5  # once the gap has closed, any account may have placed and cancelled orders without a trace, in these
 
@@ -39,14 +43,19 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     if mark.scope == "orders":
         return (yield from _came_and_went(account, mark, now_ms))
     first, snapshot = yield from recover_fills.read_account(now_ms)
+    if mark.wallets and not snapshot.wallets:  # all of it gone, or an answer that leaves it out: not believed at once
+        first, snapshot = yield from recover_fills.read_account(now_ms)
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     found = Findings(account.id, mark, now_ms, max(mark.proven_ms, oldest_ms), first, snapshot)
     since_ms = max(mark.proven_ms, account.created_at_ms - SKEW_MS)  # a first-ever read: since the account is ours
-    complete = 0 < first.update_ms <= since_ms if mark.base is None else mark.explains(snapshot, found.legs)
+    complete = 0 < first.update_ms <= since_ms if mark.base is None else found.explains()
     found.frugal = complete and mark.scope == "proof"
     if mark.scope != "fills":
         yield from recover_orders.open_orders(found)
     if not complete:
+        if mark.base is not None and mark.base.shown_ms:  # it may be an old copy, of a time that hid fills too
+            hidden_ms = max(mark.base.shown_ms + 1, mark.base.at_ms - OLD_COPY_MS)
+            found.since_ms = max(min(found.since_ms, hidden_ms), oldest_ms)
         if mark.proven_ms < oldest_ms:
             found.lost.append(f"history before {oldest_ms} ms is not read")
         yield from recover_fills.missing_trades(found)
@@ -62,7 +71,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     found.lost += [] if complete else found.unlisted
     untold_ms = 0 if found.lost else recover_fills.untold_ms(found, history, account.created_at_ms, explained=complete)
     events = missed(history + recover_events.changes(found), set())
-    snapshot = Snapshot(found.snapshot.at_ms, {}, found.snapshot.wallets, tuple(found.closed))
+    snapshot = msgspec.structs.replace(found.snapshot, closed_orders=tuple(found.closed))
     unasked = mark.scope == "full" and bool(
         recover_orders.used_last(mark, ASKED_SYMBOLS) - recover_orders.in_use(found)
     )

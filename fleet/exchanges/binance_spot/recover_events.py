@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
+from msgspec.structs import replace
+
 from fleet.core.events import Order, UserRecord
 from fleet.core.recovery import TERMINAL, differing, order_key, symbol_of
 from fleet.exchanges.binance_spot import rows, wire
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.parse import balance
+
+SETTLED_MS = 5000
+"""So long after a wallet's last change, REST tells what it led to, and the socket, whose word counts of one millisecond, told an
+earlier change of it: the one that a market order makes as it is placed."""
 
 
 def history(found: Findings) -> list[UserRecord]:
@@ -25,9 +33,11 @@ def history(found: Findings) -> list[UserRecord]:
 
 
 def _unknown(found: Findings, order: Order) -> bool:
-    """Open, and nobody knew; at a first-ever read nobody knew of any."""
-    unknown = order.status not in TERMINAL and not found.mark.is_open(order.symbol, order.order_id)
-    return unknown or found.mark.base is None
+    """Open, and nobody knew, or not for this price, quantity and filled quantity; at a first-ever read nobody knew of any."""
+    known = found.mark.orders.get(order_key(order.symbol, order.order_id))
+    told = known and [Decimal(known.price), Decimal(known.qty), Decimal(known.filled_qty)]
+    unknown = told != [Decimal(order.price), Decimal(order.qty), Decimal(order.filled_qty)]
+    return (order.status not in TERMINAL and unknown) or found.mark.base is None
 
 
 def changes(found: Findings) -> list[UserRecord]:
@@ -44,8 +54,12 @@ def changes(found: Findings) -> list[UserRecord]:
     for asset in sorted(changed | locked | spent):
         row = listed.get(asset) or wire.BalanceRow(asset, "0", "0")
         traded_ms = 0 if asset in later else touched.get(asset, 0)
-        changed_ms = traded_ms or found.account.update_ms or found.snapshot.at_ms
-        events.append(balance(row, changed_ms, found.account_id, found.now_ms, "rest"))
+        # Nor later than the account's latest change: the trades may be ahead of an old copy.
+        changed_ms = min(filter(None, (traded_ms, found.account.update_ms)), default=found.snapshot.at_ms)
+        event = balance(row, changed_ms, found.account_id, found.now_ms, "rest")
+        if found.snapshot.at_ms - changed_ms > SETTLED_MS:
+            event = replace(event, ts_event=changed_ms + 1)
+        events.append(event)
     return events
 
 

@@ -22,9 +22,8 @@ def read_account(at_ms: int) -> Dialogue[tuple[wire.AccountRow, Snapshot]]:
     reply = yield rows.ACCOUNT
     account = decode(reply, wire.AccountRow, "account")
     sums = {row.asset: Decimal(row.free) + Decimal(row.locked) for row in account.balances}
-    return account, Snapshot(
-        reply.at_ms or at_ms, {}, {asset: format(sum_, "f") for asset, sum_ in sums.items() if sum_}
-    )
+    wallets = {asset: format(sum_, "f") for asset, sum_ in sums.items() if sum_}
+    return account, Snapshot(reply.at_ms or at_ms, {}, wallets, shown_ms=account.update_ms)
 
 
 def missing_trades(found: Findings) -> Dialogue[None]:
@@ -38,14 +37,14 @@ def missing_trades(found: Findings) -> Dialogue[None]:
         return
     active = {s for s, at_ms in mark.symbols.items() if at_ms >= mark.base.at_ms}
     yield from trades_of(found, _both_legs_open(found, known))
-    if found.trades and not found.explains():  # the account lagged behind them, or moved on meanwhile
+    if found.behind():  # the account lagged behind the trades, or moved on meanwhile
         yield from _account_again(found)
     yield from _new_symbols(found, known)
     for choose in (_base_open, lambda *_: active, lambda *_: known):
         if found.explains():
-            return
+            break
         yield from trades_of(found, choose(found, known) - found.read)
-    if found.trades and not found.explains():
+    if found.behind():
         yield from _account_again(found)
 
 

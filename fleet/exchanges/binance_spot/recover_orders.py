@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 
 from fleet.core.errors import ExchangeRefused
@@ -19,6 +20,9 @@ ARCHIVED = "-2026"
 ACTIVE_MS, ACTIVE_SYMBOLS = 600_000, 3
 MAX_ORDERS = 5  # so many orders of a symbol one by one (4 each) cost as much as all of them (20)
 MAX_SINGLE = 13  # so many symbols' open orders one by one (6 each) cost as much as all of them (80)
+
+Locking = tuple[str, bool, str, str, str]
+"""Of an order: symbol, does it buy, price, quantity, filled quantity."""
 
 
 def orders_of_fills(found: Findings) -> Dialogue[None]:
@@ -67,37 +71,50 @@ def open_orders(found: Findings) -> Dialogue[None]:
     if not found.locked or (found.frugal and not symbols):
         return
     if found.frugal:
-        chosen = symbols[found.now_ms // 60_000 % len(symbols)]
-        found.unasked = set(symbols) - {chosen}
-        try:
-            for order in decode((yield rows.open_orders_call(chosen)), list[wire.OrderRow], "open orders"):
-                found.keep(order)
-        except ExchangeRefused as refused:
-            found.lost.append(f"open orders of {chosen}: {refused.verdict}")
+        chosen = {symbols[found.now_ms // 60_000 % len(symbols)], *_otherwise_locked(found, symbols)}
+        found.unasked = set(symbols) - chosen
+        yield from _open_orders_of(found, chosen)
         return
     if found.mark.base is not None and 0 < len(symbols) <= MAX_SINGLE:
-        for symbol in symbols:
-            try:
-                reply = yield rows.open_orders_call(symbol)
-            except ExchangeRefused as refused:
-                found.lost.append(f"open orders of {symbol}: {refused.verdict}")
-                continue
-            for order in decode(reply, list[wire.OrderRow], "open orders"):
-                found.keep(order)
-        if _locks(found) == found.locked:
+        yield from _open_orders_of(found, symbols)
+        if _locks(found, _read(found)) == found.locked:
             return
     for order in decode((yield rows.open_orders_call()), list[wire.OrderRow], "open orders"):
         found.keep(order)
 
 
-def _locks(found: Findings) -> dict[str, Decimal]:
-    """What the open orders that were read lock, as far as one can tell (order lists lock once for several)."""
+def _open_orders_of(found: Findings, symbols: Iterable[str]) -> Dialogue[None]:
+    for symbol in sorted(symbols):
+        try:
+            reply = yield rows.open_orders_call(symbol)
+        except ExchangeRefused as refused:
+            found.lost.append(f"open orders of {symbol}: {refused.verdict}")
+            continue
+        for order in decode(reply, list[wire.OrderRow], "open orders"):
+            found.keep(order)
+
+
+def _read(found: Findings) -> list[Locking]:
+    return [(o.symbol, o.side == "BUY", o.price, o.qty, o.filled) for o in found.orders.values()]
+
+
+def _otherwise_locked(found: Findings, symbols: list[str]) -> list[str]:
+    """Those of which an asset is locked for more, or less, than the orders known as open lock: one was placed, amended or ended
+    that nobody told. (Order lists lock once for several: theirs are always among these.)"""
+    open_ = found.mark.orders.items()
+    known = _locks(found, [(symbol_of(key), o.side == "buy", o.price, o.qty, o.filled_qty) for key, o in open_])
+    odd = {asset for asset in known.keys() | found.locked.keys() if known.get(asset) != found.locked.get(asset)}
+    return [symbol for symbol in symbols if odd & set(found.legs(symbol) or ())]
+
+
+def _locks(found: Findings, orders: list[Locking]) -> dict[str, Decimal]:
+    """What these lock, as far as one can tell (order lists lock once for several)."""
     sums: dict[str, Decimal] = {}
-    for order in found.orders.values():
-        pair = found.legs(order.symbol)
+    for symbol, buys, price, qty, filled in orders:
+        pair = found.legs(symbol)
         if pair is not None:
-            left = Decimal(order.qty) - Decimal(order.filled)
-            asset, amount = (pair[1], left * Decimal(order.price)) if order.side == "BUY" else (pair[0], left)
+            left = Decimal(qty) - Decimal(filled)
+            asset, amount = (pair[1], left * Decimal(price)) if buys else (pair[0], left)
             sums[asset] = sums.get(asset, Decimal(0)) + amount
     return {asset: amount for asset, amount in sums.items() if amount}
 
