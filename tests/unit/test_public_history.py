@@ -227,3 +227,13 @@ def test_recent_trades_of_bybit_come_from_either_end() -> None:
         reply = HttpReply(200, {}, told("bybit", page))
         found = histories("bybit")[0].rows(reply, TradeQuery("B", "linear", "0"), 77)
         assert [t.id.rpartition(":")[2] for t in found if isinstance(t, Trade)] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("name", ["binance_usdm", "binance_spot"])
+def test_an_order_book_read_twice_in_one_state_is_not_a_repetition(name: str) -> None:
+    """REST lags: a book that broke twice within that time is told from the same state twice, and consumers drop repeated ids."""
+    parse = market_of(name).parse_snapshot
+    assert parse is not None
+    body = json.dumps({"lastUpdateId": 5, "bids": [["1", "2"]], "asks": [["3", "4"]]}).encode()
+    first, second = (parse(HttpReply(200, {}, body), "BTCUSDT", now_ms) for now_ms in (1_000, 3_000))
+    assert first.last_seq == second.last_seq and first.id != second.id
