@@ -6,7 +6,8 @@ found too. A topic that is seen to tick every second gets a tighter limit, learn
 to be real (a new socket was silent too) is not held to a rhythm again. A topic of which nothing came yet is believed less where
 the venue begins each subscription with a message, and while its symbol is seen to trade on a sibling; so is one that has no
 limit of its own (trades of a thin symbol). A topic that is still silent on its new socket waits twice as long each time: a
-wrong name must not become a reconnect loop.
+wrong name must not become a reconnect loop. Nor must a book that changes each quarter of a minute: a topic that speaks on each new
+socket and never ticks is given twice as long each time but the first.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ PATIENT = 10  # strikes that make any limit MAX_LIMIT_S
 
 
 class _Topic:
-    __slots__ = ("begun", "born_s", "count", "last_s", "longest_s", "missed", "steady", "strikes", "topic")
+    __slots__ = ("begun", "born_s", "count", "last_s", "longest_s", "missed", "rare", "steady", "strikes", "topic")
 
     def __init__(self, topic: Topic, now_s: float) -> None:
         self.topic = topic
         self.strikes = 0  # replacements without a single event since
+        self.rare = 0  # replacements for a silence that was like those before
         self.steady = True
         self.restart(now_s, begun=False)
 
@@ -47,14 +49,15 @@ class _Topic:
         traded = (limit is None or not self.begun) and max(self.missed.values(), default=0) >= TRADES
         if traded and self.topic.traded_s is not None:
             limit = min(limit or self.topic.traded_s, self.topic.traded_s)
-        if (
-            self.steady
-            and self.count >= LEARN_AFTER
-            and self.last_s - self.born_s >= LEARN_SPAN_S
-            and self.longest_s <= RHYTHM_S
-        ):
+        ticks = self.ticks()
+        if self.steady and ticks:
             limit = min(limit or LEARNED_LIMIT_S, LEARNED_LIMIT_S)
-        return None if limit is None else min(limit * 2.0**self.strikes, MAX_LIMIT_S)
+        slow = 0 if ticks else max(0, self.rare - 1)
+        return None if limit is None else min(limit * 2.0 ** (self.strikes + slow), MAX_LIMIT_S)
+
+    def ticks(self) -> bool:
+        spoke_s = self.last_s - self.born_s
+        return self.count >= LEARN_AFTER and spoke_s >= LEARN_SPAN_S and self.longest_s <= RHYTHM_S
 
 
 class TopicWatch:
@@ -108,7 +111,10 @@ class TopicWatch:
     def strike(self, names: Iterable[str]) -> None:
         """These topics get a new socket now: if they stay silent on it, wait longer before the next."""
         for name in names:
-            self._topics[name].strikes += 1
+            topic = self._topics[name]
+            topic.strikes += 1
+            if topic.begun and topic.topic.first_s is None and not topic.ticks():
+                topic.rare = min(topic.rare + 1, PATIENT)
 
     def refused(self, names: Iterable[str]) -> None:
         """The exchange does not serve these: they are asked for again with a new socket, and it is no hurry to get one for them."""

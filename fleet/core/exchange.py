@@ -293,6 +293,9 @@ class CandleHistory:
 CANDLE_SETTLE_MS = 1000
 """A candle read by REST counts as closed this long after its end: the engine and the exchange's candles may lag."""
 
+CANDLE_ALONE_MS = 60_000
+"""And this long where the reply has none that began later: REST may be old, and tell the candle as it then was."""
+
 
 @dataclass(frozen=True)
 class Market:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import email.utils
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from fleet.core import decoding
 from fleet.core.errors import ConnectionFailed
 from fleet.core.events import Kline
-from fleet.core.exchange import CANDLE_SETTLE_MS, HttpReply
+from fleet.core.exchange import CANDLE_ALONE_MS, CANDLE_SETTLE_MS, HttpReply
 
 T = TypeVar("T")
 
@@ -41,6 +41,12 @@ def left_s(reply: HttpReply, until_ms: int) -> float | None:
     return max(0.0, until_ms / 1000 - sent_s) if sent_s else None
 
 
-def closed(candles: Iterable[Kline], reply: HttpReply, now_ms: int) -> list[Kline]:
-    """Those that had ended when the question went out, long enough ago for the exchange to be done with them."""
-    return [c for c in candles if c.close_time + CANDLE_SETTLE_MS < (reply.at_ms or now_ms)]
+def closed(candles: Sequence[Kline], reply: HttpReply, now_ms: int) -> list[Kline]:
+    """Those that had ended when the question went out, long enough ago for the exchange to be done with them: that it knows a
+    later candle shows that its reply is not from before their end."""
+    newest_ms = max((c.open_time for c in candles), default=0)
+    at_ms = reply.at_ms or now_ms
+    return [
+        c for c in candles
+        if c.close_time + (CANDLE_SETTLE_MS if c.open_time < newest_ms else CANDLE_ALONE_MS) < at_ms
+    ]  # fmt: skip

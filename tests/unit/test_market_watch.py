@@ -142,6 +142,30 @@ def test_a_silence_that_was_real_ends_the_rhythm_for_good() -> None:
     assert watch.stalled(alarm_s + 1000) == []
 
 
+@pytest.mark.parametrize("every_s", [12.0, 15.0, 45.0])
+def test_a_book_that_changes_rarely_does_not_cost_its_neighbours_a_socket_each_time(every_s: float) -> None:
+    watch = TopicWatch([topic("thin", 10.0), topic("busy", 10.0)], 0.0)
+    now_s, replacements = 0.0, 0
+    while now_s < 1800.0:
+        now_s += 0.5
+        watch.note("busy", now_s)
+        if now_s % every_s == 0:
+            watch.note("thin", now_s)
+        if stalled := watch.stalled(now_s):
+            replacements += 1
+            watch.strike(stalled)
+            watch.restart(now_s, {"busy"}, carried_on=True)
+    assert replacements <= 12
+    for _ in range(2 * LEARN_AFTER):
+        now_s += 1.0
+        watch.note("thin", now_s)
+    watch.restart(now_s, {"thin"})
+    for _ in range(2 * LEARN_AFTER):
+        now_s += 1.0
+        watch.note("thin", now_s)
+    assert "thin" in watch.stalled(now_s + 10.1), "it ticks now"
+
+
 def test_a_topic_the_exchange_refuses_costs_no_sockets() -> None:
     """A wrong or delisted symbol (OKX 60018, Bybit "handler not found") must not replace the socket of its neighbours."""
     watch = TopicWatch([topic("wrong", 5.0), topic("fine", 5.0)], 0.0)

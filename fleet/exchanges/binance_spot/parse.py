@@ -136,7 +136,8 @@ def parse_snapshot(reply: HttpReply, symbol: str, now_ms: int) -> Depth:
     except UNREADABLE as error:
         raise ConnectionFailed(f"order book of {symbol}: unreadable reply") from error
     return Depth(
-        id=ids.depth_snapshot_id(symbol, book.last_id), exchange=_X, market=_M, symbol=symbol, ts_event=now_ms, ts_recv=now_ms,
+        id=ids.depth_snapshot_id(symbol, book.last_id, now_ms), exchange=_X, market=_M, symbol=symbol,
+        ts_event=now_ms, ts_recv=now_ms,
         source="rest", kind="snapshot", bids=book.bids, asks=book.asks, first_seq=book.last_id, last_seq=book.last_id,
     )  # fmt: skip
 

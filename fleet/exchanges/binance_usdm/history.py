@@ -57,9 +57,10 @@ def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
 
 
 def candles_call(query: CandleQuery) -> HttpCall:
+    """Of the candle after the span, too: that there is one shows that the others are final."""
     params = (
         ("symbol", query.symbol), ("interval", query.interval), ("startTime", str(query.since_ms)),
-        ("endTime", str(query.until_ms)), ("limit", str(CANDLE_PAGE)),
+        ("endTime", str(query.until_ms + 1)), ("limit", str(CANDLE_PAGE)),
     )  # fmt: skip
     return HttpCall("GET", "/fapi/v1/klines", params, weight=2)
 

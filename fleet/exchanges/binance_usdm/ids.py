@@ -49,5 +49,6 @@ def account_event_id(account_id: str, event: str, key: str) -> str:
     return f"{VENUE}:{account_id}:account:{event}:{key}"
 
 
-def depth_snapshot_id(symbol: str, last_seq: int) -> str:
-    return f"{VENUE}:depth:{symbol}:snapshot:{last_seq}"
+def depth_snapshot_id(symbol: str, last_seq: int, read_ms: int) -> str:
+    """The same state may be read twice, and a book that was invalid in between begins anew: it must not pass for a repetition."""
+    return f"{VENUE}:depth:{symbol}:snapshot:{last_seq}:{read_ms}"

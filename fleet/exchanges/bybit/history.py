@@ -74,10 +74,11 @@ def trades(reply: HttpReply, query: TradeQuery, now_ms: int) -> list[Trade]:
 
 
 def candles_call(query: CandleQuery) -> HttpCall:
-    """The newest PAGE of the span: what is older is asked for next."""
+    """The newest PAGE of the span: what is older is asked for next. Of the candle after the span, too: that there is one shows
+    that the others are final."""
     params = (
         ("category", query.market), ("symbol", query.symbol), ("interval", INTERVALS[query.interval]),
-        ("start", str(query.since_ms)), ("end", str(query.until_ms)), ("limit", str(PAGE)),
+        ("start", str(query.since_ms)), ("end", str(query.until_ms + 1)), ("limit", str(PAGE)),
     )  # fmt: skip
     return HttpCall("GET", "/v5/market/kline", params)
 
