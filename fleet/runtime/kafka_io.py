@@ -24,6 +24,7 @@ from kafka.structs import OffsetAndMetadata
 
 from fleet.core.errors import FleetError, StoreUnavailable
 from fleet.core.names import MARKET_TOPICS, TOPIC_STREAMS, USER_TOPICS
+from fleet.runtime.logs import get
 
 Done = Callable[[Exception | None], None]
 Headers = list[tuple[str, bytes]]
@@ -390,6 +391,7 @@ class Consumer:
         records: list[KafkaRecord] = []
         self._heard = self._heard or bool(batches)
         for partition, batch in batches.items():
+            self._look_for_a_hole(partition, batch[0].offset)
             self._uncommitted.setdefault(partition, batch[0].offset)
             self._positions[partition] = batch[-1].offset + 1
             records += [
@@ -449,6 +451,19 @@ class Consumer:
         except kafka_errors.KafkaError as error:
             raise _translate(error, "kafka close") from error
 
+    def _look_for_a_hole(self, partition: TopicPartition, first: int) -> None:
+        """Kafka's retention does not ask who has read: after a long stop it goes on at the oldest record, without a word."""
+        gone = first - self._positions.get(partition, first)
+        if gone > 0:
+            get(__name__).error(
+                "Kafka removed records before they were read",
+                action="lost",
+                topic=partition.topic,
+                partition=partition.partition,
+                offset=first - gone,
+                count=gone,
+            )
+
     def _assign(self) -> None:
         """Take every partition of the topics, new ones included; positions of the known ones stay."""
         try:
@@ -464,6 +479,10 @@ class Consumer:
                 self._kafka.assign(sorted(found))
                 for partition, offset in self._positions.items():
                     self._kafka.seek(partition, offset)
+                for partition in found - self._assigned if self._group is not None else ():
+                    committed = self._kafka.position(partition, timeout_ms=int(LAG_TIMEOUT_S * 1000))
+                    if committed is not None:
+                        self._positions[partition] = committed
                 self._assigned = found
         except kafka_errors.KafkaError as error:
             raise _translate(error, "kafka") from error

@@ -9,9 +9,10 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import OutOfOrderSequenceNumberError
 from kafka.record.default_records import DefaultRecordBatchBuilder
+from structlog.testing import capture_logs
 
 from fleet.core.errors import StoreUnavailable
 from fleet.core.names import MARKET_TOPICS, TOPIC_STREAMS, USER_TOPICS
@@ -261,6 +262,40 @@ def test_commit_and_rewind(bootstrap: str) -> None:
     again = Consumer(bootstrap, group + "-late", [TOPIC], from_beginning=False)
     assert again.lag()[TOPIC] == 0
     again.close()
+
+
+def test_what_retention_took_before_it_was_read_is_told(own_broker: Kafka) -> None:
+    producer, group, key = Producer(own_broker.bootstrap, "test"), uuid.uuid4().hex, uuid.uuid4().hex.encode()
+
+    def send(count: int) -> None:
+        for _ in range(count):
+            producer.send("user.balances", key, b"x", [], lambda error: None)
+        assert producer.flush(10)
+
+    def read_on() -> tuple[list[int], list[int]]:
+        """What a sink's next life reads, and how many records it says are gone."""
+        consumer, found = Consumer(own_broker.bootstrap, group, ["user.balances"]), []
+        with capture_logs() as told:
+            while not found or consumer.lag()["user.balances"]:
+                found += [r.offset for r in consumer.poll(0.2, 100)]
+                consumer.commit()
+        consumer.close()
+        return found, [line["count"] for line in told if line.get("action") == "lost"]
+
+    send(5)
+    first, told = read_on()
+    assert len(first) == 5 and not told
+    send(10)
+    client = KafkaConsumer(bootstrap_servers=own_broker.bootstrap)
+    ends = client.end_offsets(
+        [TopicPartition("user.balances", n) for n in client.partitions_for_topic("user.balances")]
+    )
+    client.close()
+    admin = KafkaAdminClient(bootstrap_servers=own_broker.bootstrap)
+    admin.delete_records({partition: end - 3 for partition, end in ends.items() if end})
+    admin.close()
+    assert read_on() == ([first[-1] + n for n in (8, 9, 10)], [7])
+    producer.close(5)
 
 
 def test_abort_fails_what_is_pending_and_sending_goes_on(own_broker: Kafka) -> None:

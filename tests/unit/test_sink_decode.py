@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from fleet.core.events import AccountEvent, Event, Trade
+from fleet.core.events import AccountEvent, Event, Order, Trade
 from fleet.runtime.kafka_io import KafkaRecord
-from fleet.runtime.postgres import Postgres
+from fleet.runtime.postgres import Postgres, StatementFailed
 from workers.sinks.clickhouse import ClickHouseSink
+from workers.sinks.loop import DataRefused
 from workers.sinks.postgres import PostgresSink
 
 COMMON: dict[str, Any] = {
@@ -65,3 +66,31 @@ def test_an_id_too_long_to_be_looked_up_is_a_dead_letter() -> None:
     sink = ClickHouseSink(None, None, None)  # type: ignore[arg-type]
     lines, letter = sink.decode(KafkaRecord("market.trades", 0, 0, b"k", trade, {}, 0))
     assert not lines and letter is not None and letter.reason == "an id of 900000 characters"
+
+
+class Refuses(Postgres):
+    """Postgres that meets the rows' ids in another process's rows `times` times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__("", application="test")
+        self.times, self.stored = times, 0
+
+    def execute_values(self, parts: Any) -> None:
+        self.times -= 1
+        if self.times >= 0:
+            raise StatementFailed("23505", 'duplicate key value violates unique constraint "orders_id_key"')
+        self.stored += 1
+
+
+def test_an_order_that_a_second_sink_stores_at_that_moment_is_no_dead_letter() -> None:
+    order = Order(
+        **COMMON, account_id=ACCOUNT.account_id, order_id="1", client_order_id="", side="buy", position_side="both",
+        order_type="limit", time_in_force="gtc", status="new", price="1", stop_price="", qty="1", filled_qty="0", avg_price="",
+        reduce_only=False,
+    )  # fmt: skip
+    record = KafkaRecord("user.orders", 0, 0, b"k", msgspec.json.encode(order), {}, 0)
+    once, always = Refuses(1), Refuses(9)
+    items, _ = PostgresSink(once).decode(record)
+    assert PostgresSink(once).store(items) == {"orders": 1, "order_history": 1} and once.stored == 1
+    with pytest.raises(DataRefused):
+        PostgresSink(always).store(items)

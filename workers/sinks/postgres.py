@@ -32,6 +32,7 @@ MAX_RECORDS = 2000
 COMMIT_EVERY_S = 0.5  # a commit of offsets costs as much as a small batch, and rows wait behind it
 MAX_REASON = 500
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+UNIQUE_VIOLATION = "23505"  # SQLSTATE
 GAP_EVENTS = ("gap_opened", "gap_closed")
 
 Values = tuple[Any, ...]
@@ -82,8 +83,16 @@ class PostgresSink:
         for item in items:
             for statement in item.statements:
                 by_statement.setdefault(statement, []).append(item.values)
+        parts = [(self._sql[statement], rows) for statement, rows in by_statement.items()]
         try:
-            self._postgres.execute_values([(self._sql[statement], rows) for statement, rows in by_statement.items()])
+            try:
+                self._postgres.execute_values(parts)
+            except StatementFailed as error:
+                if error.sqlstate != UNIQUE_VIOLATION:
+                    raise
+                # ON CONFLICT watches one index of `orders`: the same order, stored by another sink in that very moment, may
+                # be met in the other one. Its row is there now.
+                self._postgres.execute_values(parts)
         except StatementFailed as error:
             if error.is_data:
                 raise DataRefused(str(error)) from error
