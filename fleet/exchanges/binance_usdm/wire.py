@@ -104,7 +104,7 @@ class MarkPriceUpdate(msgspec.Struct, gc=False, tag_field="e", tag="markPriceUpd
     mark: str = field(name="p")
     index: str = field(name="i", default="")
     rate: str = field(name="r", default="")
-    next_funding_ms: int = field(name="T", default=0)
+    next_funding_ms: Ms = field(name="T", default=0)
     st: int = UM
 
 
