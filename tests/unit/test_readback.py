@@ -398,7 +398,7 @@ def test_an_audit_of_two_reads_remembers_what_the_first_found(back: ReadBack) ->
         yield HttpCall("GET", "/account")
         read_at.append(now_ms)
         return Recovered(
-            [told(1_000)] if len(read_at) == 1 else [], Snapshot(now_ms, {}, {}), explained=len(read_at) > 1
+            [told(6_000)] if len(read_at) == 1 else [], Snapshot(now_ms, {}, {}), explained=len(read_at) > 1
         )
 
     stream = FakeStream(plan)
