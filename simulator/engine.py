@@ -168,7 +168,8 @@ class Engine:
         got_asset, got = (instrument.base, qty) if buys else (instrument.quote, qty * price)
         gave_asset, gave = (instrument.quote, qty * price) if buys else (instrument.base, qty)
         fee = money(got * rate)
-        unlocked = qty * (order.price or price) if buys else qty
+        left, at = order.qty - order.filled, order.price or price
+        unlocked = money((left + qty) * at) - money(left * at) if buys else qty
         given = self._add(account, gave_asset, -gave, time_ms, locked=-unlocked)
         gotten = self._add(account, got_asset, got - fee, time_ms)
         fill = Fill(
@@ -180,7 +181,7 @@ class Engine:
     def _lock(self, account: Account, order: Order, qty: Decimal, time_ms: int) -> Asset:
         """Reserve (or release, for a negative `qty`) what a spot order would give."""
         instrument = self.instruments[order.symbol]
-        asset, amount = (instrument.quote, qty * order.price) if order.side == "BUY" else (instrument.base, qty)
+        asset, amount = (instrument.quote, money(qty * order.price)) if order.side == "BUY" else (instrument.base, qty)
         return self._add(account, asset, ZERO, time_ms, locked=amount)
 
     def _add(self, account: Account, asset: str, amount: Decimal, time_ms: int, locked: Decimal = ZERO) -> Asset:

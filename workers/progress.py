@@ -228,7 +228,10 @@ class Progress:
             told = {event.id for event in held}
             ends = (event for event in held if isinstance(event, Order) and event.status in TERMINAL)
             open_ = self.mark.orders.keys() - {order_key(end.symbol, end.order_id) for end in ends}
-            events = [*events, *(end for end in canceled if order_key(end.symbol, end.order_id) in open_)]
+            events = [
+                *map(self.mark.outranking, events),
+                *(end for end in canceled if order_key(end.symbol, end.order_id) in open_),
+            ]
             fresh = [event for event in missed(events, self._known) if event.id not in told]
             found = [event for event in self._publish(in_order([*fresh, *held])) if event.source == "rest"]
             if self.gaps:

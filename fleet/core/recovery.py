@@ -33,6 +33,7 @@ MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
 NEAR_MS = 10_000  # of a snapshot: it may have been taken before a fill of that time, or after
 STAMP_MS = 100  # a fill and the change of position that it made are stamped alike, but for so much
+SETTLED_MS = 90_000  # REST is not so old that it would not tell of a change that long ago
 KEPT = 50  # of them outlive a proof: fills of orders that a full read will list again
 Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
@@ -138,6 +139,8 @@ class Watermark(msgspec.Struct):
     positions: dict[str, str] = {}  # `position_key` -> last known signed qty, flat ones absent
     wallets: dict[str, str] = {}  # asset -> last known wallet balance, zero ones absent
     available: dict[str, str] = {}  # asset -> what was told last of it as available, zero and untold ones absent
+    # `position_key` or asset -> rank of what was told: whoever stores it takes the latest, and of one instant the socket's word.
+    ranks: dict[str, int] = {}
     orders: dict[str, Resting] = {}  # `order_key` -> what was told last of an order that is not known to have ended
     last_event_ms: int = 0
     alive_ms: int = 0  # our clock: the stream was last known to be alive and without a gap
@@ -162,6 +165,8 @@ class Watermark(msgspec.Struct):
                 self.orders[key] = Resting(*(getattr(event, name) for name in _RESTING))
         elif isinstance(event, Position):
             key = position_key(event.symbol, event.position_side, event.mode_key)
+            if self._is_outranked(key, event):
+                return
             if Decimal(event.qty or "0") == 0:
                 self.positions.pop(key, None)
             else:
@@ -179,7 +184,45 @@ class Watermark(msgspec.Struct):
         """(symbol, order id) of those."""
         return [(symbol, order_id) for symbol, _, order_id in (key.partition("|") for key in self.orders)]
 
+    def _is_outranked(self, key: str, event: Position | Balance) -> bool:
+        """Does who stores it keep what he has?"""
+        rank = _rank(event)
+        if rank < self.ranks.get(key, 0):
+            return True
+        self.ranks[key] = rank
+        return False
+
+    def outranking(self, event: UserRecord) -> UserRecord:
+        """`event`, and where REST tells a position or wallet that is not the one stored, which was told as later and long ago: the
+        same as later still. Whatever made the other one wrong (an old copy of REST, a change that the socket lost within one
+        millisecond, a clock that ran ahead), it would stay until the next trade."""
+        if not isinstance(event, Position | Balance) or event.source != "rest":
+            return event
+        if isinstance(event, Position):
+            key = position_key(event.symbol, event.position_side, event.mode_key)
+            same = Decimal(event.qty or "0") == Decimal(self.positions.get(key, "0"))
+        else:
+            key = event.asset
+            same = Decimal(event.wallet or "0") == Decimal(self.wallets.get(key, "0")) and (
+                event.available is None or Decimal(event.available or "0") == Decimal(self.available.get(key, "0"))
+            )
+        stored_ms = self.ranks.get(key, 0) // 2
+        if same or _rank(event) > self.ranks.get(key, 0) or event.ts_recv - stored_ms < SETTLED_MS:
+            return event
+        return msgspec.structs.replace(event, ts_event=stored_ms + 1, id=f"{event.id}:{stored_ms + 1}")
+
+    def _told(self, told: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+        return {k: v for k, v in now.items() if k not in self.ranks} | {
+            k: v for k, v in told.items() if k in self.ranks
+        }
+
     def _balance(self, balance: Balance) -> None:
+        if not self._is_outranked(balance.asset, balance):
+            self._hold(balance)
+        if balance.change and Decimal(balance.change):
+            self.book(Booking(balance.ts_event, "", "0", balance.asset, balance.change))
+
+    def _hold(self, balance: Balance) -> None:
         if Decimal(balance.wallet or "0") == 0:
             self.wallets.pop(balance.asset, None)
         else:
@@ -189,8 +232,6 @@ class Watermark(msgspec.Struct):
             self.available.pop(balance.asset, None)
         else:
             self.available[balance.asset] = available
-        if balance.change and Decimal(balance.change):
-            self.book(Booking(balance.ts_event, "", "0", balance.asset, balance.change))
 
     def _transfer(self, event: AccountEvent) -> None:
         asset, amount = event.data.get("a"), event.data.get("d")
@@ -328,12 +369,16 @@ class Watermark(msgspec.Struct):
         self.moved, self.earned, self.booked, self.paid = {}, {}, {}, {}
         for booking in later:
             self.book(booking)
-        # Of a position that moved after the snapshot, what was told counts: it may not have been told yet, or never will be.
-        told = {key: qty for key, qty in self.positions.items() if side_of(key) in self.moved}
-        self.positions = {key: qty for key, qty in now.positions.items() if side_of(key) not in self.moved} | told
-        self.wallets = dict(now.wallets)
+        # What was told counts, whatever the snapshot says: where they differ still, the next read tells it.
+        self.positions = self._told(self.positions, now.positions)
+        self.wallets = self._told(self.wallets, now.wallets)
         for key in now.closed_orders:
             self.orders.pop(key, None)
+
+
+def _rank(event: Position | Balance) -> int:
+    """As the sink of Postgres ranks them (sql/sinks.sql)."""
+    return 2 * event.ts_event + (event.source == "stream")
 
 
 def _names(fill: Fill) -> tuple[str, str]:

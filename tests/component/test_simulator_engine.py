@@ -93,5 +93,17 @@ def test_spot_locks_and_swaps() -> None:
     assert not acc.positions
 
 
+def test_what_an_order_locks_is_kept_in_eight_decimals() -> None:
+    """Free and locked are told rounded: unrounded their sum would not be the wallet."""
+    eng = engine()
+    acc = account(eng)
+    order = eng.place(acc, symbol="ETHUSDT", side="BUY", qty=D("1.066900001"), price=D("0.02925"), now_ms=10).order
+    assert order is not None and acc.assets["USDT"].last.locked == D("0.03120683")
+    eng.fill(acc, order.id, D("0.5"), D("0.02925"), trade_id=1, is_maker=True, now_ms=11)
+    assert acc.assets["USDT"].last.locked == D("0.01658183")
+    eng.end(acc, order.id, 12)
+    assert acc.assets["USDT"].last.locked == 0
+
+
 def test_decimal_text() -> None:
     assert [text(D(x)) for x in ("0.0200", "100", "1E+2", "-0.0", "0")] == ["0.02", "100", "100", "0", "0"]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from fleet.core.errors import LeaseLost
-from fleet.core.events import Balance, Fill, Order
+from fleet.core.events import Balance, Fill, Order, Position
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import Snapshot, Watermark
 from fleet.runtime.metrics import Metrics
@@ -101,6 +101,57 @@ def test_a_balance_that_is_again_what_it_was_is_told_again() -> None:
     assert [record["available"] for record in publisher.records] == ["10", "7", "10", None, "10"]
     assert len({record["id"] for record in publisher.records}) == 5
     assert made.recovered([wallet("7", source="rest")]) == [], "REST may be old"
+
+
+def state(kind: str, amount: str, at_ms: int, *, read_ms: int = 0) -> Balance | Position:
+    """A wallet or position of the socket, or of a read at `read_ms`."""
+    source = "rest" if read_ms else "stream"
+    common: dict[str, Any] = {
+        "id": f"{kind}:{at_ms}:{amount}", "exchange": "binance", "market": "usdm", "ts_event": at_ms, "ts_recv": read_ms or at_ms,
+        "source": source, "account_id": "a1",
+    }  # fmt: skip
+    if kind == "wallet":
+        return Balance(symbol="", asset="USDT", wallet=amount, available=None, **common)
+    sides = {"position_side": "both", "entry_price": "1", "unrealized_pnl": "0", "margin_mode": "cross"}
+    return Position(symbol="BTCUSDT", qty=amount, **sides, **common)
+
+
+def stored(publisher: FakePublisher) -> str:
+    """What the sink keeps of one state: the latest, and of one instant the socket's word."""
+    told = [(r["ts_event"], r["source"] == "stream", n, r) for n, r in enumerate(publisher.records)]
+    record = max(told, key=lambda row: row[:3])[3]
+    return str(record.get("wallet") or record["qty"])
+
+
+@pytest.mark.parametrize("kind", ["wallet", "position"])
+@pytest.mark.parametrize(
+    "wrong", ["old copy told as later", "second change of a millisecond", "a clock that ran ahead"]
+)
+def test_a_state_told_wrongly_is_told_again_once_rest_cannot_be_that_old(kind: str, wrong: str) -> None:
+    made, publisher, _ = progress()
+    truth_ms, told_ms = 5_000, 5_000
+    if wrong == "second change of a millisecond":
+        made.live([state(kind, "7", truth_ms)])  # the socket lost the change to 8
+    else:
+        told_ms = 5_001 if wrong == "old copy told as later" else 65_000
+        made.live([state(kind, "8", truth_ms)])
+        late = state(kind, "7", told_ms, read_ms=told_ms)
+        made.recovered([late]) if wrong == "old copy told as later" else made.live(
+            [msgspec.structs.replace(late, source="stream")]
+        )
+    for n in range(len(publisher.records)):
+        publisher.ack(n)
+    assert stored(publisher) == "7"
+    made.prove(Snapshot(told_ms + 1, {}, {}), told_ms)
+    made.recovered([state(kind, "8", truth_ms, read_ms=told_ms + 60_000)])
+    assert stored(publisher) == "7", "REST may be that old: what the socket told would be overwritten"
+    for ago_s in (100, 200):
+        made.recovered([state(kind, "8", truth_ms, read_ms=told_ms + ago_s * 1000)])
+        publisher.ack(len(publisher.records) - 1)
+        assert stored(publisher) == "8"
+    assert len([r for r in publisher.records if r["ts_event"] > told_ms]) == 1, "once"
+    made.live([state(kind, "9", told_ms + 300_000)])
+    assert stored(publisher) == "9"
 
 
 def test_recovered_events_are_merged_in_order_with_the_held_live_ones_and_only_the_missing() -> None:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from msgspec.structs import replace
-
 from fleet.core.events import Order, UserRecord
 from fleet.core.recovery import TERMINAL, differing, order_key, symbol_of
 from fleet.exchanges.binance_spot import rows, wire
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.parse import balance
-
-SETTLED_MS = 5000
-"""So long after a wallet's last change, REST tells what it led to, and the socket, whose word counts of one millisecond, told an
-earlier change of it: the one that a market order makes as it is placed."""
 
 
 def history(found: Findings) -> list[UserRecord]:
@@ -56,10 +50,7 @@ def changes(found: Findings) -> list[UserRecord]:
         traded_ms = 0 if asset in later else touched.get(asset, 0)
         # Nor later than the account's latest change: the trades may be ahead of an old copy.
         changed_ms = min(filter(None, (traded_ms, found.account.update_ms)), default=found.snapshot.at_ms)
-        event = balance(row, changed_ms, found.account_id, found.now_ms, "rest")
-        if found.snapshot.at_ms - changed_ms > SETTLED_MS:
-            event = replace(event, ts_event=changed_ms + 1)
-        events.append(event)
+        events.append(balance(row, changed_ms, found.account_id, found.now_ms, "rest"))
     return events
 
 
