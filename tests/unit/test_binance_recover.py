@@ -1320,3 +1320,18 @@ def test_a_state_of_just_now_outranks_what_the_socket_may_tell_of_its_millisecon
     venue.trades = []  # REST tells them later
     found = venue.read(mark, T0 + 10_000)
     assert [e.ts_event for e in found.events if isinstance(e, Position | Balance)] == [T0 + 9_991, T0 + 9_991]
+
+
+def test_entry_prices_that_a_reply_leaves_out_are_asked_for_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue()
+    mark = based(venue)
+    venue.trade("BTCUSDT", "BUY", "1", T0 + 20)
+    answer = venue.answer
+
+    def empty_once(call: HttpCall) -> Any:
+        first = call.path.endswith("positionRisk") and venue.paths().count("positionRisk") == 1
+        return [] if first else answer(call)
+
+    monkeypatch.setattr(venue, "answer", empty_once)
+    told = [e for e in venue.read(mark, T0 + 10_000).events if isinstance(e, Position)]
+    assert [(e.qty, e.entry_price) for e in told] == [("1", "10.0")]

@@ -56,12 +56,14 @@ def changes(found: Findings) -> Dialogue[list[UserRecord]]:
     read = (rows.fill(trade, "", found.account_id, found.now_ms) for trade in found.trades.values())
     to_tell |= mark.moved_unheard(read) & now.keys()
     entries: dict[str, str] = {}
-    if to_tell & now.keys():
+    for _ in range(2):  # once more where a reply leaves one out
+        if to_tell & now.keys() <= entries.keys():
+            break
         try:
             risks = decode((yield rows.RISK), list[wire.RiskRow], "positionRisk")
-            entries = {rows.key_of(risk): risk.entry for risk in risks if not _is_stale(found, risk)}
         except ExchangeRefused:
-            pass  # the quantity is known; only the entry price stays untold
+            break  # the quantity is known; only the entry price stays untold
+        entries |= {rows.key_of(risk): risk.entry for risk in risks if not _is_stale(found, risk)}
     listed = _listed(found)
     lagging = {key for key in to_tell & now.keys() if 0 < listed[key].update_ms < found.latest_fill_ms(key)}
     lagging |= {key for key in to_tell - now.keys() if not _surely_flat(found, key)}
