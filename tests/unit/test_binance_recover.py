@@ -1335,3 +1335,26 @@ def test_entry_prices_that_a_reply_leaves_out_are_asked_for_once_more(monkeypatc
     monkeypatch.setattr(venue, "answer", empty_once)
     told = [e for e in venue.read(mark, T0 + 10_000).events if isinstance(e, Position)]
     assert [(e.qty, e.entry_price) for e in told] == [("1", "10.0")]
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_more_orders_in_a_gap_than_a_page_holds_whichever_end_the_page_begins_at(
+    monkeypatch: pytest.MonkeyPatch, newest: bool
+) -> None:
+    venue = Venue()
+    mark = based(venue)
+    mark.symbols = {"BTCUSDT": T0}
+    for n in range(25):
+        venue.order("BTCUSDT", "BUY", "1", T0 + 100 + n, "CANCELED")
+    small(monkeypatch, PAGE=10)
+    answer = venue.answer
+
+    def page(call: HttpCall) -> Any:
+        reply = answer(call)
+        if not call.path.endswith("allOrders"):
+            return reply
+        return reply[-10:] if newest and "orderId" not in dict(call.params) else reply[:10]
+
+    monkeypatch.setattr(venue, "answer", page)
+    found = venue.read(mark, T0 + 10_000)
+    assert {e.order_id for e in found.events if isinstance(e, Order)} == {str(n) for n in range(1, 26)}
