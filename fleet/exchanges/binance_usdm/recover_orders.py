@@ -108,6 +108,7 @@ def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.Order
         page = decode((yield rows.orders_call(symbol, **window)), list[wire.OrderRow], "orders")
         found += page
         if len(page) >= PAGE:
+            found += yield from _older(symbol, window["startTime"], page)
             for _ in range(MAX_PAGES):
                 next_id = max(row.order_id for row in page) + 1
                 page = decode((yield rows.orders_call(symbol, orderId=next_id)), list[wire.OrderRow], "orders")
@@ -115,6 +116,20 @@ def _orders(symbol: str, since_ms: int, now_ms: int) -> Dialogue[list[wire.Order
                 if len(page) < PAGE:
                     return found
             raise ConnectionFailed(f"orders of {symbol}: pages do not end")
+    return found
+
+
+def _older(symbol: str, since_ms: int, page: list[wire.OrderRow]) -> Dialogue[list[wire.OrderRow]]:
+    """What a full page left out before its first order: the sheet does not say whether it has the oldest orders or the newest."""
+    found: list[wire.OrderRow] = []
+    while len(page) >= PAGE:
+        first_id, until_ms = min(row.order_id for row in page), min(row.created_ms for row in page)
+        call = rows.orders_call(symbol, startTime=since_ms, endTime=max(since_ms, until_ms))
+        page = decode((yield call), list[wire.OrderRow], "orders")
+        older = [row for row in page if row.order_id < first_id]
+        if not older:
+            break
+        found += older
     return found
 
 
