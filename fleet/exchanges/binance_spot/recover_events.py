@@ -12,9 +12,10 @@ from fleet.exchanges.binance_spot import rows, wire
 from fleet.exchanges.binance_spot.findings import Findings
 from fleet.exchanges.binance_spot.parse import balance
 
-SETTLED_MS = 5000
-"""So long after a wallet's last change, REST tells what it led to, and the socket, whose word counts of one millisecond, told an
-earlier change of it: the one that a market order makes as it is placed."""
+SETTLED_MS = 250
+"""So long after a wallet's last change, by a clock that is not quite the exchange's, an account shows all of that millisecond. The
+socket, whose word counts at equal times, may have told but the first of two changes in it: a market order is placed and filled at
+once."""
 
 
 def history(found: Findings) -> list[UserRecord]:
