@@ -26,7 +26,19 @@ PATIENT = 10  # strikes that make any limit MAX_LIMIT_S
 
 
 class _Topic:
-    __slots__ = ("begun", "born_s", "count", "last_s", "longest_s", "missed", "rare", "steady", "strikes", "struck", "topic")
+    __slots__ = (
+        "begun",
+        "born_s",
+        "count",
+        "last_s",
+        "longest_s",
+        "missed",
+        "rare",
+        "steady",
+        "strikes",
+        "struck",
+        "topic",
+    )
 
     def __init__(self, topic: Topic, now_s: float) -> None:
         self.topic = topic
