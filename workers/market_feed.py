@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from fleet.core.events import Depth, Kline, MarketRecord, Trade
+from fleet.core.events import Depth, Kline, MarketRecord, Ticker, Trade
 from fleet.core.exchange import Exchange, Topic
 from workers.market_backfill import Backfill
 from workers.market_books import Books
@@ -41,6 +41,7 @@ class MarketFeed:
         self._settle_at_s = 0.0
         self._book_symbols = {topic.symbol for topic in lane.topics if topic.kind == "depth"}
         self._candles: dict[str, tuple[int, str]] = {}  # topic -> its last one's open time and volume
+        self._prices: dict[str, str] = {}  # ticker topic -> the last price it told
         self._recent: set[str] = set()
         self._older: set[str] = set()
 
@@ -67,6 +68,8 @@ class MarketFeed:
                     self.watch.traded(topic, event.symbol)
                 out += self.backfill.accept(event, now_s)
             else:
+                if isinstance(event, Ticker) and self._moved(event, topic):
+                    self.watch.traded(topic, event.symbol)
                 out.append(event)
         if len(recent) > RECENT_IDS:
             self._recent, self._older = set(), recent
@@ -80,6 +83,14 @@ class MarketFeed:
         known = self._candles.get(topic)
         self._candles[topic] = now = (event.open_time, event.volume)
         return known is not None and known[0] == now[0] and known != now
+
+    def _moved(self, event: Ticker, topic: str) -> bool:
+        """The last price is another one: there was a trade. (OKX's candles, which tell it too, come on another socket.)"""
+        if event.last is None:
+            return False
+        known = self._prices.get(topic)
+        self._prices[topic] = event.last
+        return known is not None and known != event.last
 
     def _continues(self, event: MarketRecord) -> bool:
         """Numbers that were seen before are new where they continue a book: its venue counts anew from lower down (okx.md 4.4)."""

@@ -26,17 +26,31 @@ PATIENT = 10  # strikes that make any limit MAX_LIMIT_S
 
 
 class _Topic:
-    __slots__ = ("begun", "born_s", "count", "last_s", "longest_s", "missed", "rare", "steady", "strikes", "topic")
+    __slots__ = (
+        "begun",
+        "born_s",
+        "count",
+        "last_s",
+        "longest_s",
+        "missed",
+        "rare",
+        "steady",
+        "strikes",
+        "struck",
+        "topic",
+    )
 
     def __init__(self, topic: Topic, now_s: float) -> None:
         self.topic = topic
         self.strikes = 0  # replacements without a single event since
         self.rare = 0  # replacements for a silence that was like those before
         self.steady = True
+        self.struck = False  # its socket is being replaced
         self.restart(now_s, begun=False)
 
     def restart(self, now_s: float, *, begun: bool) -> None:
         self.begun = begun  # something of it came on this socket
+        self.struck = False
         self.born_s = self.last_s = now_s
         self.count = 0
         self.missed: dict[str, int] = {}  # by topic: trades of its symbol that this one told since its last event
@@ -97,7 +111,7 @@ class TopicWatch:
             topic.missed.clear()
             if topic.strikes and not (first and topic.topic.first_s is not None):
                 topic.strikes = 0
-                topic.steady = topic.steady and now_s - topic.born_s <= RHYTHM_S
+                topic.steady = topic.steady and (topic.struck or now_s - topic.born_s <= RHYTHM_S)
 
     def stalled(self, now_s: float) -> list[str]:
         """Topics whose silence is not believable any more."""
@@ -113,6 +127,7 @@ class TopicWatch:
         for name in names:
             topic = self._topics[name]
             topic.strikes += 1
+            topic.struck = True
             if topic.begun and topic.topic.first_s is None and not topic.ticks():
                 topic.rare = min(topic.rare + 1, PATIENT)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from fleet.core.errors import ConnectionFailed
-from fleet.core.events import Depth, Kline, MarketRecord, StreamEvent, Trade
+from fleet.core.events import Depth, Kline, MarketRecord, StreamEvent, Ticker, Trade
 from fleet.core.exchange import Exchange
 from fleet.exchanges import exchanges
 from fleet.runtime.metrics import Metrics
@@ -281,6 +281,20 @@ def test_trades_that_a_silent_topic_did_not_tell_are_asked_for() -> None:
     time.sleep(0.03)
     lane.feed.settle()
     assert [e.id for e in out.events if isinstance(e, Trade)] == ["ta", "tb", "tc"]
+
+
+def test_trades_of_okx_that_stop_while_the_price_moves_on_are_missed() -> None:
+    """Candles come on another socket there: nothing else on this one tells that a thin symbol trades."""
+    lane, _, _ = stream("okx", "trade ticker", Dialer(), threading.Event())
+    socket: Any = Socket()
+    for n in range(12):
+        lane.feed.take(
+            [Ticker(id=str(n), exchange="okx", market="unified", symbol="BTCUSDT", ts_event=n, ts_recv=n, last=str(n))],
+            socket,
+        )
+    now_s = time.monotonic()
+    assert lane.feed.watch.stalled(now_s + 9.0) == []
+    assert lane.feed.watch.stalled(now_s + 11.0) == ["trades:BTCUSDT"]
 
 
 def test_what_was_missed_is_asked_for_where_the_old_socket_died_before_the_new_one_was_subscribed() -> None:

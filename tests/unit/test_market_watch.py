@@ -142,6 +142,21 @@ def test_a_silence_that_was_real_ends_the_rhythm_for_good() -> None:
     assert watch.stalled(alarm_s + 1000) == []
 
 
+def test_a_topic_that_stalled_is_held_to_its_rhythm_on_the_next_socket_too() -> None:
+    """The new socket speaks while the old one is still read, before `restart`: the second stall took 30 to 75 s to be found."""
+    watch, now_s = TopicWatch([topic("book", 30.0)], 0.0), 0.0
+    for _ in range(3):
+        for _ in range(LEARN_AFTER + 5):
+            now_s += 1.0
+            watch.note("book", now_s)
+        now_s += LEARNED_LIMIT_S + 0.1
+        assert watch.stalled(now_s) == ["book"]
+        watch.strike(["book"])
+        watch.note("book", now_s + 0.5)
+        now_s += 1.0
+        watch.restart(now_s, {"book"}, carried_on=True)
+
+
 @pytest.mark.parametrize("every_s", [12.0, 15.0, 45.0])
 def test_a_book_that_changes_rarely_does_not_cost_its_neighbours_a_socket_each_time(every_s: float) -> None:
     watch = TopicWatch([topic("thin", 10.0), topic("busy", 10.0)], 0.0)

@@ -39,6 +39,7 @@ _KINDS: dict[MarketKind, tuple[str, str, float | None]] = {
 KINDS: tuple[MarketKind, ...] = tuple(_KINDS)
 FIRST_S = 10.0  # but for trades and liquidations a subscription begins with how things stand (7)
 EVENTS = frozenset({"trade", "liquidation"})
+TRADED_S = 10.0  # trades come at once (4.3), and a ticker whose last price moves says that there are any
 _PRODUCTS = (
     (re.compile(r".+-SWAP"), "SWAP"),
     (re.compile(r".+-[0-9]{6}-[0-9.]+-[CP]"), "OPTION"),
@@ -66,9 +67,8 @@ def topics(symbols: Sequence[str], kinds: Sequence[MarketKind]) -> list[Topic]:
             if kind in _KINDS:
                 channel, path, expect_s = _KINDS[kind]
                 what = liquidated(symbol) if channel == LIQUIDATIONS else symbol
-                topic = Topic(
-                    f"{channel}:{what}", path, kind, what, expect_s, first_s=None if kind in EVENTS else FIRST_S
-                )
+                first_s, traded_s = None if kind in EVENTS else FIRST_S, TRADED_S if kind == "trade" else None
+                topic = Topic(f"{channel}:{what}", path, kind, what, expect_s, first_s=first_s, traded_s=traded_s)
                 found.setdefault(topic.name, topic)
     return list(found.values())
 
