@@ -127,9 +127,12 @@ class AccountRows:
         return self._pg.fetch(self._sql["list_gaps"], {"open_only": open_only, "since": since})
 
     def undecryptable(self, keyring: Keyring) -> list[tuple[str, str]]:
-        """(account id, why) of the rows whose ciphertext this keyring does not open. Plaintexts are dropped at once."""
+        """(account id, why) of the rows whose credentials this keyring does not open. Plaintexts are dropped at once."""
         bad: list[tuple[str, str]] = []
         for row in self._pg.fetch(self._sql["ciphertexts"]):
+            if row["credential_ciphertext"] is None:  # a row that somebody wrote by SQL
+                bad.append((str(row["id"]), "it has no credentials"))
+                continue
             try:
                 keyring.decrypt(row["credential_key_id"], bytes(row["credential_ciphertext"]), str(row["id"]))
             except FleetError as error:

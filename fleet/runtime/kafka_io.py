@@ -428,7 +428,7 @@ class Consumer:
                 if position is None:
                     position = self._kafka.position(partition, timeout_ms=int(LAG_TIMEOUT_S * 1000))
                 behind[partition.topic] += max(0, end - (end if position is None else position))
-        except kafka_errors.KafkaError as error:
+        except (kafka_errors.KafkaError, KeyError) as error:  # the library's KeyError: a topic was deleted
             raise _translate(error, "kafka lag") from error
         return behind
 

@@ -359,6 +359,14 @@ def test_doctor_names_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
     levels = {f["check"]: f["level"] for f in findings if f["check"] in ("settings", "postgres", "redis", "kafka")}
     assert levels == {"settings": "ok", "postgres": "ok", "redis": "ok", "kafka": "ok"}
     assert any(f["check"] == "keyring" and account in f["what"] and f["advice"] for f in findings)
+    bare, store = str(uuid.uuid4()), Postgres(cli.env["FLEET_POSTGRES_DSN"], application="tests")
+    store.execute(
+        "INSERT INTO exchange_accounts (id, user_id, exchange, market) VALUES (%s, 'by SQL', 'okx', 'unified')", (bare,)
+    )
+    done = cli.run("doctor")
+    store.execute("DELETE FROM exchange_accounts WHERE id = %s", (bare,))
+    store.close()
+    assert done.returncode == 1 and f"account {bare}: it has no credentials" in done.stdout
     other.chmod(0o640)
     done = cli.run("doctor", FLEET_KEYRING_FILE=str(other))
     assert done.returncode == 1 and "chmod 600" in done.stdout

@@ -298,6 +298,23 @@ def test_what_retention_took_before_it_was_read_is_told(own_broker: Kafka) -> No
     producer.close(5)
 
 
+def test_a_topic_that_is_deleted_under_its_reader_is_waited_for(own_broker: Kafka) -> None:
+    topics = ["user.orders", "user.positions"]
+    consumer = Consumer(own_broker.bootstrap, uuid.uuid4().hex, topics)
+    assert set(consumer.lag()) == set(topics)
+    admin = KafkaAdminClient(bootstrap_servers=own_broker.bootstrap)
+    admin.delete_topics(topics[1:])
+    wait_until(lambda: topics[1] not in admin.list_topics(), 10, "the topic is gone")
+    admin.close()
+    for _ in range(20):
+        consumer.poll(0.1, 1)  # and the client has heard of it
+    consumer._asked = 0.0  # lag asks the broker, as every ENDS_EVERY_S
+    with pytest.raises(StoreUnavailable):
+        consumer.lag()
+    create_topics(own_broker.bootstrap, 4)
+    consumer.close()
+
+
 def test_abort_fails_what_is_pending_and_sending_goes_on(own_broker: Kafka) -> None:
     results, producer = Results(), Producer(own_broker.bootstrap, "test")
     producer.send(TOPIC, b"k", b"0", [], results.done(0))
