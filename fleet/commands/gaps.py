@@ -7,7 +7,7 @@ import re
 
 import click
 
-from fleet.commands.output import emit
+from fleet.commands.output import emit_newest, limit_option
 from fleet.commands.session import env_file_option, json_option, session
 from fleet.runtime.account_rows import AccountRows
 
@@ -42,8 +42,9 @@ class Since(click.ParamType[dt.datetime]):
 @click.option(
     "--since", type=Since(), help="Only gaps that lasted into this time: ISO 8601, UNIX ms, or an age such as 30m."
 )
+@limit_option(10_000)
 @json_option
 @env_file_option
-def gaps(open_only: bool, since: dt.datetime | None, as_json: bool) -> None:
+def gaps(open_only: bool, since: dt.datetime | None, limit: int, as_json: bool) -> None:
     """Gaps of the streams, newest first."""
-    emit(AccountRows(session().postgres()).gaps(open_only, since), as_json, COLUMNS)
+    emit_newest(AccountRows(session().postgres()).gaps(open_only, since, limit), limit, as_json, COLUMNS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fleet.commands.output import emit
+from fleet.commands.output import emit_newest, limit_option
 from fleet.commands.session import Stopped, env_file_option, json_option, session
 from fleet.runtime.kafka_io import Producer, RecordRefused
 from fleet.runtime.postgres import queries
@@ -23,11 +23,13 @@ def dead_letters() -> None:
 
 
 @dead_letters.command("list")
+@limit_option(1_000)
 @json_option
 @env_file_option
-def list_letters(as_json: bool) -> None:
-    """The newest 1,000."""
-    emit(session().postgres().fetch(queries("dead_letters")["list_dead_letters"]), as_json, COLUMNS)
+def list_letters(limit: int, as_json: bool) -> None:
+    """Newest first."""
+    rows = session().postgres().fetch(queries("dead_letters")["list_dead_letters"], {"most": limit})
+    emit_newest(rows, limit, as_json, COLUMNS)
 
 
 @dead_letters.command("retry")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def iso(ms: float) -> str | None:
@@ -43,6 +45,19 @@ def emit(answer: Any, as_json: bool, columns: Sequence[str] = ()) -> None:
             click.echo(f"{key:<{width}}  {cell(value)}")
     else:
         table(rows, columns or (tuple(rows[0]) if rows else ()))
+
+
+def limit_option(most: int) -> Callable[[F], F]:
+    return click.option(
+        "--limit", type=click.IntRange(min=1), default=most, show_default=True, help="So many at most, the newest."
+    )
+
+
+def emit_newest(rows: list[dict[str, Any]], limit: int, as_json: bool, columns: Sequence[str]) -> None:
+    """The same of the newest rows of a table. Says on standard error where there may be more."""
+    emit(rows, as_json, columns)
+    if len(rows) >= limit:
+        click.echo(f"these are the newest {limit:,}; --limit shows more", err=True)
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:

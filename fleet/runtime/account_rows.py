@@ -122,9 +122,9 @@ class AccountRows:
     def remove(self, account_id: str) -> None:
         self._change("remove_account", account_id)
 
-    def gaps(self, open_only: bool, since: dt.datetime | None) -> list[dict[str, Any]]:
-        """Rows of stream_gaps, newest first; `since` keeps those that were open at or after it."""
-        return self._pg.fetch(self._sql["list_gaps"], {"open_only": open_only, "since": since})
+    def gaps(self, open_only: bool, since: dt.datetime | None, most: int) -> list[dict[str, Any]]:
+        """Rows of stream_gaps, the `most` newest first; `since` keeps those that were open at or after it."""
+        return self._pg.fetch(self._sql["list_gaps"], {"open_only": open_only, "since": since, "most": most})
 
     def undecryptable(self, keyring: Keyring) -> list[tuple[str, str]]:
         """(account id, why) of the rows whose credentials this keyring does not open. Plaintexts are dropped at once."""

@@ -432,6 +432,9 @@ def test_dead_letters_are_listed_and_sent_again(cli: Cli) -> None:
     done = cli.run("dead-letters", "retry", str(row["id"]))
     assert (done.returncode, done.stdout.strip()) == (1, "0 of 1 sent again")
     assert f"dead letter {row['id']} is refused for good" in done.stderr and "run it again" not in done.stderr
+    newest = cli.run("dead-letters", "list", "--limit", "1", "--json")
+    assert [r["id"] for r in json.loads(newest.stdout)] == [row["id"]]
+    assert "--limit shows more" in newest.stderr
     pg.execute("DELETE FROM dead_letter WHERE id = %s", (row["id"],))
     pg.close()
     assert "kafka" in cli.fails(1, "dead-letters", "retry", str(letter), FLEET_KAFKA_BOOTSTRAP="127.0.0.1:1").lower()

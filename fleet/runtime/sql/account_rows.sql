@@ -73,4 +73,4 @@ FROM stream_gaps
 WHERE (NOT %(open_only)s OR closed_at IS NULL AND (
         account_id IS NULL OR account_id IN (SELECT id FROM exchange_accounts)))
   AND (%(since)s::timestamptz IS NULL OR COALESCE(closed_at, now()) >= %(since)s::timestamptz)
-ORDER BY opened_at DESC LIMIT 10000;
+ORDER BY opened_at DESC LIMIT %(most)s;

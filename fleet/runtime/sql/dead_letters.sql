@@ -1,7 +1,7 @@
 -- name: list_dead_letters
 -- Records that a sink could not store, newest first.
 SELECT id, sink, topic, partition, "offset", reason, at, retried_at
-FROM dead_letter ORDER BY id DESC LIMIT 1000;
+FROM dead_letter ORDER BY id DESC LIMIT %(most)s;
 
 -- name: pending_dead_letters
 -- The records to send again: those named, or every one that was not sent again yet.
