@@ -148,6 +148,36 @@ def test_a_store_that_is_away_is_waited_for_and_nothing_is_put_aside() -> None:
     assert not store.letters and store.rewinds == 3 and topic.committed == 10
 
 
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warning(self, text: str, **fields: object) -> None:
+        self.lines.append(text)
+
+    info = error = warning
+
+
+def test_a_store_that_refuses_now_and_then_is_told_of_once_and_as_over_once_it_does_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One table may be refused while the others go on: two lines a batch would fill the log."""
+    values = [b"%d" % n for n in range(10)]
+    stop, store, now_s = threading.Event(), Store(), [100.0]
+    topic, log = Topic(values, stop), Log()
+    loop = Loop(store, lambda: topic, stop, Metrics())
+    monkeypatch.setattr(loop, "_log", log)
+    monkeypatch.setattr("workers.sinks.loop.time.monotonic", lambda: now_s[0])
+    for _ in range(5):
+        loop._wait_out(StoreUnavailable("refused"))
+        loop._over()
+    assert log.lines == ["sink waits and tries again"]
+    now_s[0] += 2.5
+    loop._over()
+    loop._over()
+    assert log.lines == ["sink waits and tries again", "sink goes on"]
+
+
 def test_a_failed_commit_repeats_the_batch() -> None:
     store = Store()
     topic = run([b"%d" % n for n in range(4)], store, commit_fails=1)

@@ -92,6 +92,7 @@ class Loop(Generic[Item]):
         self._source: Source | None = None
         self._log = get(__name__).bind(sink=sink.name)
         self._trouble = ""  # the failure being waited out, "" = none
+        self._said, self._failed_s = "", 0.0  # the one that the log told of, and when there was one last
         self._attempt = 0
         self._most = (
             sink.max_records
@@ -213,18 +214,21 @@ class Loop(Generic[Item]):
     def _wait_out(self, error: FleetError) -> None:
         self._attempt += 1
         self._most = max(1, self._most // 2)
-        if str(error) != self._trouble:
+        if str(error) != self._said:
             self._log.warning("sink waits and tries again", action="wait", attempt=self._attempt, error=str(error))
-        self._trouble = str(error)
+        self._trouble = self._said = str(error)
+        self._failed_s = time.monotonic()
         if self._source is not None:
             self._source.rewind()
         self._sink.rewound()
         self._stop.wait(delay_s(self._attempt, random.random, first_s=BACKOFF_FIRST_S, cap_s=BACKOFF_CAP_S))
 
     def _over(self) -> None:
-        if self._trouble:
-            self._log.info("sink goes on", action="resume", attempt=self._attempt, after=self._trouble)
+        """One batch went through. The log says so once all of them do: of a store that refuses one table others still go on."""
         self._trouble, self._attempt = "", 0
+        if self._said and time.monotonic() - self._failed_s > LAG_EVERY_S:
+            self._log.info("sink goes on", action="resume", after=self._said)
+            self._said = ""
 
     def _close(self) -> None:
         source, self._source = self._source, None
