@@ -97,9 +97,9 @@ class Assignments(Background):
             self._incidents.append(("store_quarantine", msgspec.structs.asdict(incident)))
             self._condition.notify()
 
-    def lift_quarantine(self, incident: str) -> None:
+    def lift_quarantine(self, incident: str, why: str) -> None:
         with self._condition:
-            self._incidents.append(("lift_quarantine", {"incident": incident}))
+            self._incidents.append(("lift_quarantine", {"incident": incident, "why": why}))
             self._condition.notify()
 
     def witness(self, suspects: Iterable[str]) -> Reading | None:

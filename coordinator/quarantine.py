@@ -52,6 +52,7 @@ class Quarantine:
         self._assignments, self._moves, self._now_ms = assignments, moves, now_ms
         self._suspicion = Suspicion()
         self._incidents: dict[str, str] = {}  # quarantined account -> its row
+        self._lifted: set[str] = set()  # rows that are to be cleared
         self._read_at = 0.0
         self._next = 0
         self._log = get("quarantine")
@@ -59,7 +60,7 @@ class Quarantine:
     def begin(self) -> None:
         """A new leadership: the rows say who is quarantined."""
         self._suspicion = Suspicion()
-        self._incidents = {}
+        self._incidents, self._lifted = {}, set()
         self._observed.take_deaths()
 
     def assigned(self, records: Mapping[str, Ownership], now: float) -> None:
@@ -74,9 +75,11 @@ class Quarantine:
             for account in self._suspicion.died(slot, incarnation, now):
                 self._condemn(account, accounts.get(account) if accounts else None, now)
         if snapshot is not None:
-            self._follow_rows(snapshot)
+            self._follow_rows(snapshot, now)
             for account in self._suspicion.forgive(snapshot.accounts):
-                self._release(account, snapshot.accounts.get(account), "its row has changed", lift=True)
+                self._release(account, snapshot.accounts.get(account), "row changed", lift=True)
+            for account in self._suspicion.retry(now):
+                self._release(account, snapshot.accounts.get(account), "tried again", lift=True)
         self._metrics.accounts("quarantined").set(len(self._suspicion.quarantined))
 
     def quarantined(self) -> frozenset[str]:
@@ -88,30 +91,34 @@ class Quarantine:
     def _condemn(self, account: str, spec: AccountSpec | None, now: float) -> None:
         now_ms = self._now_ms()
         revision = spec.revision if spec else -1
-        guilty = f"{self._suspicion.deaths(account, now)} workers died starting it"
-        self._suspicion.quarantine(account, revision)
+        deaths = self._suspicion.deaths(account, now)
+        pause_s = self._suspicion.quarantine(account, revision, now)
+        guilty = f"{deaths} workers died starting it; tried again after {pause_s / 60:.0f} min"
         incident = self._incidents[account] = f"{account}:{now_ms}"
         self._assignments.quarantine(Incident(incident, account, revision, guilty, now_ms))
         self._log.error("account quarantined", action="alert", stream=account, reason=guilty)
         self._moves.told(account, "quarantined", guilty, spec, now_ms, incident)
 
-    def _follow_rows(self, snapshot: Snapshot) -> None:
+    def _follow_rows(self, snapshot: Snapshot, now: float) -> None:
         """What another leader found holds here too; what an operator has cleared does not."""
         for account, row in snapshot.quarantine.items():
             spec = snapshot.accounts.get(account)
             mine = self._incidents.get(account)
             if row.cleared and mine == row.incident:
-                del self._suspicion.quarantined[account]
+                self._suspicion.acquit(account)
                 self._release(account, spec, "cleared", lift=False)
-            elif not row.cleared and spec is not None and spec.revision == row.revision and mine is None:
-                self._suspicion.quarantine(account, row.revision)
+            elif row.cleared or row.incident in self._lifted or spec is None or spec.revision != row.revision:
+                continue
+            elif mine is None:
+                self._suspicion.quarantine(account, row.revision, now)
                 self._incidents[account] = row.incident
                 self._log.warning("account stays quarantined", action="quarantine", stream=account, reason=row.reason)
 
     def _release(self, account: str, spec: AccountSpec | None, why: str, *, lift: bool) -> None:
         incident = self._incidents.pop(account, "")
         if lift and incident:
-            self._assignments.lift_quarantine(incident)
+            self._lifted.add(incident)
+            self._assignments.lift_quarantine(incident, why)
         self._log.info("account out of quarantine", action="quarantine", stream=account, reason=why)
         self._moves.told(account, "quarantine_ended", why, spec, self._now_ms(), incident)
 

@@ -52,6 +52,6 @@ VALUES (%(incident)s, %(account_id)s, %(revision)s, %(reason)s, to_timestamp(%(s
 ON CONFLICT (incident) DO NOTHING;
 
 -- name: lift_quarantine
--- The account's row has changed, or is gone: it may be tried again.
-UPDATE fleet_quarantine SET cleared_at = now(), cleared_by = 'row changed'
+-- The account may be tried again: its row has changed or is gone, or the pause is over.
+UPDATE fleet_quarantine SET cleared_at = now(), cleared_by = %(why)s
 WHERE incident = %(incident)s AND cleared_at IS NULL;

@@ -7,6 +7,10 @@ A worker that dies takes all its starting accounts with it, the guilty one and t
 on probation: of those that were there most often, a quarter is started at a time, the last one alone. Who dies alone a second
 time, and a third time in all within ten minutes, is guilty; in between the worker runs for CONTROL_S without a probationer: if
 it dies all the same, it was none of them. Innocents pass as soon as they are live, or have not killed anybody for PATIENCE_S.
+
+Workers also die of something else (memory, an operator, a machine), and whoever starts slowly then may be blamed. So nobody is
+given up: who was found guilty is tried again after RETRY_S, on probation, where one more death alone is enough, and then ever
+more seldom.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ WINDOW_S = 600.0
 PATIENCE_S = 30.0
 LONE = 2
 CONTROL_S = 5.0
+RETRY_S, RETRY_MOST_S = 300.0, 3600.0  # the first pause before who was found guilty is tried again, and the longest
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -44,6 +49,7 @@ class Suspicion:
         self.free: dict[str, float] = {}  # probationers that may start, since when
         self.control: tuple[str, float] = ("", 0.0)  # a slot that is to run without probationers, and until when
         self.quarantined: dict[str, int] = {}  # account -> revision of the row it was quarantined for
+        self.again: dict[str, tuple[float, float]] = {}  # who was found guilty -> when it is tried again, and the pause
 
     def assigned(self, account_id: str, record: Ownership, now: float) -> None:
         self.starting[account_id] = Start(record.slot, record.incarnation, record.token, now)
@@ -54,6 +60,7 @@ class Suspicion:
         if start is not None and start.token == token:
             del self.starting[account_id]
             self._pass(account_id)
+            self.again.pop(account_id, None)
 
     def died(self, slot: str, incarnation: str, now: float) -> list[str]:
         """The accounts that are guilty now."""
@@ -75,10 +82,26 @@ class Suspicion:
         self.control = (slot, now + CONTROL_S)
         return [alone] if self.lone[alone] >= LONE else []
 
-    def quarantine(self, account_id: str, revision: int) -> None:
+    def quarantine(self, account_id: str, revision: int, now: float) -> float:
+        """→ after how many seconds it is tried again."""
         self.quarantined[account_id] = revision
+        pause = min(RETRY_MOST_S, 2 * self.again[account_id][1]) if account_id in self.again else RETRY_S
+        self.again[account_id] = (now + pause, pause)
         self.control = ("", 0.0)
         self._pass(account_id)
+        return pause
+
+    def acquit(self, account_id: str) -> None:
+        """An operator says so."""
+        del self.quarantined[account_id], self.again[account_id]
+
+    def retry(self, now: float) -> list[str]:
+        """Who has been in quarantine for long enough: on probation again."""
+        due = [account for account in self.quarantined if self.again[account][0] <= now]
+        for account in due:
+            del self.quarantined[account]
+            self.strikes[account], self.lone[account] = (now,) * PROBATION, LONE - 1
+        return due
 
     def forgive(self, accounts: Mapping[str, AccountSpec]) -> list[str]:
         """A row that was changed, or taken away, may be tried again; who is not to be started keeps nobody waiting."""
@@ -86,7 +109,7 @@ class Suspicion:
             self._pass(account)
         freed = [a for a, r in self.quarantined.items() if a not in accounts or accounts[a].revision != r]
         for account in freed:
-            del self.quarantined[account]
+            self.acquit(account)
         return freed
 
     def waiting(self, now: float) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from fleet.core.model import AccountSpec, Ownership
-from fleet.core.poison import PATIENCE_S, WINDOW_S, Suspicion
+from fleet.core.poison import PATIENCE_S, RETRY_S, WINDOW_S, Suspicion
 
 
 class Case:
@@ -17,9 +17,8 @@ class Case:
         self.now, self.token, self.deaths, self.live = 0.0, 0, 0, set[str]()
 
     def life(self) -> bool:
-        """One life of the worker; True if it survived with all that may run live."""
+        """One life of the worker, or the rest of one; True if it survived with all that may run live."""
         inc = f"i{self.deaths}-0"
-        self.live.clear()
         while True:
             waiting = self.suspicion.waiting(self.now)
             start = [a for a in self.names if a not in waiting | self.live | set(self.suspicion.quarantined)]
@@ -35,7 +34,8 @@ class Case:
             if any(g in start for g in self.guilty):
                 self.deaths += 1
                 for account in self.suspicion.died("h:0", inc, self.now):
-                    self.suspicion.quarantine(account, 1)
+                    self.suspicion.quarantine(account, 1, self.now)
+                self.live.clear()
                 return False
             for name in start:
                 self.suspicion.live(name, self.suspicion.starting[name].token)
@@ -124,13 +124,37 @@ def test_who_neither_goes_live_nor_kills_is_let_go() -> None:
     assert not suspicion.starting
 
 
+def test_who_was_found_guilty_is_tried_again_alone_and_ever_more_seldom() -> None:
+    case = Case(5, "poison")
+    case.settle()
+    assert set(case.suspicion.quarantined) == {"poison"}
+    for pause in (RETRY_S, 2 * RETRY_S, 4 * RETRY_S):
+        deaths = case.deaths
+        assert case.suspicion.retry(case.now + 0.9 * pause) == []
+        case.now += 1.1 * pause
+        assert case.suspicion.retry(case.now) == ["poison"]
+        case.settle()
+        assert (case.deaths, set(case.suspicion.quarantined)) == (deaths + 1, {"poison"}), "one death is enough now"
+        assert len(case.live) == 5
+
+
+def test_an_innocent_that_was_blamed_streams_again_and_starts_with_a_clean_record() -> None:
+    case = Case(5, "blamed")
+    case.settle()
+    case.guilty = ()  # it was the machine
+    case.now += RETRY_S + 1.0
+    assert case.suspicion.retry(case.now) == ["blamed"]
+    case.settle()
+    assert len(case.live) == 6 and not case.suspicion.strikes and not case.suspicion.again
+
+
 def test_a_changed_row_is_forgiven() -> None:
     suspicion = Suspicion()
-    suspicion.quarantine("a", 1)
+    suspicion.quarantine("a", 1, 0.0)
     row = AccountSpec("a", "u", "binance", "usdm", "", False, 1, 0)
     assert suspicion.forgive({"a": row}) == []
     assert suspicion.forgive({"a": AccountSpec("a", "u", "binance", "usdm", "", False, 2, 0)}) == ["a"]
-    suspicion.quarantine("a", 1)
+    suspicion.quarantine("a", 1, 0.0)
     assert suspicion.forgive({}) == ["a"]
 
 
