@@ -33,7 +33,8 @@ MAX_OPEN_ORDERS = 5000
 MAX_RECENT = 200
 NEAR_MS = 10_000  # of a snapshot: it may have been taken before a fill of that time, or after
 STAMP_MS = 100  # a fill and the change of position that it made are stamped alike, but for so much
-SETTLED_MS = 90_000  # REST is not so old that it would not tell of a change that long ago
+SETTLED_MS = 90_000  # REST is not so old that it would not tell of a change that long ago; ...
+TIE_MS = 250  # ... and what it tells of a millisecond is all of it so soon, but for its clock
 KEPT = 50  # of them outlive a proof: fills of orders that a full read will list again
 Legs = Callable[[str], tuple[str, str] | None]
 """Key of a position ("SYMBOL|side") -> (base, quote) where its fills are settled in kind, None where they make a position."""
@@ -194,8 +195,8 @@ class Watermark(msgspec.Struct):
 
     def outranking(self, event: UserRecord) -> UserRecord:
         """`event`, and where REST tells a position or wallet that is not the one stored, which was told as later and long ago: the
-        same as later still. Whatever made the other one wrong (an old copy of REST, a change that the socket lost within one
-        millisecond, a clock that ran ahead), it would stay until the next trade."""
+        same as later still. Whatever made the other one wrong (an old copy of REST, a clock that ran ahead, the last change of a
+        millisecond that the socket lost), it would stay until the next trade."""
         if not isinstance(event, Position | Balance) or event.source != "rest":
             return event
         if isinstance(event, Position):
@@ -207,7 +208,8 @@ class Watermark(msgspec.Struct):
                 event.available is None or Decimal(event.available or "0") == Decimal(self.available.get(key, "0"))
             )
         stored_ms = self.ranks.get(key, 0) // 2
-        if same or _rank(event) > self.ranks.get(key, 0) or event.ts_recv - stored_ms < SETTLED_MS:
+        settled_ms = TIE_MS if event.ts_event == stored_ms else SETTLED_MS
+        if same or _rank(event) > self.ranks.get(key, 0) or event.ts_recv - stored_ms < settled_ms:
             return event
         return msgspec.structs.replace(event, ts_event=stored_ms + 1, id=f"{event.id}:{stored_ms + 1}")
 

@@ -53,6 +53,13 @@ class FakePublisher:
         assert call is not None
         call()
 
+    def ack_all(self) -> None:
+        """Those that were not acknowledged yet."""
+        for index, call in enumerate(self.acks):
+            self.acks[index] = None
+            if call is not None:
+                call()
+
     def ids(self) -> list[str]:
         return [r["id"] for r in self.records if r["type"] in ("fill", "order")]
 
@@ -139,15 +146,15 @@ def test_a_state_told_wrongly_is_told_again_once_rest_cannot_be_that_old(kind: s
         made.recovered([late]) if wrong == "old copy told as later" else made.live(
             [msgspec.structs.replace(late, source="stream")]
         )
-    for n in range(len(publisher.records)):
-        publisher.ack(n)
+    publisher.ack_all()
     assert stored(publisher) == "7"
     made.prove(Snapshot(told_ms + 1, {}, {}), told_ms)
     made.recovered([state(kind, "8", truth_ms, read_ms=told_ms + 60_000)])
-    assert stored(publisher) == "7", "REST may be that old: what the socket told would be overwritten"
+    if truth_ms < told_ms:
+        assert stored(publisher) == "7", "REST may be that old: what the socket told would be overwritten"
     for ago_s in (100, 200):
+        publisher.ack_all()
         made.recovered([state(kind, "8", truth_ms, read_ms=told_ms + ago_s * 1000)])
-        publisher.ack(len(publisher.records) - 1)
         assert stored(publisher) == "8"
     assert len([r for r in publisher.records if r["ts_event"] > told_ms]) == 1, "once"
     made.live([state(kind, "9", told_ms + 300_000)])

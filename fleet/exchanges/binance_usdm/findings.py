@@ -93,11 +93,6 @@ class Findings:
         read = {f"{t.symbol}|{t.position_side.lower()}" for t in self.trades.values()}
         return read | {b.key for b in self.mark.recent if b.key and b.ts >= self.since_ms}
 
-    def fills_at(self, at_ms: int) -> int:
-        """How many fills of that millisecond are known or were read."""
-        read = {(t.symbol, f"{t.trade_id}/{t.order_id}") for t in self.trades.values() if t.trade_ms == at_ms}
-        return len(read | {(symbol_of(b.key), b.trade) for b in self.mark.recent if b.key and b.ts == at_ms})
-
     def latest_fill_ms(self, key: str) -> int:
         """When the position last changed, as far as fills tell: the exchange stamps both alike. 0 = none is known."""
         read = [t.trade_ms for t in self.trades.values() if f"{t.symbol}|{t.position_side.lower()}" == key]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-import msgspec
-
 from fleet.core.errors import ExchangeRefused
 from fleet.core.events import Order, UserRecord
 from fleet.core.recovery import TERMINAL, differing, order_key
@@ -15,7 +13,6 @@ from fleet.exchanges.binance_usdm.findings import Dialogue, Findings
 from fleet.exchanges.binance_usdm.parse import algo_order
 
 REST_LAG_MS = 5000
-JUST_NOW_MS = 1000  # before a read began: what the socket told then may not be known to it
 
 
 def history(found: Findings) -> list[UserRecord]:
@@ -68,20 +65,16 @@ def changes(found: Findings) -> Dialogue[list[UserRecord]]:
     lagging = {key for key in to_tell & now.keys() if 0 < listed[key].update_ms < found.latest_fill_ms(key)}
     lagging |= {key for key in to_tell - now.keys() if not _surely_flat(found, key)}
     events: list[UserRecord] = []
-    unexplained = found.trial().unexplained(found.snapshot)
     for key in sorted(to_tell - lagging):  # of which we do not know more than this account read
         symbol, _, side = key.partition("|")
         row = listed.get(key) or wire.PositionRow(symbol=symbol, side=side, qty="0")
         changed_ms = row.update_ms or _flat_since_ms(found, key) or found.snapshot.at_ms
-        changed_ms = _after_its_millisecond(found, changed_ms, explained=key not in unexplained[0])
         entry = entries.get(key, "" if key in now else "0")
         events.append(rows.position(row, entry, changed_ms, found.account_id, found.now_ms))
     assets = {row.asset: row for row in found.account.assets}
     spent = mark.spent_again(trade.fee_asset for trade in found.trades.values())
     for asset in sorted(differing(mark.wallets, found.snapshot.wallets) | spent):
         wallet = assets.get(asset) or wire.AssetRow(asset=asset, wallet="0")
-        told_ms = _after_its_millisecond(found, wallet.update_ms, explained=asset not in unexplained[1])
-        wallet = msgspec.structs.replace(wallet, update_ms=told_ms)
         events.append(rows.balance(wallet, found.account_id, found.now_ms))
     return events
 
@@ -94,14 +87,6 @@ def _is_stale(found: Findings, risk: wire.RiskRow) -> bool:
     """Is it of another position than the account's? The call may lag: better no entry price than that of an older position."""
     row = _listed(found).get(rows.key_of(risk))
     return row is not None and risk.qty is not None and Decimal(risk.qty) != Decimal(row.qty)
-
-
-def _after_its_millisecond(found: Findings, changed_ms: int, *, explained: bool) -> int:
-    """The next one, where several fills of one millisecond led to what is told, or unknown ones of just now: the socket may have
-    told a state between them, and of one instant its word outranks REST's in Postgres."""
-    just_now = found.mark.base is not None and changed_ms > found.now_ms - JUST_NOW_MS
-    several = found.fills_at(changed_ms) > 1 if explained else just_now
-    return changed_ms + (several and changed_ms < found.snapshot.at_ms)
 
 
 def _flat_since_ms(found: Findings, key: str) -> int:
