@@ -1020,6 +1020,7 @@ def test_conditional_orders_that_came_and_went_are_told_by_a_read_of_orders() ->
     canceled = algo(venue, "S1USDT", T0 + 20, "CANCELED")
     algo(venue, "S1USDT", T0 - 20, "CANCELED")  # before the gap
     algo(venue, "S8USDT", T0 + 20, "CANCELED")  # not among the symbols used last, and no order says so
+    rests = algo(venue, "S7USDT", T0 + 20, "NEW")  # neither, but it is there still
     triggered = algo(venue, "NEWUSDT", T0 + 20, "FINISHED")
     venue.trade("NEWUSDT", "SELL", "1", T0 + 30)  # what it triggered
     full = venue.read(mark, T0 + 100)
@@ -1030,11 +1031,22 @@ def test_conditional_orders_that_came_and_went_are_told_by_a_read_of_orders() ->
     assert sorted((e.symbol, e.order_id, e.status) for e in told) == [
         ("NEWUSDT", f"algo-{triggered['algoId']}", "expired"),
         ("S1USDT", f"algo-{canceled['algoId']}", "canceled"),
+        ("S7USDT", f"algo-{rests['algoId']}", "new"),
     ]
-    frames = [algo_frame(canceled), algo_frame(triggered)]
+    frames = [algo_frame(canceled), algo_frame(rests), algo_frame(triggered)]
     assert {e.id for e in told} == {e.id for e in items(frames) if isinstance(e, Order)}
     asked = [dict(c.params)["symbol"] for c in venue.calls if c.path.endswith("allAlgoOrders")]
     assert asked == ["NEWUSDT", "S0USDT", "S1USDT"] and not found.unasked
+    for event in found.events:
+        mark.advance(event)
+    mark.symbols |= {f"T{n}USDT": 0 for n in range(40)}
+    algo(venue, "T5USDT", T0 + 150, "NEW")
+    (one,) = [
+        e
+        for e in venue.read(mark, T0 + 200).events
+        if isinstance(e, Order) and e.status == "new" and not mark.is_open(e.symbol, e.order_id)
+    ]
+    assert one.symbol == "T5USDT" and venue.calls[-1].weight == 40, "one call for all costs as much as 40"
     venue.refuse = {"/fapi/v1/allAlgoOrders": -1000}  # a server before 2025-12-09
     assert venue.read(mark, T0 + 200).unrecoverable == "" and venue.paths().count("allAlgoOrders") == 1
 
@@ -1171,7 +1183,8 @@ def test_a_quiet_account_s_orders_are_left_unasked_and_told_by_a_read_of_orders(
     assert [(e.order_id, e.status, e.source) for e in found.events if isinstance(e, Order)] == [
         (str(row["orderId"]), "canceled", "rest")
     ]
-    assert venue.paths() == ["allOrders", "allAlgoOrders", "allAlgoOrders"] and venue.weight == 15 and not found.unasked
+    conditional = ["allAlgoOrders", "allAlgoOrders", "openAlgoOrders"]
+    assert venue.paths() == ["allOrders", *conditional] and venue.weight == 16 and not found.unasked
 
 
 def test_a_read_of_orders_without_the_one_call_asks_the_symbols_used_last() -> None:
@@ -1191,7 +1204,7 @@ def test_a_read_of_orders_without_the_one_call_asks_the_symbols_used_last() -> N
     venue.order("S4USDT", "BUY", "1", T0 + 50, "EXPIRED")
     venue.order("S5USDT", "BUY", "1", T0 + 50, "EXPIRED")
     found = venue.read(mark, T0 + 100)
-    assert [e.symbol for e in found.events if isinstance(e, Order)] == ["S4USDT"] and venue.weight == 5 + 25 + 15
+    assert [e.symbol for e in found.events if isinstance(e, Order)] == ["S4USDT"] and venue.weight == 5 + 25 + 15 + 9
     assert found.unrecoverable == ""
     venue.refuse = {"/fapi/v1/allOrders": -1121}
     assert "orders of S0USDT: permanent(-1121)" in venue.read(mark, T0 + 100).unrecoverable

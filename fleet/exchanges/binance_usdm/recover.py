@@ -13,9 +13,9 @@ Weight is the scarce thing when a crowd of accounts reconnects, so each step is 
    Each order (1) that was known as open and is not any more. A proof looks at three symbols, and at others next time.
 5. Conditional orders (1 a symbol), of which the matching engine knows nothing until they trigger.
 6. Entry prices (5) if positions changed.
-What step 3 did not tell, and conditional orders that came and went, are asked for after the gap has closed, by a read of orders: 5,
-and 5 for each of the three symbols used last. Not found: orders that came and went unfilled more than three days ago, conditional
-ones in other symbols.
+What step 3 did not tell, and conditional orders, are asked for after the gap has closed, by a read of orders: 5, and 5 for each of
+the three symbols used last; and those that rest in any symbol ever used (1 each, at most 40). Not found: orders that came and went
+unfilled more than three days ago, conditional ones that did in other symbols.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def _came_and_went(account: AccountSpec, mark: Watermark, now_ms: int) -> Recove
     yield from recover_fills.trades_of(found, recover_orders.traded_unseen(found))
     yield from recover_orders.orders_of_fills(found)
     yield from recover_orders.past_conditional_orders(found)
+    yield from recover_orders.resting_conditional_orders(found)
     return Recovered(
         missed(recover_events.history(found), set()), found.snapshot, "; ".join([*found.lost, *found.unlisted])
     )

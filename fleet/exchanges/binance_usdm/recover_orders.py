@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from fleet.core.errors import ConnectionFailed, ExchangeRefused
 from fleet.core.exchange import code_of
-from fleet.core.recovery import TERMINAL, order_key
+from fleet.core.recovery import TERMINAL, order_key, symbol_of
 from fleet.core.replies import decode
 from fleet.exchanges.binance_usdm import rows, wire
 from fleet.exchanges.binance_usdm.findings import (
@@ -219,6 +219,19 @@ def conditional_orders(found: Findings) -> Dialogue[None]:
             found.conditional[name] = row
             if ALGO_STATUSES.get(row.status) in TERMINAL:
                 found.closed.append(order_key(symbol, name))
+
+
+def resting_conditional_orders(found: Findings) -> Dialogue[None]:
+    """Those that rest now, a stop that protects a position say, in every symbol that this account ever used."""
+    symbols: list[str] = sorted({*found.mark.symbols, *map(symbol_of, found.mark.positions)})
+    for symbol in symbols if len(symbols) <= rows.ALL_SYMBOLS else [""]:
+        try:
+            resting = decode((yield rows.open_algo_orders_call(symbol)), list[wire.AlgoRow], "conditional orders")
+        except ExchangeRefused as refused:
+            if code_of(refused) != BAD_SYMBOL:
+                return  # a server before 2025-12-09
+            continue  # listed no more
+        found.conditional |= {algo_name(row.algo_id): row for row in resting}
 
 
 def past_conditional_orders(found: Findings) -> Dialogue[None]:

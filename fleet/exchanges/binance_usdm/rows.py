@@ -13,6 +13,7 @@ from fleet.exchanges.binance_usdm.parse import SIDES, STATUSES
 
 ACCOUNT = HttpCall("GET", "/fapi/v3/account", weight=5, auth="signed")
 RISK = HttpCall("GET", "/fapi/v3/positionRisk", weight=5, auth="signed")
+ALL_SYMBOLS = 40  # weight of a call for what is open in all symbols; it is 1 for one symbol
 
 
 def trades_call(symbol: str, **where: int) -> HttpCall:
@@ -38,8 +39,10 @@ def order_call(symbol: str, order_id: str) -> HttpCall:
     return _signed("/fapi/v1/order", 1, symbol=symbol, orderId=order_id)
 
 
-def open_algo_orders_call(symbol: str) -> HttpCall:
-    """Conditional orders that have not triggered: since 2025-12-09 openOrders does not show them."""
+def open_algo_orders_call(symbol: str = "") -> HttpCall:
+    """Conditional orders that have not triggered, "" = of all symbols: since 2025-12-09 openOrders does not show them."""
+    if not symbol:
+        return _signed("/fapi/v1/openAlgoOrders", ALL_SYMBOLS)
     return _signed("/fapi/v1/openAlgoOrders", 1, symbol=symbol)
 
 
