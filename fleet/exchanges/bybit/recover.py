@@ -31,7 +31,6 @@ from fleet.core.events import Fill, UserRecord
 from fleet.core.exchange import HttpCall, HttpReply, Recovered, RecoveryPlan, code_of
 from fleet.core.model import AccountSpec
 from fleet.core.recovery import (
-    KEPT,
     TERMINAL,
     Snapshot,
     Watermark,
@@ -43,7 +42,7 @@ from fleet.core.recovery import (
     symbol_of,
     untold_fills_ms,
 )
-from fleet.exchanges.bybit import rows, wire
+from fleet.exchanges.bybit import ids, rows, wire
 from fleet.exchanges.bybit.limits import FILL_PAGE, LIMITS, ORDER_PAGE, POSITION_PAGE, WINDOW_MS
 from fleet.exchanges.bybit.parse import UNREADABLE
 
@@ -76,6 +75,7 @@ class _Findings:
     # category, symbol, execution id, order id: what names one (7), and which side of a trade with oneself it is (6.3)
     fills: dict[tuple[str, str, str, str], msgspec.Raw] = field(default_factory=dict)
     orders: dict[tuple[str, str], wire.OrderRow] = field(default_factory=dict)  # category, order id
+    known_fills: set[tuple[str, str]] = field(default_factory=set)
     late: set[tuple[str, str]] = field(default_factory=set)  # symbol, order id of fills that are told late
     open: set[str] = field(default_factory=set)
     closed: list[str] = field(default_factory=list)
@@ -91,7 +91,7 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
     oldest_ms = now_ms - int(LIMITS.history_s * 1000)
     since_ms = max(mark.proven_ms, oldest_ms)
     late_since_ms = min(since_ms, max(_late_since_ms(mark), account.created_at_ms, oldest_ms))
-    found = _Findings(account.id, mark, now_ms, since_ms, _used(mark), late_since_ms)
+    found = _Findings(account.id, mark, now_ms, since_ms, _used(mark), late_since_ms, known_fills=mark.known_fills)
     if mark.proven_ms < oldest_ms:
         found.lost.append(f"history before {oldest_ms} ms is not kept by the exchange")
     for category in EVERY:
@@ -122,11 +122,8 @@ def recover(account: AccountSpec, mark: Watermark, now_ms: int) -> RecoveryPlan:
 
 
 def _late_since_ms(mark: Watermark) -> int:
-    """How far back a proof looks for fills that are unknown: no further than the watermark remembers which are known."""
-    if mark.scope != "proof" or mark.base is None:
-        return mark.proven_ms
-    remembered = sorted(booking.ts for booking in mark.recent)[-KEPT:]
-    return max(mark.proven_ms - STALE_MS, remembered[0] + 1 if len(remembered) == KEPT else 0)
+    """How far back a proof looks for fills that nobody was told of."""
+    return mark.proven_ms - STALE_MS if mark.scope == "proof" and mark.base is not None else mark.proven_ms
 
 
 def _hidden_ms(found: _Findings, history: list[UserRecord], snapshot: Snapshot) -> int:
@@ -206,19 +203,25 @@ def _settled(category: str) -> list[Params]:
 
 # ── Fills and orders ─────────────────────────────────────────────────────────────────────────────────────────────
 def _fills(found: _Findings, category: str) -> Dialogue[None]:
-    known = found.mark.known_fills
     try:
         for window in _windows(found.late_since_ms, found.now_ms):
             for raw in (yield from _pages(found, EXECUTIONS, _list(category, FILL_PAGE) + window, msgspec.Raw)):
                 row = _row(raw)
-                at_ms, unknown = int(row.exec_time or 0), (row.symbol, f"{row.exec_id}/{row.order_id}") not in known
-                late = found.late_since_ms <= at_ms < found.since_ms and row.exec_type in rows.TRADING and unknown
+                at_ms = int(row.exec_time or 0)
+                late = found.late_since_ms <= at_ms < found.since_ms and _is_untold(found, row, category)
                 if late:
                     found.late.add((row.symbol, row.order_id))
                 if late or at_ms >= found.since_ms:
                     found.fills[category, row.symbol, row.exec_id, row.order_id] = raw
     except ExchangeRefused as refused:
         _refused(found, category, "fills", refused)
+
+
+def _is_untold(found: _Findings, row: wire.ExecutionRow, category: str) -> bool:
+    """A fill that neither this process told, as far as it remembers, nor the one before, as far as the watermark does."""
+    if row.exec_type not in rows.TRADING or (row.symbol, f"{row.exec_id}/{row.order_id}") in found.known_fills:
+        return False
+    return ids.fill_id(found.account_id, category, row.symbol, row.exec_id, row.order_id) not in found.mark.told
 
 
 def _row(raw: msgspec.Raw) -> wire.ExecutionRow:
