@@ -213,7 +213,7 @@ class Watermark(msgspec.Struct):
             return event
         return msgspec.structs.replace(event, ts_event=stored_ms + 1, id=f"{event.id}:{stored_ms + 1}")
 
-    def _told(self, told: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    def _as_told(self, told: dict[str, str], now: dict[str, str]) -> dict[str, str]:
         return {k: v for k, v in now.items() if k not in self.ranks} | {
             k: v for k, v in told.items() if k in self.ranks
         }
@@ -372,8 +372,8 @@ class Watermark(msgspec.Struct):
         for booking in later:
             self.book(booking)
         # What was told counts, whatever the snapshot says: where they differ still, the next read tells it.
-        self.positions = self._told(self.positions, now.positions)
-        self.wallets = self._told(self.wallets, now.wallets)
+        self.positions = self._as_told(self.positions, now.positions)
+        self.wallets = self._as_told(self.wallets, now.wallets)
         for key in now.closed_orders:
             self.orders.pop(key, None)
 
