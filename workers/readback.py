@@ -40,6 +40,7 @@ QUIET_S = 60.0  # one that has nothing
 AGAIN_S = 30.0  # the second read of one of these, when the first found nothing
 AUDIT_S = 300.0
 MAX_LATE = 4  # further reads for fills that REST does not tell yet: 8, 16, 32 and 64 s after one another
+YOUNG_MS = 600_000
 TRADED_MS = 3_600_000
 CROWD = 100  # with so many waiting, an account that is not urgent is read once, late enough, and after those that are
 BEHIND_S = 2.0  # it looks this often whether they are through, ...
@@ -265,7 +266,7 @@ class ReadBack:
         reading.read_ms = started_ms
         if found.unasked and reading.audit is None and progress.gaps:
             progress.leave_unasked(mark.proven_ms)
-        self._judge(reading, found, scope, started_ms)
+        self._judge(reading, found, mark, started_ms)
 
     def _answered(self, reading: Reading, found: Recovered) -> None:
         """A read of orders is complete. What is refused for good will not be told by asking again."""
@@ -284,18 +285,19 @@ class ReadBack:
         late = reading.subscribed_ms <= settled_ms or reading.stream.progress.closes(settled_ms)
         return "full" if late or not reading.stream.known_here else "fills"
 
-    def _judge(self, reading: Reading, found: Recovered, scope: Scope, started_ms: int) -> None:
+    def _judge(self, reading: Reading, found: Recovered, mark: Watermark, started_ms: int) -> None:
         """What a read has proven, and whether another one has to follow."""
-        stream, progress = reading.stream, reading.stream.progress
+        stream, progress, scope = reading.stream, reading.stream.progress, mark.scope
         settled_ms = started_ms - self._second_read_ms
         if reading.audit is not None:
             if not found.explained and reading.reads == 1:
                 # The snapshot may show a fill that no call tells yet. As a base it would explain that fill away.
                 self._line_up(reading, self._second_read_ms / 1000)
                 return
-            if 0 < found.untold_ms < settled_ms:
-                if self._waits(reading, found):
-                    return
+            late = 0 < found.untold_ms < settled_ms
+            if (late or _is_ahead(found, settled_ms)) and self._waits(reading, found):
+                return
+            if late:
                 progress.lose(found.untold_ms, "audit", _untold(found))
             progress.prove(found.snapshot, found.snapshot.at_ms - self._margin_ms, scope)
             reading.finish()
@@ -306,7 +308,8 @@ class ReadBack:
                 if self._waits(reading, found):
                     return
                 unrecoverable = _untold(found)
-            progress.prove(found.snapshot, reading.subscribed_ms)
+            if not (_is_ahead(found, reading.subscribed_ms) and _is_young(mark, started_ms)):
+                progress.prove(found.snapshot, reading.subscribed_ms)
             if not progress.close_gaps(settled_ms, unrecoverable) and untold:  # a new account's first read closes none
                 progress.lose(found.untold_ms, "start", unrecoverable)
             reading.finish()
@@ -401,6 +404,17 @@ def _outcome(error: ConnectionFailed | ExchangeRefused) -> Outcome | None:
     if isinstance(error, ConnectionFailed):
         return None if isinstance(error, NoPermit) else Outcome.TRANSIENT
     return error.verdict.outcome if isinstance(error.verdict, Verdict) else None
+
+
+def _is_ahead(found: Recovered, since_ms: int) -> bool:
+    """Does the snapshot show a fill of since then that no call tells yet? Where the socket drops it, it would be explained away by
+    that snapshot as a base."""
+    return not found.explained and found.untold_ms >= since_ms > 0
+
+
+def _is_young(mark: Watermark, now_ms: int) -> bool:
+    """May the base stay as it is? What follows it is read again by the next read."""
+    return mark.base is not None and now_ms - mark.base.at_ms < YOUNG_MS
 
 
 def _untold(found: Recovered) -> str:
