@@ -369,35 +369,44 @@ def test_a_fill_that_old_copies_of_everything_hid_from_a_gap_s_reads_is_found_by
     assert life.progress.mark.explains(life.progress.mark.base)
 
 
-@pytest.mark.parametrize("spot_market", [False, True])
-def test_an_audit_does_not_explain_away_a_fill_of_just_now_that_the_socket_dropped(
-    monkeypatch: pytest.MonkeyPatch, spot_market: bool
-) -> None:
-    """Both reads of the audit find the account ahead of its trades, each by another fill, the second by one of just now."""
+def ahead_of_its_trades(spot_market: bool) -> tuple[Life, int, Callable[[int], object]]:
+    """A proven account whose trades REST tells 10 s late; the time; and what makes one `ago_ms`, of which the socket says nothing."""
     venue = LaggingSpot() if spot_market else LaggingUsdm()
     start_ms = spot.NOW - HOUR_MS if spot_market else T0
     life = Life(venue, Watermark(proven_ms=start_ms))
     venue.now_ms = start_ms + 10_000
     life.read(venue.now_ms)
-    venue.lag_ms, reply = 10_000, venue.reply
+    venue.lag_ms, venue.now_ms = 10_000, start_ms + HOUR_MS
 
-    def trade(ago_ms: int) -> None:
+    def trade(ago_ms: int) -> object:
         if isinstance(venue, LaggingSpot):
-            venue.trade("BTCUSDT", "BUY", "0.1", "100", venue.now_ms - ago_ms)
-        else:
-            venue.trade("BTCUSDT", "BUY", "1", venue.now_ms - ago_ms)
+            return venue.trade("BTCUSDT", "BUY", "0.1", "100", venue.now_ms - ago_ms)
+        return venue.trade("BTCUSDT", "BUY", "1", venue.now_ms - ago_ms)
 
-    def trades_on(call: HttpCall) -> bytes:
-        nonlocal began_ms
-        if call.path.endswith("account") and venue.now_ms > began_ms:
-            began_ms = 2**60
-            trade(2_000)
+    return life, venue.now_ms, trade
+
+
+def while_read(monkeypatch: pytest.MonkeyPatch, life: Life, after_ms: int, happens: Callable[[], object]) -> None:
+    """Something happens once, before the account is asked for after `after_ms`."""
+    venue, reply, left = life.venue, life.venue.reply, [happens]
+
+    def answer(call: HttpCall) -> bytes:
+        if call.path.endswith("account") and venue.now_ms > after_ms and left:
+            left.pop()()
         return reply(call)
 
-    venue.now_ms = began_ms = start_ms + HOUR_MS
+    monkeypatch.setattr(venue, "reply", answer)
+
+
+@pytest.mark.parametrize("spot_market", [False, True])
+def test_an_audit_does_not_explain_away_a_fill_of_just_now_that_the_socket_dropped(
+    monkeypatch: pytest.MonkeyPatch, spot_market: bool
+) -> None:
+    """Both reads of the audit find the account ahead of its trades, each by another fill, the second by one of just now."""
+    life, now_ms, trade = ahead_of_its_trades(spot_market)
     trade(3_000)
-    monkeypatch.setattr(venue, "reply", trades_on)
-    life.read(start_ms, audit="proof")
+    while_read(monkeypatch, life, now_ms, lambda: trade(2_000))
+    life.read(now_ms - HOUR_MS, audit="proof")
     life.audits(1)
     assert len(life.fills()) == 2 and life.closed() == []
 
@@ -406,28 +415,11 @@ def test_an_audit_does_not_explain_away_a_fill_of_just_now_that_the_socket_dropp
 def test_a_gap_s_last_read_does_not_explain_away_a_fill_that_the_new_socket_dropped(
     monkeypatch: pytest.MonkeyPatch, spot_market: bool
 ) -> None:
-    venue = LaggingSpot() if spot_market else LaggingUsdm()
-    start_ms = spot.NOW - HOUR_MS if spot_market else T0
-    life = Life(venue, Watermark(proven_ms=start_ms))
-    venue.now_ms = start_ms + 10_000
-    life.read(venue.now_ms)
-    venue.lag_ms, reply = 10_000, venue.reply
-    venue.now_ms = taken_over_ms = start_ms + HOUR_MS
-    life.progress.open_gap(taken_over_ms - 20_000, "cut")
-    life.progress.taken_over(taken_over_ms)
-
-    def trades_on(call: HttpCall) -> bytes:
-        nonlocal taken_over_ms
-        if call.path.endswith("account") and venue.now_ms > taken_over_ms:
-            taken_over_ms = 2**60
-            if isinstance(venue, LaggingSpot):
-                venue.trade("BTCUSDT", "BUY", "0.1", "100", venue.now_ms - 1_000)
-            else:
-                venue.trade("BTCUSDT", "BUY", "1", venue.now_ms - 1_000)
-        return reply(call)
-
-    monkeypatch.setattr(venue, "reply", trades_on)
-    life.read(taken_over_ms)
+    life, now_ms, trade = ahead_of_its_trades(spot_market)
+    life.progress.open_gap(now_ms - 20_000, "cut")
+    life.progress.taken_over(now_ms)
+    while_read(monkeypatch, life, now_ms, lambda: trade(1_000))
+    life.read(now_ms)
     assert life.closed() == [True] and not life.fills()
     life.audits(1)
     assert len(life.fills()) == 1 and life.closed() == [True]
