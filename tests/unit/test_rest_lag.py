@@ -370,7 +370,7 @@ def test_a_fill_that_old_copies_of_everything_hid_from_a_gap_s_reads_is_found_by
 
 
 def ahead_of_its_trades(spot_market: bool) -> tuple[Life, int, Callable[[int], object]]:
-    """A proven account whose trades REST tells 10 s late; the time; and what makes one `ago_ms`, of which the socket says nothing."""
+    """A proven account whose trades REST tells 10 s late; the time; what makes one `ago_ms`, of which the socket says nothing."""
     venue = LaggingSpot() if spot_market else LaggingUsdm()
     start_ms = spot.NOW - HOUR_MS if spot_market else T0
     life = Life(venue, Watermark(proven_ms=start_ms))
