@@ -61,18 +61,18 @@ class Upkeep:
         self._stream, self._settings, self._readback, self._metrics = stream, settings, readback, metrics
         self._jitter = jitter  # in [0, 1): spreads the streams of a shard over each interval
         self._suspect_pause_s = SUSPECT_PAUSE_S
-        self._audits = int(jitter * FULL_AUDIT_EACH)
-        self._renew_s = self._audit_s = self._suspect_s = self._short_s = self._probe_s = 0.0
-        self._proof_s = -math.inf  # the last one was asked for then
+        self._audit_pause_s = settings.audit_interval_s * (0.8 + 0.4 * jitter)
+        self._renew_s = self._full_s = self._suspect_s = self._short_s = self._probe_s = 0.0
+        self._proof_s = 0.0  # the last one, an audit or a probe, was asked for then
         self._untold_ms = 0  # exchange time of a fill that REST told just now, and that the socket may tell yet
         self._log = get("upkeep").bind(stream=stream.account_id)
 
     def begin(self) -> None:
         now_s = time.monotonic()
         self._renew_s = now_s + self._settings.listenkey_renewal_s * (0.7 + 0.3 * self._jitter)
-        self._audit_s = (
-            now_s + self._settings.audit_interval_s * self._jitter
-        )  # so that a crowd is spread over all of it
+        # Spread over all of the interval, as a crowd may begin at once.
+        self._proof_s = now_s + self._settings.audit_interval_s * self._jitter - self._audit_pause_s
+        self._full_s = self._proof_s + self._audit_pause_s * math.ceil(FULL_AUDIT_EACH * (1.0 - self._jitter))
         self._probe_s = now_s + self._settings.probe_interval_s * (0.5 + 0.5 * self._jitter)
         self._untold_ms = 0
 
@@ -116,13 +116,11 @@ class Upkeep:
                 self._suspect_pause_s = min(2 * self._suspect_pause_s, self._settings.audit_interval_s)
             self._suspect_s = now_s + self._suspect_pause_s
         settings = self._settings
-        if suspect or now_s >= self._audit_s:
-            self._audit_s = now_s + settings.audit_interval_s * (0.8 + 0.4 * self._jitter)
-            self._audits += 1
-            if self._audits % FULL_AUDIT_EACH == 0:
-                self._stream.read_back(audit="full")
-            elif suspect or now_s - self._proof_s > settings.audit_interval_s:  # else a probe was one
-                self._prove(now_s, due=True)
+        if now_s >= self._full_s:
+            self._proof_s, self._full_s = now_s, now_s + FULL_AUDIT_EACH * self._audit_pause_s
+            self._stream.read_back(audit="full")
+        elif suspect or now_s >= self._proof_s + self._audit_pause_s:
+            self._prove(now_s, due=True)
         elif now_s >= max(self._probe_s, self._stream.heard_s + settings.probe_interval_s):
             self._prove(now_s, due=False)
 
